@@ -1,0 +1,322 @@
+r"""One distillation step of SLAM, for any batch shape and any network.
+
+For one sample, with the sub-path's ends t (noisy) and s (clean) and a position :math:`\gamma` on it:
+
+1. :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`,
+2. teacher (no gradient): guided :math:`\hat\epsilon`, then DDIM from t to s gives :math:`x_s`,
+3. target network (no gradient): :math:`y = f_{\theta^-}(x_s, s)`,
+4. the chord point :math:`x_\gamma = \gamma x_t + (1-\gamma)\,a\,x_s` and its level,
+5. student: :math:`p = f_\theta(x_\gamma, \cdot)`, and the loss is a distance between p and y.
+
+With :math:`\gamma = 1` everywhere this is latent consistency distillation.
+Source: Xu et al. 2024 (SPLAM, arXiv 2404.13903); official script
+``train_splam_distill_sd_wds.py``, the training loop.
+
+The distiller draws, computes, and returns: optimiser, moving average, logging and files belong to the
+training loop (:mod:`slam_edu.training`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from slam_edu._validation import check_between, check_choice, check_count, check_samples
+from slam_edu.consistency import boundary_scalings, consistency_output
+from slam_edu.losses import mse, pseudo_huber
+from slam_edu.prediction import (
+    PREDICTION_TYPES,
+    Prediction,
+    add_noise,
+    guided_prediction,
+    to_prediction,
+)
+from slam_edu.schedule import Level, NoiseSchedule
+from slam_edu.solver import ddim_step
+from slam_edu.subpath import COUPLINGS, interpolate, sub_level
+
+CONDITIONINGS = ("gamma", "level")
+LOSSES = ("l2", "huber")
+GAMMAS = ("uniform", "half_one", "one")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    r"""What defines one distillation step. Defaults are the official script's.
+
+    Attributes:
+        subpaths: number N of sub-paths; divides the number of timesteps.
+        guidance: :math:`w` of :math:`\epsilon_c + w(\epsilon_c - \epsilon_u)`; diffusers' scale less 1.
+            Used when ``step`` is given ``uncond``.
+        coupling: ``"markov"`` (official) or ``"linear"`` (exact); see :func:`slam_edu.subpath.sub_level`.
+        conditioning: how the student learns where it is on the sub-path. ``"gamma"`` (official): called
+            at :math:`(x_\gamma, t, \gamma)`. ``"level"``: called at the rescaled point and the
+            real-valued timestep of its own level, without gamma.
+        gammas: how ``draw`` draws gamma: ``"uniform"`` on [0, 1) (official); ``"half_one"``, one half at
+            1 and the rest uniform; ``"one"``, which makes the step latent consistency distillation.
+        teacher_steps: M, the teacher's DDIM steps from t to s; divides a sub-path's length.
+        loss: ``"l2"`` or ``"huber"``.
+        huber_c: c of the pseudo-Huber loss.
+        teacher_prediction_type: ``"epsilon"``, ``"sample"`` or ``"v_prediction"``.
+        student_prediction_type: of student and target; None: the teacher's.
+        sigma_data: of the boundary scalings.
+        timestep_scaling: of the boundary scalings.
+
+    Raises:
+        ValueError: for a value that is not allowed; it names the value and the allowed set.
+    """
+
+    subpaths: int = 50
+    guidance: float = 8.0
+    coupling: str = "markov"
+    conditioning: str = "gamma"
+    gammas: str = "uniform"
+    teacher_steps: int = 1
+    loss: str = "l2"
+    huber_c: float = 1e-3
+    teacher_prediction_type: str = "epsilon"
+    student_prediction_type: str | None = None
+    sigma_data: float = 0.5
+    timestep_scaling: float = 10.0
+
+    def __post_init__(self) -> None:
+        check_count(self.subpaths, "subpaths")
+        check_count(self.teacher_steps, "teacher_steps")
+        check_choice(self.coupling, COUPLINGS, "coupling")
+        check_choice(self.conditioning, CONDITIONINGS, "conditioning")
+        check_choice(self.gammas, GAMMAS, "gammas")
+        check_choice(self.loss, LOSSES, "loss")
+        check_choice(self.teacher_prediction_type, PREDICTION_TYPES, "teacher_prediction_type")
+        check_choice(
+            self.student_prediction_type, (None, *PREDICTION_TYPES), "student_prediction_type"
+        )
+        if not 0 <= self.guidance < float("inf"):
+            raise ValueError(f"guidance is {self.guidance!r}; allowed: a finite number >= 0")
+        for name in ("huber_c", "sigma_data", "timestep_scaling"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: a finite number > 0")
+
+    @property
+    def output_type(self) -> str:
+        """The student's prediction type, the teacher's unless set."""
+        return self.student_prediction_type or self.teacher_prediction_type
+
+    def replace(self, **changes: object) -> DistillConfig:
+        """A copy with some fields changed, validated again."""
+        return dataclasses.replace(self, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubPathSample:
+    r"""The random part of a step, one row per sample.
+
+    Attributes:
+        index: which sub-path, integers of shape ``(B,)`` in ``0 ... N-1``.
+        gamma: where on it, shape ``(B,)`` in [0, 1].
+        noise: :math:`\epsilon`, shape ``(B, *)``.
+    """
+
+    index: Tensor
+    gamma: Tensor
+    noise: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillOutput:
+    r"""A step's loss and every quantity on the way to it.
+
+    Attributes:
+        loss: scalar; its gradient reaches the student alone.
+        prediction: student's :math:`p`, shape ``(B, *)``.
+        target: :math:`y`, shape ``(B, *)``.
+        x_t: sample at the noisy end.
+        x_s: the teacher's sample at the clean end.
+        x_gamma: point on the chord.
+        t: noisy ends, integers ``(B,)``.
+        s: clean ends, integers ``(B,)``.
+        gamma: positions ``(B,)``.
+        level_t: levels of the noisy ends.
+        level_s: levels of the clean ends.
+        level_gamma: levels of the chord points, :math:`(\alpha_t, \sigma_\gamma)`.
+        teacher: the teacher's guided prediction at ``x_t``.
+    """
+
+    loss: Tensor
+    prediction: Tensor
+    target: Tensor
+    x_t: Tensor
+    x_s: Tensor
+    x_gamma: Tensor
+    t: Tensor
+    s: Tensor
+    gamma: Tensor
+    level_t: Level
+    level_s: Level
+    level_gamma: Level
+    teacher: Prediction
+
+
+Network = Callable[..., Tensor]
+
+
+class SubPathDistiller:
+    """Draws sub-path samples and computes the distillation loss.
+
+    Args:
+        schedule: the teacher's noise schedule; its dtype is the precision of all algebra here.
+        config: what defines the step; default :class:`DistillConfig`.
+
+    Raises:
+        ValueError: if ``subpaths`` does not divide the schedule, or ``teacher_steps`` a sub-path.
+    """
+
+    def __init__(self, schedule: NoiseSchedule, config: DistillConfig | None = None) -> None:
+        self.schedule = schedule
+        self.config = config or DistillConfig()
+        self.grid = schedule.subpaths(self.config.subpaths)
+        if self.grid.k % self.config.teacher_steps:
+            allowed = [m for m in range(1, self.grid.k + 1) if self.grid.k % m == 0]
+            raise ValueError(
+                f"teacher_steps is {self.config.teacher_steps}, which does not divide the sub-path's "
+                f"length of {self.grid.k} timesteps; allowed: {', '.join(map(str, allowed))}"
+            )
+
+    def draw(self, x0: Tensor, generator: torch.Generator) -> SubPathSample:
+        """Draw a sub-path, a position on it and noise for every sample, in this order.
+
+        Args:
+            x0: clean samples, shape ``(B, *)``; only its shape, dtype and device count.
+            generator: source of all randomness, on ``x0``'s device.
+
+        Raises:
+            ValueError: if the generator is on another device.
+        """
+        if generator.device.type != x0.device.type:
+            raise ValueError(
+                f"the generator is on {generator.device} but x0 is on {x0.device}; "
+                f"allowed: torch.Generator(device={str(x0.device)!r})"
+            )
+        batch, kind = x0.shape[0], {"device": x0.device, "dtype": x0.dtype}
+        index = torch.randint(len(self.grid), (batch,), generator=generator, device=x0.device)
+        if self.config.gammas == "one":
+            gamma = torch.ones(batch, **kind)
+        else:
+            gamma = torch.rand(batch, generator=generator, **kind)
+            if self.config.gammas == "half_one":
+                # Which half is decided by a draw of its own, so that the rest stays uniform.
+                at_one = torch.rand(batch, generator=generator, **kind) < 0.5
+                gamma = torch.where(at_one, torch.ones_like(gamma), gamma)
+        noise = torch.randn(x0.shape, generator=generator, **kind)
+        return SubPathSample(index=index, gamma=gamma, noise=noise)
+
+    def step(
+        self,
+        x0: Tensor,
+        sample: SubPathSample,
+        *,
+        teacher: Network,
+        student: Network,
+        target: Network,
+        cond: object | None = None,
+        uncond: object | None = None,
+    ) -> DistillOutput:
+        r"""The loss of one batch. Draws nothing.
+
+        Networks return their raw output, in any floating-point dtype: ``teacher(x, t, cond)``,
+        ``student(x, t, cond, gamma)`` and ``target(x, t, cond, gamma)``. Under ``"gamma"`` conditioning
+        ``t`` is an integer timestep and ``gamma`` has shape ``(B,)`` (1 for the target); under
+        ``"level"``, ``t`` is real-valued and ``gamma`` is None. The student is called last, so that one
+        network with switched adapters can play all three.
+
+        Args:
+            x0: clean samples, shape ``(B, *)``, in the schedule's dtype and on its device.
+            sample: from :meth:`draw`.
+            teacher: the diffusion model to distil, called without gradient.
+            student: the network to train.
+            target: its moving average, called without gradient.
+            cond: passed on to all three networks.
+            uncond: passed to the teacher for guidance; None: no guidance.
+
+        Raises:
+            ValueError: for an ``x0`` or ``sample`` of the wrong dtype, device, shape or range, with a
+                NaN, or for a network whose output has another shape than its input.
+        """
+        t, s, gamma = self._ends(x0, sample)
+        level_t, level_s = self.schedule(t), self.schedule(s)
+        x_t = add_noise(x0, sample.noise, level_t)
+        with torch.no_grad():
+            x_s, prediction = self._teacher_steps(x_t, t, s, teacher, cond, uncond)
+            y = self._target(target, x_s, s, level_s, cond, torch.ones_like(gamma))
+            x_gamma = interpolate(x_t, x_s, level_t, level_s, gamma)
+            level_gamma = sub_level(level_t, level_s, gamma, self.config.coupling)
+        p = self._student(student, x_gamma, t, level_gamma, cond, gamma)
+        if self.config.loss == "l2":
+            loss = mse(p, y)
+        else:
+            loss = pseudo_huber(p, y, self.config.huber_c)
+        return DistillOutput(
+            loss=loss, prediction=p, target=y, x_t=x_t, x_s=x_s, x_gamma=x_gamma, t=t, s=s,
+            gamma=gamma, level_t=level_t, level_s=level_s, level_gamma=level_gamma,
+            teacher=prediction,
+        )  # fmt: skip
+
+    def _ends(self, x0: Tensor, sample: SubPathSample) -> tuple[Tensor, Tensor, Tensor]:
+        check_samples(x0, "x0")
+        if x0.dtype != self.schedule.dtype or x0.device != self.schedule.device:
+            raise ValueError(
+                f"x0 is {x0.dtype} on {x0.device}; allowed: the schedule's {self.schedule.dtype} on "
+                f"{self.schedule.device} (keep samples and algebra in it, the networks may differ)"
+            )
+        index, gamma, batch = sample.index, sample.gamma, (x0.shape[0],)
+        for name, value in (("index", index), ("gamma", gamma)):
+            if value.shape != batch:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}; allowed: (B,) = {batch}")
+        if index.is_floating_point():
+            raise ValueError(f"index has dtype {index.dtype}; allowed: an integer dtype")
+        check_between(index, 0, len(self.grid) - 1, "index")
+        return self.grid.t[index], self.grid.s[index], gamma
+
+    def _teacher_steps(
+        self, x_t: Tensor, t: Tensor, s: Tensor, teacher: Network, cond: object, uncond: object
+    ) -> tuple[Tensor, Prediction]:
+        """M DDIM steps from t to s, and the prediction that began them."""
+        hop = self.grid.k // self.config.teacher_steps
+        x, first = x_t, None
+        for m in range(self.config.teacher_steps):
+            # Clamped because the lowest sub-path [0, k-1] is one timestep shorter than the others.
+            now = (t - m * hop).clamp(min=0)
+            level = self.schedule(now)
+            kind = self.config.teacher_prediction_type
+            prediction = to_prediction(teacher(x, now, cond), x, level, kind)
+            if uncond is not None:
+                other = to_prediction(teacher(x, now, uncond), x, level, kind)
+                prediction = guided_prediction(prediction, other, self.config.guidance)
+            first = first or prediction
+            x = ddim_step(prediction, self.schedule((t - (m + 1) * hop).clamp(min=0)))
+        return x, first
+
+    def _target(self, network, x, t, level, cond, gamma):
+        """f(x_s, s), at the clean end itself, which is a level of the schedule."""
+        if self.config.conditioning == "level":
+            t, gamma = t.to(x.dtype), None
+        return self._consistency(network, x, t, level, cond, gamma)
+
+    def _student(self, network, x, t, level, cond, gamma):
+        """f at the chord point, told of its place as the config says."""
+        if self.config.conditioning == "level":
+            x, level, t = self.schedule.rescale(x, level)
+            gamma = None
+        return self._consistency(network, x, t, level, cond, gamma)
+
+    def _consistency(
+        self, network: Network, x: Tensor, t: Tensor, level: Level, cond: object, gamma: Tensor | None
+    ) -> Tensor:
+        prediction = to_prediction(network(x, t, cond, gamma), x, level, self.config.output_type)
+        c_skip, c_out = boundary_scalings(
+            t, self.config.sigma_data, self.config.timestep_scaling, dtype=x.dtype
+        )
+        return consistency_output(x, prediction.x0, c_skip, c_out)

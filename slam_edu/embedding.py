@@ -1,0 +1,52 @@
+r"""How the official student is told gamma: a sinusoidal embedding of :math:`10 - 10\gamma`.
+
+With :math:`h = \lfloor D/2 \rfloor`, frequencies :math:`f_j = 10000^{-j/(h-1)}` and :math:`a_j = 1000\, w f_j`,
+
+.. math:: e(w) = [\sin a_0, \dots, \sin a_{h-1}, \cos a_0, \dots, \cos a_{h-1}].
+
+:math:`\gamma = 1` is :math:`e(0)`, all sines 0 and all cosines 1: what a latent-consistency pipeline feeds
+at ``guidance_scale = 1``. Source: Vaswani et al. 2017; Luo et al. 2023 (LCM); official script,
+``guidance_scale_embedding``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from slam_edu._validation import check_between, check_count
+
+
+def guidance_scale_embedding(w: Tensor, dim: int = 256) -> Tensor:
+    """The embedding ``e(w)``.
+
+    Args:
+        w: values of shape ``(B,)``; the result has their dtype.
+        dim: width D, 4 or more; an odd one gets a last column of zeros.
+
+    Returns:
+        Shape ``(B, D)``.
+
+    Raises:
+        ValueError: for another rank, an integer dtype, or a width below 4.
+    """
+    check_count(dim, "dim", low=4)
+    if w.ndim != 1 or not w.is_floating_point():
+        raise ValueError(f"w has shape {tuple(w.shape)}, {w.dtype}; allowed: floating-point of shape (B,)")
+    half = dim // 2
+    j = torch.arange(half, device=w.device, dtype=w.dtype)
+    frequency = torch.exp(j * -(math.log(10000.0) / (half - 1)))
+    a = 1000.0 * w[:, None] * frequency  # (B, h)
+    return torch.nn.functional.pad(torch.cat([a.sin(), a.cos()], dim=1), (0, dim % 2))
+
+
+def gamma_embedding(gamma: Tensor, dim: int = 256) -> Tensor:
+    r"""Embedding of a sub-path position: :math:`e(10 - 10\gamma)`, shape ``(B, D)``.
+
+    Raises:
+        ValueError: for a gamma outside [0, 1], another rank, or a width below 4.
+    """
+    check_between(gamma, 0.0, 1.0, "gamma")
+    return guidance_scale_embedding(10 - 10 * gamma, dim)

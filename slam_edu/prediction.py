@@ -1,0 +1,160 @@
+r"""What a denoising network predicts, and the conversions between its forms.
+
+At a level :math:`(\alpha, \sigma)`, the sample :math:`x = \alpha x_0 + \sigma\epsilon` and one
+prediction determine the other. The three ``prediction_type`` s are diffusers':
+
+========================  ==========================================  ===================================
+``prediction_type``       the network's output                        recovered clean sample
+========================  ==========================================  ===================================
+``"epsilon"``             :math:`\epsilon`                            :math:`(x - \sigma\epsilon)/\alpha`
+``"sample"``              :math:`x_0`                                 :math:`x_0`
+``"v_prediction"``        :math:`v = \alpha\epsilon - \sigma x_0`     :math:`(\alpha x - \sigma v)/(\alpha^2 + \sigma^2)`
+========================  ==========================================  ===================================
+
+The last formula is written for any level, because a point on a sub-path has
+:math:`\alpha^2 + \sigma^2 \ne 1`; with :math:`\alpha^2 + \sigma^2 = 1` it is the usual one
+(Salimans and Ho 2022, appendix D).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from slam_edu._validation import check_between, check_choice, check_samples, expand
+from slam_edu.schedule import Level, NoiseSchedule
+
+PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    r"""A denoiser's answer at a level: ``x = alpha * x0 + sigma * eps`` holds exactly.
+
+    Attributes:
+        x0: predicted clean sample :math:`\hat x_0`, shape ``(B, *)``.
+        eps: predicted noise :math:`\hat\epsilon`, shape ``(B, *)``.
+    """
+
+    x0: Tensor
+    eps: Tensor
+
+
+Predictor = Callable[[Tensor, Level], Prediction]
+"""A denoiser as solvers see it: ``predictor(x, level) -> Prediction``."""
+
+
+def add_noise(x0: Tensor, noise: Tensor, level: Level) -> Tensor:
+    r"""The forward process: :math:`x_t = \alpha x_0 + \sigma\epsilon`.
+
+    Args:
+        x0: clean samples, shape ``(B, *)``.
+        noise: standard normal :math:`\epsilon`, shape ``(B, *)``.
+        level: with shape ``(B,)`` or ``()``.
+
+    Raises:
+        ValueError: for unlike shapes, dtypes or devices, a wrong rank, or a value that is not finite.
+    """
+    check_samples(x0, "x0")
+    check_samples(noise, "noise", like=x0)
+    return expand(level.alpha, x0, "alpha") * x0 + expand(level.sigma, x0, "sigma") * noise
+
+
+def to_prediction(
+    output: Tensor, x: Tensor, level: Level, prediction_type: str = "epsilon"
+) -> Prediction:
+    r"""Read a network's raw output as ``(x0, eps)``; see the module's table.
+
+    The output may come in another floating-point dtype (a network under autocast); it is converted to
+    ``x``'s, in which the algebra is done.
+
+    Args:
+        output: the network's output at ``x``, shape ``(B, *)``.
+        x: the noisy sample, shape ``(B, *)``.
+        level: the level of ``x``, shape ``(B,)`` or ``()``.
+        prediction_type: one of ``"epsilon"``, ``"sample"``, ``"v_prediction"``.
+
+    Raises:
+        ValueError: for an unknown ``prediction_type`` or unlike shapes, dtypes or devices.
+    """
+    check_choice(prediction_type, PREDICTION_TYPES, "prediction_type")
+    if output.shape != x.shape:
+        raise ValueError(
+            f"the network's output has shape {tuple(output.shape)}; allowed: its input's, {tuple(x.shape)}"
+        )
+    output = output.to(x.dtype)
+    alpha, sigma = expand(level.alpha, x, "alpha"), expand(level.sigma, x, "sigma")
+    if prediction_type == "epsilon":
+        return Prediction(x0=(x - sigma * output) / alpha, eps=output)
+    if prediction_type == "sample":
+        return Prediction(x0=output, eps=(x - alpha * output) / sigma)
+    norm2 = alpha**2 + sigma**2
+    return Prediction(
+        x0=(alpha * x - sigma * output) / norm2, eps=(alpha * output + sigma * x) / norm2
+    )
+
+
+def to_output(prediction: Prediction, level: Level, prediction_type: str = "epsilon") -> Tensor:
+    r"""The raw output that a network of this ``prediction_type`` would give; inverse of :func:`to_prediction`.
+
+    Raises:
+        ValueError: for an unknown ``prediction_type``.
+    """
+    check_choice(prediction_type, PREDICTION_TYPES, "prediction_type")
+    if prediction_type == "epsilon":
+        return prediction.eps
+    if prediction_type == "sample":
+        return prediction.x0
+    alpha = expand(level.alpha, prediction.x0, "alpha")
+    sigma = expand(level.sigma, prediction.x0, "sigma")
+    return alpha * prediction.eps - sigma * prediction.x0
+
+
+def guided_prediction(cond: Prediction, uncond: Prediction, guidance: float) -> Prediction:
+    r"""Classifier-free guidance: :math:`\epsilon = \epsilon_c + w\,(\epsilon_c - \epsilon_u)`.
+
+    ``guidance`` is the paper's :math:`w \ge 0`; diffusers' ``guidance_scale`` is :math:`w + 1`. The
+    same combination of :math:`\hat x_0` belongs to the same noise, because both are linear in it.
+    Source: Ho and Salimans 2022, eq. 6.
+
+    Raises:
+        ValueError: for a negative or non-finite ``guidance``.
+    """
+    check_between(torch.as_tensor(float(guidance)), 0.0, float("1e6"), "guidance")
+    return Prediction(
+        x0=cond.x0 + guidance * (cond.x0 - uncond.x0),
+        eps=cond.eps + guidance * (cond.eps - uncond.eps),
+    )
+
+
+def network_predictor(
+    network: Callable[..., Tensor],
+    schedule: NoiseSchedule,
+    *,
+    prediction_type: str = "epsilon",
+    cond: object | None = None,
+    uncond: object | None = None,
+    guidance: float = 0.0,
+) -> Predictor:
+    """Wrap ``network(x, t, cond)`` so that a solver, which knows levels alone, can call it.
+
+    The network is called at the real-valued timestep of the level; with ``uncond`` it is called twice
+    and guided.
+
+    Raises:
+        ValueError: for an unknown ``prediction_type``.
+    """
+    check_choice(prediction_type, PREDICTION_TYPES, "prediction_type")
+
+    def predict(x: Tensor, level: Level) -> Prediction:
+        t = schedule.timestep(level).expand(x.shape[0])
+        prediction = to_prediction(network(x, t, cond), x, level, prediction_type)
+        if uncond is None:
+            return prediction
+        other = to_prediction(network(x, t, uncond), x, level, prediction_type)
+        return guided_prediction(prediction, other, guidance)
+
+    return predict

@@ -1,0 +1,237 @@
+r"""Sampling: from noise to data with a diffusion model or with a distilled student.
+
+Every sampler is a generator of :class:`SampleState`, from the initial noise to the finished sample, so a
+notebook can draw the whole path and a script can take the last state (:func:`last`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from slam_edu._validation import check_choice, check_count, check_samples
+from slam_edu.consistency import boundary_scalings, consistency_output
+from slam_edu.prediction import add_noise, network_predictor, to_prediction
+from slam_edu.schedule import Level, NoiseSchedule
+from slam_edu.solver import solve_pf_ode
+
+SPACINGS = ("trailing", "leading", "linspace")
+
+
+@dataclass(frozen=True)
+class SampleState:
+    """Where a sampler is.
+
+    Attributes:
+        index: number of steps taken, from 0.
+        t: the next timestep to be used; None when the sample is finished.
+        x: the samples, shape ``(B, *)``.
+        x0: the latest predicted clean samples; None before the first step.
+    """
+
+    index: int
+    t: int | None
+    x: Tensor
+    x0: Tensor | None
+
+
+def last(states: Iterator[SampleState]) -> Tensor:
+    """Run a sampler to its end and return the finished samples."""
+    final = deque(states, maxlen=1)
+    if not final:
+        raise ValueError("the sampler has no states left; allowed: a sampler that was not used before")
+    return final[0].x
+
+
+# -------------------------------------------------------------------- which timesteps
+
+
+def spaced_timesteps(
+    steps: int, schedule: NoiseSchedule, spacing: str = "trailing", steps_offset: int = 0
+) -> Tensor:
+    """``steps`` integer timesteps from noisy to clean, as diffusers spaces them.
+
+    - ``"trailing"``: starts at T-1, the noisiest; ``round(T, T - T/n, ...) - 1``.
+    - ``"leading"``: ``(0, T//n, 2(T//n), ...) + steps_offset``, reversed; the first is not T-1.
+    - ``"linspace"``: evenly from T-1 to 0, both included.
+
+    Source: Lin et al. 2024, table 2; diffusers ``timestep_spacing``.
+
+    Raises:
+        ValueError: for an unknown spacing or a number of steps that is not 1 ... T.
+    """
+    check_choice(spacing, SPACINGS, "spacing")
+    check_count(steps, "steps", high=len(schedule))
+    total = len(schedule)
+    if spacing == "trailing":
+        t = np.round(np.arange(total, 0, -total / steps))[:steps] - 1
+    elif spacing == "leading":
+        t = (np.arange(steps) * (total // steps))[::-1] + steps_offset
+    else:
+        t = np.linspace(0, total - 1, steps).round()[::-1]
+    return torch.as_tensor(t.astype(np.int64), device=schedule.device)
+
+
+def consistency_timesteps(steps: int, schedule: NoiseSchedule, subpaths: int = 50) -> Tensor:
+    """``steps`` of the noisy ends of the ``subpaths`` grid, from T-1 down, evenly by index.
+
+    For Stable Diffusion and N = 50: 1 [999]; 2 [999, 499]; 4 [999, 759, 499, 259].
+    Source: diffusers ``LCMScheduler.set_timesteps``.
+
+    Raises:
+        ValueError: for more steps than sub-paths, or an N that does not divide the timesteps.
+    """
+    grid = schedule.subpaths(subpaths)
+    check_count(steps, "steps", high=subpaths)
+    index = np.floor(np.linspace(0, subpaths, num=steps, endpoint=False)).astype(np.int64)
+    return grid.t.flip(0)[torch.as_tensor(index, device=schedule.device)]
+
+
+# -------------------------------------------------------------------- diffusion models
+
+
+def sample_ddim(
+    network: Callable[..., Tensor], x: Tensor, schedule: NoiseSchedule, steps: int, **options: object
+) -> Iterator[SampleState]:
+    """Sample with DDIM (eta = 0), one network evaluation a step; order 1.
+
+    See :func:`sample_pf_ode` for the arguments.
+    """
+    return sample_pf_ode(network, x, schedule, steps, method="ddim", **options)
+
+
+def sample_dpmpp_2m(
+    network: Callable[..., Tensor], x: Tensor, schedule: NoiseSchedule, steps: int, **options: object
+) -> Iterator[SampleState]:
+    """Sample with DPM-Solver++(2M), one network evaluation a step; order 2.
+
+    See :func:`sample_pf_ode` for the arguments. diffusers starts to differ at 14 steps and fewer only
+    if its ``final_sigmas_type`` is not ``"zero"``.
+    """
+    return sample_pf_ode(network, x, schedule, steps, method="dpmpp_2m", **options)
+
+
+def sample_pf_ode(
+    network: Callable[..., Tensor],
+    x: Tensor,
+    schedule: NoiseSchedule,
+    steps: int,
+    *,
+    method: str = "ddim",
+    prediction_type: str = "epsilon",
+    cond: object | None = None,
+    uncond: object | None = None,
+    guidance: float = 0.0,
+    spacing: str = "trailing",
+    steps_offset: int = 0,
+) -> Iterator[SampleState]:
+    r"""Sample by following the PF-ODE through ``steps`` timesteps and on to the clean level (1, 0).
+
+    Args:
+        network: ``network(x, t, cond)`` returns the raw output; ``t`` comes with shape ``(B,)``.
+        x: initial noise, shape ``(B, *)``, standard normal for a variance-preserving schedule.
+        schedule: the network's schedule.
+        steps: number of steps; two evaluations each for ``"heun"`` but the last, one for the others.
+        method: a solver of :data:`slam_edu.solver.METHODS`.
+        prediction_type: what the network predicts.
+        cond: passed to the network.
+        uncond: passed for guidance; None: no guidance.
+        guidance: :math:`w`; diffusers' ``guidance_scale`` less 1.
+        spacing: see :func:`spaced_timesteps`.
+        steps_offset: see :func:`spaced_timesteps`.
+
+    Yields:
+        ``steps + 1`` states.
+
+    Raises:
+        ValueError: for a wrong number of steps, an unknown method, spacing or prediction type, or
+            samples that are not finite or differ from the schedule in dtype or device.
+    """
+    t = spaced_timesteps(steps, schedule, spacing, steps_offset)
+    levels = schedule(t)
+    levels = Level.cat([levels, Level.clean(levels.alpha[:1])])
+    predictor = network_predictor(
+        network, schedule, prediction_type=prediction_type, cond=cond, uncond=uncond, guidance=guidance
+    )
+    states = solve_pf_ode(predictor, x, levels, method)
+    following = [*t.tolist(), None]
+    return (
+        SampleState(state.index, following[state.index], state.x, state.prediction and state.prediction.x0)
+        for state in states
+    )
+
+
+# -------------------------------------------------------------------- distilled students
+
+
+def sample_consistency(
+    student: Callable[..., Tensor],
+    x: Tensor,
+    schedule: NoiseSchedule,
+    steps: int,
+    *,
+    generator: torch.Generator,
+    subpaths: int = 50,
+    conditioning: str = "gamma",
+    prediction_type: str = "epsilon",
+    cond: object | None = None,
+    sigma_data: float = 0.5,
+    timestep_scaling: float = 10.0,
+) -> Iterator[SampleState]:
+    r"""Multistep consistency sampling: jump to :math:`\hat x_0`, add fresh noise, jump again.
+
+    At each timestep t of :func:`consistency_timesteps`, :math:`f(x, t)` is the student's clean sample
+    (at :math:`\gamma = 1`); it is noised to the next timestep with fresh noise. The last
+    :math:`f(x, t)` is the sample. Source: Song et al. 2023, algorithm 1; diffusers ``LCMScheduler``.
+
+    Args:
+        student: ``student(x, t, cond, gamma)`` returns the raw output.
+        x: initial noise, shape ``(B, *)``.
+        schedule: the student's schedule.
+        steps: number of student evaluations.
+        generator: source of the fresh noise, on ``x``'s device.
+        subpaths: the N of the distillation.
+        conditioning: ``"gamma"`` (called with integer t and gamma = 1) or ``"level"`` (real t, None).
+        prediction_type: what the student predicts.
+        cond: passed to the student.
+        sigma_data: of the boundary scalings.
+        timestep_scaling: of the boundary scalings.
+
+    Yields:
+        ``steps + 1`` states.
+
+    Raises:
+        ValueError: for a wrong number of steps, an unknown conditioning or prediction type, or samples
+            that are not finite or differ from the schedule in dtype or device.
+    """
+    check_choice(conditioning, ("gamma", "level"), "conditioning")
+    check_samples(x, "x")
+    timesteps = consistency_timesteps(steps, schedule, subpaths)
+
+    def states() -> Iterator[SampleState]:
+        state = x
+        yield SampleState(0, int(timesteps[0]), state, None)
+        for i in range(steps):
+            t = timesteps[i].expand(x.shape[0])
+            level = schedule(t)
+            gamma = torch.ones(x.shape[0], dtype=x.dtype, device=x.device)
+            if conditioning == "level":
+                output = student(state, t.to(x.dtype), cond, None)
+            else:
+                output = student(state, t, cond, gamma)
+            x0 = to_prediction(output, state, level, prediction_type).x0
+            c_skip, c_out = boundary_scalings(t, sigma_data, timestep_scaling, dtype=x.dtype)
+            x0 = consistency_output(state, x0, c_skip, c_out)
+            if i + 1 == steps:
+                yield SampleState(steps, None, x0, x0)
+                return
+            noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+            state = add_noise(x0, noise, schedule(timesteps[i + 1]))
+            yield SampleState(i + 1, int(timesteps[i + 1]), state, x0)
+
+    return states()

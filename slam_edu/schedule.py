@@ -1,0 +1,324 @@
+r"""Noise levels, schedules, and the grid of sub-paths.
+
+A **level** is a pair :math:`(\alpha, \sigma)`: a sample at that level is
+
+.. math:: x = \alpha\, x_0 + \sigma\, \epsilon, \qquad \epsilon \sim \mathcal N(0, I).
+
+A **schedule** maps a timestep :math:`t` to a level. Two ratios describe a level up to its scale:
+:math:`\rho = \sigma/\alpha` (noise over signal) and :math:`\lambda = -\log\rho` (half the log
+signal-to-noise ratio). In :math:`z = x/\alpha` and :math:`\rho`, the probability-flow ODE is
+:math:`\mathrm dz/\mathrm d\rho = \epsilon(x, t)`, which is why every solver here works there.
+
+Only this module and the wrapper around a network know what a timestep means; everything else in the
+core takes levels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slam_edu._validation import check_alike, check_between, check_count, expand
+
+
+@dataclass(frozen=True)
+class Level:
+    r"""A noise level: ``x = alpha * x0 + sigma * eps``.
+
+    Attributes:
+        alpha: signal coefficient :math:`\alpha > 0`, of shape ``(B,)`` (one per sample), ``()`` (one
+            for the batch), or ``(n,)`` for a sequence of levels that a solver walks through.
+        sigma: noise coefficient :math:`\sigma \ge 0`, same shape, dtype and device.
+
+    Raises:
+        ValueError: if the two differ in shape, dtype or device.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+
+    def __post_init__(self) -> None:
+        check_alike(self.sigma, self.alpha, "sigma", "alpha")
+
+    @property
+    def rho(self) -> Tensor:
+        r"""Noise over signal, :math:`\rho = \sigma/\alpha`: the time in which the PF-ODE runs."""
+        return self.sigma / self.alpha
+
+    @property
+    def norm(self) -> Tensor:
+        r""":math:`\sqrt{\alpha^2 + \sigma^2}`, which is 1 at every level of a variance-preserving schedule."""
+        return (self.alpha**2 + self.sigma**2).sqrt()
+
+    def __len__(self) -> int:
+        return len(self.alpha)
+
+    def __getitem__(self, index: Any) -> Level:
+        return Level(self.alpha[index], self.sigma[index])
+
+    @classmethod
+    def from_rho(cls, rho: Tensor) -> Level:
+        r"""The variance-preserving level with this :math:`\rho`: :math:`\alpha = 1/\sqrt{1+\rho^2}`."""
+        alpha = (1 + rho**2).rsqrt()
+        return cls(alpha, rho * alpha)
+
+    @classmethod
+    def clean(cls, like: Tensor) -> Level:
+        r"""The level of data, :math:`(\alpha, \sigma) = (1, 0)`, with ``like``'s shape, dtype and device."""
+        return cls(torch.ones_like(like), torch.zeros_like(like))
+
+    @classmethod
+    def cat(cls, levels: list[Level]) -> Level:
+        """Join levels of shape ``()`` or ``(n,)`` into one sequence."""
+        return cls(
+            torch.cat([level.alpha.reshape(-1) for level in levels]),
+            torch.cat([level.sigma.reshape(-1) for level in levels]),
+        )
+
+
+@dataclass(frozen=True)
+class SubPathGrid:
+    r"""N sub-paths ``[s, t]`` of equal length ``k`` that tile a schedule.
+
+    ``t = k-1, 2k-1, ..., T-1`` is the noisy end and ``s = max(t - k, 0)`` the clean end, so that the
+    last sub-path is one step shorter and ends at timestep 0. Source: official script, ``DDIMSolver``.
+
+    Attributes:
+        t: noisy ends, integers of shape ``(N,)``, increasing.
+        s: clean ends, integers of shape ``(N,)``.
+        k: length of a sub-path, in timesteps.
+    """
+
+    t: Tensor
+    s: Tensor
+    k: int
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+
+class NoiseSchedule(nn.Module):
+    r"""A table of levels, one per integer timestep ``0 ... T-1``, from clean to noisy.
+
+    Calling it gives levels: ``schedule(t) -> Level`` with ``t``'s shape. Between two integers, levels
+    are interpolated linearly in :math:`\log\rho` and in the norm :math:`\sqrt{\alpha^2 + \sigma^2}`,
+    so that a variance-preserving schedule stays so and :meth:`timestep` is the exact inverse. The tables are buffers: ``.to(device)`` moves them. Their dtype is the precision
+    of all algebra done with the schedule; networks may run in another one.
+
+    Args:
+        alpha: signal coefficients, shape ``(T,)``.
+        sigma: noise coefficients, shape ``(T,)``; :math:`\rho = \sigma/\alpha` increases strictly.
+
+    Raises:
+        ValueError: for shapes that differ, a value that is not finite and positive, or a ``rho`` that
+            does not increase.
+    """
+
+    alpha: Tensor
+    sigma: Tensor
+    rho: Tensor
+    norm: Tensor
+
+    def __init__(self, alpha: Tensor, sigma: Tensor) -> None:
+        super().__init__()
+        if alpha.ndim != 1 or len(alpha) < 2:
+            raise ValueError(f"alpha has shape {tuple(alpha.shape)}; allowed: (T,) with T >= 2")
+        check_alike(sigma, alpha, "sigma", "alpha")
+        for name, table in (("alpha", alpha), ("sigma", sigma)):
+            if not bool((torch.isfinite(table) & (table > 0)).all()):
+                bad = int((~(torch.isfinite(table) & (table > 0))).nonzero()[0])
+                raise ValueError(
+                    f"{name}[{bad}] is {table[bad].item():g}; allowed: finite and greater than 0"
+                )
+        rho = sigma / alpha
+        if not bool((rho[1:] > rho[:-1]).all()):
+            bad = int((rho[1:] <= rho[:-1]).nonzero()[0])
+            raise ValueError(
+                f"rho = sigma/alpha goes from {rho[bad].item():g} to {rho[bad + 1].item():g} at timestep "
+                f"{bad + 1}; allowed: increasing from timestep 0 to T-1"
+            )
+        self.register_buffer("alpha", alpha)
+        self.register_buffer("sigma", sigma)
+        self.register_buffer("rho", rho)
+        self.register_buffer("norm", Level(alpha, sigma).norm)
+        # Plain numbers, so that checking a level does not wait for a GPU.
+        self._rho_ends = (rho[0].item(), rho[-1].item())
+
+    # ---------------------------------------------------------------- ways to make one
+
+    @classmethod
+    def from_alphas_cumprod(
+        cls, alphas_cumprod: Tensor, dtype: torch.dtype = torch.float32
+    ) -> NoiseSchedule:
+        r"""Variance-preserving schedule from :math:`\bar\alpha_t` (shape ``(T,)``): :math:`\alpha_t =
+        \sqrt{\bar\alpha_t}`, :math:`\sigma_t = \sqrt{1 - \bar\alpha_t}`, computed in float64."""
+        abar = alphas_cumprod.detach().to("cpu", torch.float64)
+        if abar.ndim != 1 or not bool(((abar > 0) & (abar < 1)).all()):
+            raise ValueError(
+                f"alphas_cumprod has shape {tuple(abar.shape)} and values from {abar.min():g} to "
+                f"{abar.max():g}; allowed: shape (T,), every value between 0 and 1, both excluded"
+            )
+        return cls(abar.sqrt().to(dtype), (1 - abar).sqrt().to(dtype))
+
+    @classmethod
+    def stable_diffusion(cls, dtype: torch.dtype = torch.float32) -> NoiseSchedule:
+        """Stable Diffusion's schedule: 1000 timesteps, ``scaled_linear`` betas from 0.00085 to 0.012.
+
+        ``beta_t = linspace(sqrt(0.00085), sqrt(0.012), 1000)[t]**2`` and ``abar_t = prod(1 - beta)``,
+        computed in float64, then cast. Source: CompVis ``make_beta_schedule``; diffusers' DDPMScheduler.
+        """
+        beta = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+        return cls.from_alphas_cumprod(torch.cumprod(1 - beta, dim=0), dtype)
+
+    @classmethod
+    def cosine(cls, timesteps: int = 1000, dtype: torch.dtype = torch.float32) -> NoiseSchedule:
+        r"""Cosine schedule: :math:`\bar\alpha(u) = \cos^2\!\big(\tfrac{u + 0.008}{1.008}\tfrac\pi2\big)`.
+
+        The betas are capped at 0.999. Source: Nichol and Dhariwal 2021, eq. 17; diffusers'
+        ``squaredcos_cap_v2``.
+        """
+        check_count(timesteps, "timesteps", low=2)
+        u = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
+        abar = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
+        beta = (1 - abar[1:] / abar[:-1]).clamp(max=0.999)
+        return cls.from_alphas_cumprod(torch.cumprod(1 - beta, dim=0), dtype)
+
+    @classmethod
+    def from_scheduler(cls, scheduler: Any, dtype: torch.dtype = torch.float32) -> NoiseSchedule:
+        """The schedule of a diffusers scheduler, from its ``alphas_cumprod``.
+
+        Raises:
+            ValueError: if the object has no ``alphas_cumprod`` (flow-matching and EDM schedulers).
+        """
+        abar = getattr(scheduler, "alphas_cumprod", None)
+        if abar is None:
+            raise ValueError(
+                f"{type(scheduler).__name__} has no alphas_cumprod; allowed: a diffusers scheduler of "
+                f"the DDPM family (DDPMScheduler, DDIMScheduler, PNDMScheduler, LCMScheduler, ...)"
+            )
+        return cls.from_alphas_cumprod(torch.as_tensor(abar), dtype)
+
+    def variance_exploding(self) -> NoiseSchedule:
+        r"""The same path in the coordinates :math:`z = x/\alpha`: levels :math:`(1, \rho_t)`."""
+        return NoiseSchedule(torch.ones_like(self.rho), self.rho.clone())
+
+    # ---------------------------------------------------------------- use
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the tables, and so of the algebra."""
+        return self.alpha.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tables are."""
+        return self.alpha.device
+
+    def __len__(self) -> int:
+        return len(self.alpha)
+
+    def forward(self, t: Tensor | int | float) -> Level:
+        r"""Level of timestep ``t``: integer or real, of any shape, ``0 <= t <= T-1``.
+
+        Raises:
+            ValueError: if a timestep is outside the schedule, NaN, or on another device.
+        """
+        t = torch.as_tensor(t, device=None if isinstance(t, Tensor) else self.device)
+        if t.device != self.device:
+            raise ValueError(f"t is on {t.device} but the schedule is on {self.device}")
+        check_between(t, 0, len(self) - 1, "t")
+        if not t.is_floating_point():
+            return Level(self.alpha[t], self.sigma[t])
+        i = t.floor().long().clamp(max=len(self) - 2)
+        f = (t - i).to(self.dtype)
+        rho = torch.exp((1 - f) * self.rho[i].log() + f * self.rho[i + 1].log())
+        level = self._at_rho(rho, i, f)
+        # At an integer, the table itself, to the last bit.
+        whole, n = f == f.round(), t.round().long()
+        return Level(
+            torch.where(whole, self.alpha[n], level.alpha),
+            torch.where(whole, self.sigma[n], level.sigma),
+        )
+
+    def timestep(self, level: Level) -> Tensor:
+        r"""Real-valued timestep whose :math:`\rho` is the level's (its scale does not matter).
+
+        The inverse of calling the schedule, and exactly an integer where the level is one of the
+        table's. Returns the schedule's dtype, in the level's shape.
+
+        Raises:
+            ValueError: if the level is cleaner than timestep 0 or noisier than timestep T-1.
+        """
+        i, f, _ = self._locate(level)
+        return i + f
+
+    def rescale(self, x: Tensor, level: Level) -> tuple[Tensor, Level, Tensor]:
+        r"""Bring samples at any level to the schedule's own scale, at the same :math:`\rho`.
+
+        On a variance-preserving schedule this is :math:`\tilde x = x/\sqrt{\alpha^2 + \sigma^2}`. It is
+        how a network that was trained on the schedule is asked about a sub-path point, whose
+        :math:`\alpha^2 + \sigma^2` is not 1.
+
+        Args:
+            x: samples at ``level``, shape ``(B, *)``.
+            level: shape ``(B,)`` or ``()``.
+
+        Returns:
+            The rescaled samples, their level, and its real-valued timestep.
+
+        Raises:
+            ValueError: if the level is cleaner than timestep 0 or noisier than timestep T-1.
+        """
+        i, f, rho = self._locate(level)
+        own = self._at_rho(rho, i, f)
+        return expand(own.alpha / level.alpha, x, "alpha") * x, own, i + f
+
+    def _locate(self, level: Level) -> tuple[Tensor, Tensor, Tensor]:
+        """Table row below the level's rho, fraction of the way to the next, and that rho."""
+        rho = level.rho.to(self.dtype)
+        if rho.device != self.device:
+            raise ValueError(f"the level is on {rho.device} but the schedule is on {self.device}")
+        # A level that was computed (a sub-path point at gamma = 0 or 1) may leave the table by rounding.
+        slack = 64 * torch.finfo(self.dtype).eps
+        low, high = self._rho_ends
+        check_between(rho, low * (1 - slack), high * (1 + slack), "rho")
+        rho = rho.clamp(low, high).contiguous()
+        i = (torch.searchsorted(self.rho, rho, right=True) - 1).clamp(0, len(self) - 2)
+        below, above = self.rho[i], self.rho[i + 1]
+        f = (rho / below).log() / (above / below).log()
+        # Equality first: logarithms of equal numbers may differ in the last bit between code paths.
+        f = torch.where(rho == above, torch.ones_like(f), f)
+        return i, torch.where(rho == below, torch.zeros_like(f), f), rho
+
+    def _at_rho(self, rho: Tensor, i: Tensor, f: Tensor) -> Level:
+        norm = torch.lerp(self.norm[i], self.norm[i + 1], f)
+        alpha = norm * (1 + rho**2).rsqrt()
+        return Level(alpha, rho * alpha)
+
+    def subpaths(self, n: int) -> SubPathGrid:
+        """The grid of ``n`` sub-paths of length ``k = T/n``.
+
+        Raises:
+            ValueError: if ``n`` does not divide the number of timesteps.
+        """
+        steps = len(self)
+        check_count(n, "the number of sub-paths", low=1, high=steps)
+        if steps % n:
+            divisors = [d for d in range(1, steps + 1) if steps % d == 0]
+            raise ValueError(
+                f"the number of sub-paths is {n}, which does not divide the {steps} timesteps; "
+                f"allowed: {', '.join(map(str, divisors))}"
+            )
+        k = steps // n
+        t = torch.arange(1, n + 1, device=self.device) * k - 1
+        return SubPathGrid(t=t, s=(t - k).clamp(min=0), k=k)
+
+    def extra_repr(self) -> str:
+        return (
+            f"timesteps={len(self)}, rho={self.rho[0].item():.3g}...{self.rho[-1].item():.3g}, "
+            f"dtype={self.dtype}"
+        )
