@@ -92,8 +92,12 @@ def check_between(value: Tensor, low: float, high: float, name: str) -> None:
     Raises:
         ValueError: naming the first value that is outside.
     """
-    inside = (value >= low) & (value <= high)
-    if not bool(inside.all()):
+    if value.numel() == 0:
+        return
+    # One pass for both bounds; a NaN makes both of them NaN.
+    smallest, largest = value.aminmax()
+    if not (low <= smallest.item() and largest.item() <= high):
+        inside = (value >= low) & (value <= high)
         worst = value[~inside].reshape(-1)[0].item()
         raise ValueError(f"{name} is {worst:g}; allowed: {low:g} <= {name} <= {high:g}")
 
@@ -107,6 +111,19 @@ def check_choice(value: object, allowed: Iterable[object], name: str) -> None:
     allowed = tuple(allowed)
     if value not in allowed:
         raise ValueError(f"{name} is {value!r}; allowed: {', '.join(map(repr, allowed))}")
+
+
+def check_generator(generator: torch.Generator, x: Tensor, name: str) -> None:
+    """Require a random generator of ``x``'s device.
+
+    Raises:
+        ValueError: naming both devices.
+    """
+    if generator.device.type != x.device.type:
+        raise ValueError(
+            f"the generator is on {generator.device} but {name} is on {x.device}; "
+            f"allowed: torch.Generator(device={str(x.device)!r})"
+        )
 
 
 def check_count(value: int, name: str, *, low: int = 1, high: int | None = None) -> None:

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from slam_edu._validation import check_between, check_choice, check_count, check_samples
+from slam_edu._validation import check_between, check_choice, check_count, check_generator
 from slam_edu.consistency import boundary_scalings, consistency_output
 from slam_edu.losses import mse, pseudo_huber
 from slam_edu.prediction import (
@@ -37,7 +37,7 @@ from slam_edu.prediction import (
 )
 from slam_edu.schedule import Level, NoiseSchedule
 from slam_edu.solver import ddim_step
-from slam_edu.subpath import COUPLINGS, interpolate, sub_level
+from slam_edu.subpath import COUPLINGS, chord_point, sub_level
 
 CONDITIONINGS = ("gamma", "level")
 LOSSES = ("l2", "huber")
@@ -171,13 +171,19 @@ class SubPathDistiller:
         config: what defines the step; default :class:`DistillConfig`.
 
     Raises:
-        ValueError: if ``subpaths`` does not divide the schedule, or ``teacher_steps`` a sub-path.
+        ValueError: if ``subpaths`` does not divide the schedule or leaves sub-paths of one timestep, or
+            if ``teacher_steps`` does not divide a sub-path.
     """
 
     def __init__(self, schedule: NoiseSchedule, config: DistillConfig | None = None) -> None:
         self.schedule = schedule
         self.config = config or DistillConfig()
         self.grid = schedule.subpaths(self.config.subpaths)
+        if self.grid.k < 2:
+            raise ValueError(
+                f"subpaths is {self.config.subpaths} for {len(schedule)} timesteps; allowed: at most half "
+                f"as many, because the lowest sub-path [0, k-1] needs two ends"
+            )
         if self.grid.k % self.config.teacher_steps:
             allowed = [m for m in range(1, self.grid.k + 1) if self.grid.k % m == 0]
             raise ValueError(
@@ -195,11 +201,7 @@ class SubPathDistiller:
         Raises:
             ValueError: if the generator is on another device.
         """
-        if generator.device.type != x0.device.type:
-            raise ValueError(
-                f"the generator is on {generator.device} but x0 is on {x0.device}; "
-                f"allowed: torch.Generator(device={str(x0.device)!r})"
-            )
+        check_generator(generator, x0, "x0")
         batch, kind = x0.shape[0], {"device": x0.device, "dtype": x0.dtype}
         index = torch.randint(len(self.grid), (batch,), generator=generator, device=x0.device)
         if self.config.gammas == "one":
@@ -249,9 +251,9 @@ class SubPathDistiller:
         level_t, level_s = self.schedule(t), self.schedule(s)
         x_t = add_noise(x0, sample.noise, level_t)
         with torch.no_grad():
-            x_s, prediction = self._teacher_steps(x_t, t, s, teacher, cond, uncond)
+            x_s, prediction = self._teacher_steps(x_t, t, level_t, level_s, teacher, cond, uncond)
             y = self._target(target, x_s, s, level_s, cond, torch.ones_like(gamma))
-            x_gamma = interpolate(x_t, x_s, level_t, level_s, gamma)
+            x_gamma = chord_point(x_t, x_s, level_t, level_s, gamma)
             level_gamma = sub_level(level_t, level_s, gamma, self.config.coupling)
         p = self._student(student, x_gamma, t, level_gamma, cond, gamma)
         if self.config.loss == "l2":
@@ -265,38 +267,51 @@ class SubPathDistiller:
         )  # fmt: skip
 
     def _ends(self, x0: Tensor, sample: SubPathSample) -> tuple[Tensor, Tensor, Tensor]:
-        check_samples(x0, "x0")
+        # Kinds and shapes first, values last: the values of another device may not be readable. That
+        # x0 and noise are finite is for add_noise to see.
         if x0.dtype != self.schedule.dtype or x0.device != self.schedule.device:
             raise ValueError(
                 f"x0 is {x0.dtype} on {x0.device}; allowed: the schedule's {self.schedule.dtype} on "
                 f"{self.schedule.device} (keep samples and algebra in it, the networks may differ)"
             )
-        index, gamma, batch = sample.index, sample.gamma, (x0.shape[0],)
+        index, gamma, batch = sample.index, sample.gamma, tuple(x0.shape[:1])
         for name, value in (("index", index), ("gamma", gamma)):
             if value.shape != batch:
                 raise ValueError(f"{name} has shape {tuple(value.shape)}; allowed: (B,) = {batch}")
-        if index.is_floating_point():
+            if value.device != x0.device:
+                raise ValueError(f"{name} is on {value.device}; allowed: x0's {x0.device}")
+        if gamma.dtype != x0.dtype:
+            raise ValueError(f"gamma has dtype {gamma.dtype}; allowed: x0's {x0.dtype}")
+        if index.is_floating_point() or index.dtype == torch.bool:
             raise ValueError(f"index has dtype {index.dtype}; allowed: an integer dtype")
         check_between(index, 0, len(self.grid) - 1, "index")
-        return self.grid.t[index], self.grid.s[index], gamma
+        check_between(gamma, 0.0, 1.0, "gamma")
+        t, s = self.grid.ends(index)
+        return t, s, gamma
 
     def _teacher_steps(
-        self, x_t: Tensor, t: Tensor, s: Tensor, teacher: Network, cond: object, uncond: object
+        self,
+        x: Tensor,
+        t: Tensor,
+        level_t: Level,
+        level_s: Level,
+        teacher: Network,
+        cond: object,
+        uncond: object,
     ) -> tuple[Tensor, Prediction]:
         """M DDIM steps from t to s, and the prediction that began them."""
         hop = self.grid.k // self.config.teacher_steps
-        x, first = x_t, None
-        for m in range(self.config.teacher_steps):
-            # Clamped because the lowest sub-path [0, k-1] is one timestep shorter than the others.
-            now = (t - m * hop).clamp(min=0)
-            level = self.schedule(now)
-            kind = self.config.teacher_prediction_type
-            prediction = to_prediction(teacher(x, now, cond), x, level, kind)
+        # Clamped because the lowest sub-path [0, k-1] is one timestep shorter than the others.
+        times = [(t - m * hop).clamp(min=0) for m in range(self.config.teacher_steps)]
+        levels = [level_t, *(self.schedule(time) for time in times[1:]), level_s]
+        kind, first = self.config.teacher_prediction_type, None
+        for time, level, level_next in zip(times, levels, levels[1:], strict=False):
+            prediction = to_prediction(teacher(x, time, cond), x, level, kind)
             if uncond is not None:
-                other = to_prediction(teacher(x, now, uncond), x, level, kind)
+                other = to_prediction(teacher(x, time, uncond), x, level, kind)
                 prediction = guided_prediction(prediction, other, self.config.guidance)
             first = first or prediction
-            x = ddim_step(prediction, self.schedule((t - (m + 1) * hop).clamp(min=0)))
+            x = ddim_step(prediction, level_next)
         return x, first
 
     def _target(self, network, x, t, level, cond, gamma):

@@ -31,20 +31,25 @@ def update_ema(target: nn.Module, source: nn.Module, rate: float = 0.95) -> None
     """
     if not 0 <= rate <= 1:
         raise ValueError(f"rate is {rate!r}; allowed: 0 <= rate <= 1")
-    ours, theirs = dict(target.named_parameters()), dict(source.named_parameters())
-    if ours.keys() != theirs.keys():
-        odd = sorted(ours.keys() ^ theirs.keys())
-        raise ValueError(f"target and source differ in parameters {odd}; allowed: the same names")
-    for name, ours_value in ours.items():
-        a, b = ours_value, theirs[name]
-        if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
-            raise ValueError(
-                f"parameter {name} is {tuple(a.shape)} {a.dtype} on {a.device} in the target and "
-                f"{tuple(b.shape)} {b.dtype} on {b.device} in the source; allowed: alike"
-            )
+    ours, theirs = _pairs(target, source, "parameter")
     if ours:
         # target + (1 - rate) (source - target), one fused call for all parameters.
-        torch._foreach_lerp_(list(ours.values()), list(theirs.values()), 1 - rate)
-    buffers = dict(source.named_buffers())
-    for name, value in target.named_buffers():
-        value.copy_(buffers[name])
+        torch._foreach_lerp_(ours, theirs, 1 - rate)
+    for value, new in zip(*_pairs(target, source, "buffer"), strict=True):
+        value.copy_(new)
+
+
+def _pairs(target: nn.Module, source: nn.Module, what: str) -> tuple[list, list]:
+    """The two networks' parameters or buffers in one order, after a check that they are alike."""
+    ours, theirs = (dict(getattr(net, f"named_{what}s")()) for net in (target, source))
+    if ours.keys() != theirs.keys():
+        odd = sorted(ours.keys() ^ theirs.keys())
+        raise ValueError(f"target and source differ in {what}s {odd}; allowed: the same names")
+    for name, a in ours.items():
+        b = theirs[name]
+        if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
+            raise ValueError(
+                f"{what} {name} is {tuple(a.shape)} {a.dtype} on {a.device} in the target and "
+                f"{tuple(b.shape)} {b.dtype} on {b.device} in the source; allowed: alike"
+            )
+    return list(ours.values()), [theirs[name] for name in ours]

@@ -1,7 +1,7 @@
 """The files that come with the course: pictures, captions, reference curves.
 
-They live in the repository's `data/` folder. A wheel carries a copy as `slam_edu/_data/`, so that an
-installed course works without a checkout; an editable install reads the checkout's own files.
+They live in the repository's `data/` folder. A wheel carries a copy as `slam_edu/_data/`, so that
+an installed course works without a checkout; an editable install reads the checkout's own files.
 
     >>> from slam_edu.resources import data_path
     >>> data_path("README.md").name

@@ -14,9 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from slam_edu._validation import check_choice, check_count, check_samples
+from slam_edu._validation import (
+    check_choice,
+    check_count,
+    check_generator,
+    check_samples,
+    expand,
+)
 from slam_edu.consistency import boundary_scalings, consistency_output
-from slam_edu.prediction import add_noise, network_predictor, to_prediction
+from slam_edu.prediction import (
+    PREDICTION_TYPES,
+    add_noise,
+    network_predictor,
+    to_prediction,
+)
 from slam_edu.schedule import Level, NoiseSchedule
 from slam_edu.solver import solve_pf_ode
 
@@ -100,7 +111,9 @@ def sample_ddim(
 ) -> Iterator[SampleState]:
     """Sample with DDIM (eta = 0), one network evaluation a step; order 1.
 
-    See :func:`sample_pf_ode` for the arguments.
+    See :func:`sample_pf_ode` for the arguments. Every step goes to the next timestep of the list.
+    diffusers' ``DDIMScheduler`` goes to ``t - T // n``, which is the same for ``"leading"``, and for
+    ``"trailing"`` when n divides T.
     """
     return sample_pf_ode(network, x, schedule, steps, method="ddim", **options)
 
@@ -110,8 +123,8 @@ def sample_dpmpp_2m(
 ) -> Iterator[SampleState]:
     """Sample with DPM-Solver++(2M), one network evaluation a step; order 2.
 
-    See :func:`sample_pf_ode` for the arguments. diffusers starts to differ at 14 steps and fewer only
-    if its ``final_sigmas_type`` is not ``"zero"``.
+    See :func:`sample_pf_ode` for the arguments. The same as diffusers' ``DPMSolverMultistepScheduler``
+    with ``solver_type="midpoint"``, ``final_sigmas_type="zero"`` and ``timestep_spacing="trailing"``.
     """
     return sample_pf_ode(network, x, schedule, steps, method="dpmpp_2m", **options)
 
@@ -210,7 +223,10 @@ def sample_consistency(
             that are not finite or differ from the schedule in dtype or device.
     """
     check_choice(conditioning, ("gamma", "level"), "conditioning")
+    check_choice(prediction_type, PREDICTION_TYPES, "prediction_type")
+    expand(schedule.alpha[0], x, "the schedule")
     check_samples(x, "x")
+    check_generator(generator, x, "x")
     timesteps = consistency_timesteps(steps, schedule, subpaths)
 
     def states() -> Iterator[SampleState]:

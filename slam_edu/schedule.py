@@ -100,6 +100,11 @@ class SubPathGrid:
     def __len__(self) -> int:
         return len(self.t)
 
+    def ends(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Ends ``t`` and ``s`` of the sub-paths ``index`` (integers ``0 ... N-1``), on its device."""
+        t = (index.long() + 1) * self.k - 1
+        return t, (t - self.k).clamp(min=0)
+
 
 class NoiseSchedule(nn.Module):
     r"""A table of levels, one per integer timestep ``0 ... T-1``, from clean to noisy.
@@ -227,11 +232,15 @@ class NoiseSchedule(nn.Module):
         Raises:
             ValueError: if a timestep is outside the schedule, NaN, or on another device.
         """
-        t = torch.as_tensor(t, device=None if isinstance(t, Tensor) else self.device)
+        if not isinstance(t, Tensor):
+            # A Python float would become float32, whatever the schedule's precision.
+            kind = self.dtype if isinstance(t, float) else None
+            t = torch.as_tensor(t, dtype=kind, device=self.device)
         if t.device != self.device:
             raise ValueError(f"t is on {t.device} but the schedule is on {self.device}")
         check_between(t, 0, len(self) - 1, "t")
         if not t.is_floating_point():
+            t = t.long()  # uint8 and bool would index as masks
             return Level(self.alpha[t], self.sigma[t])
         i = t.floor().long().clamp(max=len(self) - 2)
         f = (t - i).to(self.dtype)

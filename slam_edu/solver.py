@@ -146,10 +146,10 @@ def solve_pf_ode(
             are not finite or differ from the levels in dtype or device.
     """
     check_choice(method, METHODS, "method")
-    check_samples(x, "x")
     if levels.alpha.ndim != 1 or len(levels) < 2:
         raise ValueError(f"levels have shape {tuple(levels.alpha.shape)}; allowed: (n,) with n >= 2")
     expand(levels.alpha[0], x, "levels")
+    check_samples(x, "x")
     rho = levels.rho
     if not bool((rho[1:] < rho[:-1]).all()):
         bad = int((~(rho[1:] < rho[:-1])).nonzero()[0])

@@ -44,7 +44,15 @@ def interpolate(x_t: Tensor, x_s: Tensor, level_t: Level, level_s: Level, gamma:
     check_samples(x_t, "x_t")
     check_samples(x_s, "x_s", like=x_t)
     _check_ends(level_t, level_s)
+    expand(gamma, x_t, "gamma")
     check_between(gamma, 0.0, 1.0, "gamma")
+    return chord_point(x_t, x_s, level_t, level_s, gamma)
+
+
+def chord_point(
+    x_t: Tensor, x_s: Tensor, level_t: Level, level_s: Level, gamma: Tensor
+) -> Tensor:
+    """:func:`interpolate` without its checks of values, for an ``x_s`` that a network made."""
     g = expand(gamma, x_t, "gamma")
     a = expand(level_t.alpha / level_s.alpha, x_t, "a")
     return g * x_t + (1 - g) * a * x_s
@@ -79,12 +87,12 @@ def sub_level(
     """
     check_choice(coupling, COUPLINGS, "coupling")
     _check_ends(level_t, level_s)
-    check_between(gamma, 0.0, 1.0, "gamma")
     if gamma.dtype != level_t.alpha.dtype or gamma.device != level_t.alpha.device:
         raise ValueError(
             f"gamma is {gamma.dtype} on {gamma.device}; allowed: that of the levels, "
             f"{level_t.alpha.dtype} on {level_t.alpha.device}"
         )
+    check_between(gamma, 0.0, 1.0, "gamma")
     sigma_t, sigma_s = level_t.sigma, level_t.alpha / level_s.alpha * level_s.sigma  # a * sigma_s
     if coupling == "linear":
         sigma = gamma * sigma_t + (1 - gamma) * sigma_s

@@ -113,7 +113,7 @@ def train_student(
     """
     config = config or TrainConfig()
     parameters = [p for p in student.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0, foreach=True)
+    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0, fused=True)
     student.train()
     skipped = in_a_row = 0
     for update in range(config.updates):

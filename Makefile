@@ -1,0 +1,61 @@
+# A thin layer: every target is one line of tools/bootstrap.py, which runs without make as well
+# (Windows: `py tools\bootstrap.py lab`). Nothing here but that a folder name may contain a space.
+#
+#   make lab                    the course            make test       every check
+#   make lab CPU=1              PyTorch's CPU build   PYTHON=python3.12 make lab   another Python
+#   make help                   all targets
+
+PYTHON ?= python3
+CPU ?=
+ARGS ?=
+ONLY ?=
+URL ?=
+CLEAR ?=
+UPGRADE ?=
+ALL ?=
+EXTRAS ?= course
+
+SWITCHES := $(if $(CPU),--cpu)
+# A Python that was asked for by name replaces a .venv of another one; the default keeps it.
+ifneq ($(origin PYTHON),file)
+SWITCHES += --this-python
+endif
+
+RUN = @command -v "$(PYTHON)" >/dev/null 2>&1 || { \
+	echo 'error: there is no "$(PYTHON)" on this machine. slam_edu needs Python 3.10 or newer:' \
+	'on Debian and Ubuntu `sudo apt install python3 python3-venv`; or name yours,' \
+	'as in `PYTHON=python3.12 make lab`.' >&2; exit 2; }; \
+	"$(PYTHON)" tools/bootstrap.py
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test setup lint notebooks wheel constraints address clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+lab: ## install what the lessons need and open JupyterLab on the first one
+	$(RUN) lab $(SWITCHES) $(ARGS)
+
+test: ## install what the tests need and run every check (ONLY=lint,unit for some)
+	$(RUN) test $(SWITCHES) $(if $(ONLY),--only "$(ONLY)")
+
+setup: ## install and stop there (EXTRAS=course,sd)
+	$(RUN) setup $(SWITCHES) --extras "$(EXTRAS)"
+
+lint: ## ruff over code and notebooks (ARGS=--fix)
+	$(RUN) lint $(SWITCHES) $(ARGS)
+
+notebooks: ## run the notebooks again, outputs written in place (ARGS=notebooks/01_….ipynb)
+	$(RUN) notebooks $(SWITCHES) $(ARGS)
+
+wheel: ## build dist/slam_edu-….whl, for Colab
+	$(RUN) wheel $(SWITCHES)
+
+constraints: ## resolve pyproject.toml into constraints.txt (UPGRADE=1 for the newest)
+	$(RUN) constraints $(if $(UPGRADE),--upgrade)
+
+address: ## set the repository's public address everywhere (URL=https://… or CLEAR=1)
+	$(RUN) address $(if $(CLEAR),--clear,"$(URL)")
+
+clean: ## remove caches and dist/ (ALL=1: .venv too)
+	$(RUN) clean $(if $(ALL),--all)

@@ -1,0 +1,294 @@
+"""What the library costs over the bare computation: ``python -m slam_edu.bench core``.
+
+Prints a table of ratios. Both sides of a row run in turn, in one process, and the medians are
+compared, so that a busy machine slows both alike. A row's target is what the project promises;
+nothing fails when it is missed, because a machine shared with others may miss any.
+
+- **trajectories**: 2,000 points through the 1,000 levels of Stable Diffusion's schedule on the
+  exact score of a 40-component mixture, against as many bare calls of ``GaussianMixture.score``;
+- **steps**: one :meth:`SubPathDistiller.step`, forward and backward, on a (512, 2) batch, against
+  :func:`inlined_step`, the same formulas for this case alone, without checks and records;
+- **import**: ``import slam_edu`` against ``import torch, numpy``, in fresh processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from slam_edu.distill import DistillConfig, SubPathDistiller, SubPathSample
+from slam_edu.ema import ema_copy
+from slam_edu.schedule import NoiseSchedule
+from slam_edu.solver import solve_pf_ode
+from slam_edu.subpath import COUPLINGS
+
+POINTS, COMPONENTS, BATCH = 2000, 40, 512
+# Score evaluations per hop; the last one too, for it ends at timestep 0 and not at sigma = 0.
+EVALUATIONS = {"ddim": 1, "heun": 2, "rk4": 4}
+STEPS_PER_MEASUREMENT = 5  # few, so that the two sides take turns often
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: what was measured.
+        bare: seconds of the bare computation, the median.
+        ours: seconds of the library, the median.
+        target: largest ratio that the project promises.
+    """
+
+    name: str
+    bare: float
+    ours: float
+    target: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times the bare computation's time the library takes."""
+        return self.ours / self.bare
+
+
+def compare(
+    bare: Callable[[], object], ours: Callable[[], object], repeat: int
+) -> tuple[float, float]:
+    """Median seconds of two functions that run in turn, after one run each that does not count."""
+    bare(), ours()
+    times: tuple[list[float], list[float]] = ([], [])
+    for i in range(repeat):
+        # Who goes first changes, in case the first is at a disadvantage.
+        for which in (0, 1) if i % 2 else (1, 0):
+            start = time.perf_counter()
+            (bare, ours)[which]()
+            times[which].append(time.perf_counter() - start)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+# -------------------------------------------------------------------- trajectories
+
+
+def trajectories(repeat: int) -> Iterator[Row]:
+    """Solvers on the exact score of a spiral, against the score alone."""
+    from slam_edu.toy import spiral
+
+    mixture, schedule = spiral(COMPONENTS), NoiseSchedule.stable_diffusion()
+    levels = schedule(torch.arange(len(schedule) - 1, -1, -1))
+    x = torch.randn(POINTS, 2, generator=torch.Generator().manual_seed(0))
+    points = [state.x for state in solve_pf_ode(mixture.predict, x, levels)]
+    for method, calls in EVALUATIONS.items():
+
+        def ours(method: str = method) -> list[Tensor]:
+            return [state.x for state in solve_pf_ode(mixture.predict, x, levels, method)]
+
+        def bare(calls: int = calls) -> None:
+            for i, point in enumerate(points[:-1]):
+                for _ in range(calls):
+                    mixture.score(point, levels[i])
+
+        seconds = compare(bare, ours, repeat)
+        yield Row(
+            name=f"trajectories of {POINTS} points, {len(levels)} levels, {method}",
+            bare=seconds[0], ours=seconds[1], target=3.0,
+        )  # fmt: skip
+
+
+# -------------------------------------------------------------------- steps
+
+
+class BenchMLP(nn.Module):
+    """The step's network: 3 hidden layers of 128 on ``(x, t/1000, gamma)``; no gamma counts as 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = (4, 128, 128, 128)
+        layers = [m for i, o in itertools.pairwise(sizes) for m in (nn.Linear(i, o), nn.SiLU())]
+        self.layers = nn.Sequential(*layers, nn.Linear(128, 2))
+
+    def forward(
+        self, x: Tensor, t: Tensor, cond: object | None = None, gamma: Tensor | None = None
+    ) -> Tensor:
+        """Raw output, shape ``(B, 2)``."""
+        gamma = torch.ones_like(t, dtype=x.dtype) if gamma is None else gamma
+        u = t.to(x.dtype) / 1000
+        return self.layers(torch.cat([x, u[:, None], gamma[:, None]], dim=1))
+
+
+def inlined_step(
+    tables: tuple[Tensor, Tensor, Tensor],
+    x0: Tensor,
+    sample: SubPathSample,
+    networks: dict[str, nn.Module],
+    *,
+    level_conditioned: bool,
+    linear: bool,
+) -> Tensor:
+    """The loss of one step for points, noise prediction, no guidance, the l2 loss and N = 50.
+
+    The formulas of :meth:`SubPathDistiller.step` as one would write them for this case alone.
+
+    Args:
+        tables: alpha, sigma and log(sigma/alpha) of Stable Diffusion's schedule.
+        x0: clean samples, shape ``(B, 2)``.
+        sample: the step's draws.
+        networks: ``teacher``, ``student`` and ``target``.
+        level_conditioned: the student is told its level and not gamma.
+        linear: the linear coupling, else the Markov one.
+    """
+    alpha, sigma, log_rho = tables
+    t = sample.index * 20 + 19
+    s = (t - 20).clamp(min=0)
+    g = sample.gamma[:, None]
+    alpha_t, sigma_t = alpha[t][:, None], sigma[t][:, None]
+    alpha_s, sigma_s = alpha[s][:, None], sigma[s][:, None]
+    x_t = alpha_t * x0 + sigma_t * sample.noise
+    with torch.no_grad():
+        eps = networks["teacher"](x_t, t)
+        x_s = alpha_s * (x_t - sigma_t * eps) / alpha_t + sigma_s * eps
+        t_s, one = (
+            (s.to(x0.dtype), None) if level_conditioned else (s, torch.ones_like(sample.gamma))
+        )
+        clean = (x_s - sigma_s * networks["target"](x_s, t_s, None, one)) / alpha_s
+        tau = 10.0 * s[:, None]
+        total = tau**2 + 0.25
+        y = 0.25 / total * x_s + tau / total.sqrt() * clean
+        a = alpha_t / alpha_s
+        x = g * x_t + (1 - g) * a * x_s
+        if linear:
+            sigma_g = g * sigma_t + (1 - g) * a * sigma_s
+        else:
+            variance = (a * sigma_s) ** 2
+            sigma_g = (variance + g**2 * (sigma_t**2 - variance)).sqrt()
+        gamma, t_x = sample.gamma, t
+        if level_conditioned:
+            n = (alpha_t**2 + sigma_g**2).sqrt()
+            x, here = x / n, (sigma_g / alpha_t).log()[:, 0]
+            alpha_t, sigma_g, gamma = alpha_t / n, sigma_g / n, None
+            i = (torch.searchsorted(log_rho, here, right=True) - 1).clamp(0, 998)
+            t_x = i + (here - log_rho[i]) / (log_rho[i + 1] - log_rho[i])
+        tau = 10.0 * t_x[:, None]
+        total = tau**2 + 0.25
+        c_skip, c_out = 0.25 / total, tau / total.sqrt()
+    clean = (x - sigma_g * networks["student"](x, t_x, None, gamma)) / alpha_t
+    return (c_skip * x + c_out * clean - y).square().mean()
+
+
+def step_problem(
+    conditioning: str, coupling: str
+) -> tuple[Callable[[], Tensor], Callable[[], Tensor], nn.Module]:
+    """The inlined loss, the library's, and the student that both of them train."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        networks = {"teacher": BenchMLP().requires_grad_(False), "student": BenchMLP()}
+    networks["target"] = ema_copy(networks["student"])
+    config = DistillConfig(conditioning=conditioning, coupling=coupling)
+    distiller = SubPathDistiller(NoiseSchedule.stable_diffusion(), config)
+    generator = torch.Generator().manual_seed(1)
+    x0 = torch.randn(BATCH, 2, generator=generator)
+    sample = distiller.draw(x0, generator)
+    schedule = distiller.schedule
+    tables = (schedule.alpha, schedule.sigma, schedule.rho.log())
+
+    def bare() -> Tensor:
+        return inlined_step(
+            tables, x0, sample, networks,
+            level_conditioned=conditioning == "level", linear=coupling == "linear",
+        )  # fmt: skip
+
+    def ours() -> Tensor:
+        return distiller.step(x0, sample, **networks).loss
+
+    return bare, ours, networks["student"]
+
+
+def steps(repeat: int) -> Iterator[Row]:
+    """One distillation step, forward and backward, against the same formulas written out."""
+    for conditioning in ("gamma", "level"):
+        for coupling in COUPLINGS:
+            bare, ours, student = step_problem(conditioning, coupling)
+
+            def run(loss: Callable[[], Tensor], student: nn.Module = student) -> None:
+                for _ in range(STEPS_PER_MEASUREMENT):
+                    student.zero_grad(set_to_none=True)
+                    loss().backward()
+
+            seconds = compare(lambda: run(bare), lambda: run(ours), 20 * repeat)  # noqa: B023
+            yield Row(
+                name=f"step on ({BATCH}, 2), {conditioning} + {coupling}",
+                bare=seconds[0] / STEPS_PER_MEASUREMENT,
+                ours=seconds[1] / STEPS_PER_MEASUREMENT,
+                target=1.3,
+            )
+
+
+# -------------------------------------------------------------------- import
+
+
+def imports(repeat: int) -> Iterator[Row]:
+    """``import torch, numpy``, and ``import slam_edu`` after it, each in a process of its own."""
+    code = (
+        "import time; a = time.perf_counter(); import torch, numpy; b = time.perf_counter(); "
+        "import slam_edu; c = time.perf_counter(); print(b - a, c - a)"
+    )
+    runs = []
+    for _ in range(repeat + 1):  # the first fills the file cache
+        out = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        runs.append([float(word) for word in out.stdout.split()])
+    bare, ours = (statistics.median(column) for column in zip(*runs[1:], strict=True))
+    yield Row(name="import", bare=bare, ours=ours, target=1.05)
+
+
+# -------------------------------------------------------------------- the table
+
+
+def core(repeat: int) -> Iterator[Row]:
+    """All rows, as they are measured."""
+    yield from trajectories(repeat)
+    yield from steps(repeat)
+    yield from imports(repeat)
+
+
+def line(row: Row) -> str:
+    """One line of the table."""
+    verdict = "yes" if row.ratio <= row.target else "NO"
+    return (
+        f"{row.name:<50}{1e3 * row.bare:>11.2f}{1e3 * row.ours:>11.2f}"
+        f"{row.ratio:>8.2f}{row.target:>9.2f}  {verdict}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m slam_edu.bench",
+        description="What the library costs over the bare computation.",
+    )
+    parser.add_argument("what", choices=["core"], help="which table")
+    parser.add_argument("--repeat", type=int, default=5, help="measurements per row (default: 5)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: 1)")
+    options = parser.parse_args(argv)
+    for name in ("repeat", "threads"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} is {getattr(options, name)}; allowed: an integer >= 1")
+    torch.set_num_threads(options.threads)
+    print(f"torch {torch.__version__}, {options.threads} thread(s), medians of {options.repeat}")
+    header = f"{'':<50}{'bare (ms)':>11}{'ours (ms)':>11}{'ratio':>8}{'target':>9}  met"
+    print(header, "-" * len(header), sep="\n")
+    for row in core(options.repeat):
+        print(line(row), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""Explorers of lesson 00: a picture along its PF-ODE, and a student beside its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import ipywidgets
+from torch import Tensor
+
+from slam_edu.plotting import CourseFigure, figure, plane, points
+from slam_edu.sampling import SampleState
+from slam_edu.widgets import explorer
+
+
+def becoming(states: Sequence[SampleState]) -> ipywidgets.VBox:
+    """Walk through a sampler's states, from noise to the finished sample, beside its guess of the
+    end.
+
+    Args:
+        states: all states of a sampler, samples of shape ``(B, 2)``.
+    """
+
+    def draw(evaluations: int) -> CourseFigure:
+        state = states[evaluations]
+        fig, (here, guess) = figure(
+            2,
+            size=(3.3, 3.5),
+            alt=f"The points after {evaluations} evaluations, and where they point.",
+        )
+        where = "finished" if state.t is None else f"t = {state.t}"
+        points(plane(here, f"the points: {where}", limit=3.0), state.x, "path", size=1.6)
+        plane(guess, "the denoiser's guess of the end", limit=3.0)
+        if state.x0 is not None:
+            points(guess, state.x0, "teacher", size=1.6)
+        return fig
+
+    return explorer(draw, evaluations=range(len(states)))
+
+
+def few_steps(
+    teacher: Callable[[int], Tensor],
+    student: Callable[[int], Tensor],
+    steps: Sequence[int] = (1, 2, 4, 8),
+) -> ipywidgets.VBox:
+    """Teacher and student side by side for a number of evaluations.
+
+    Args:
+        teacher: ``teacher(evaluations) -> samples`` of shape ``(B, 2)``.
+        student: the same for the student.
+        steps: numbers of evaluations to choose from.
+    """
+
+    def draw(evaluations: int) -> CourseFigure:
+        many = "evaluation" if evaluations == 1 else "evaluations"
+        fig, axes = figure(
+            2, size=(3.3, 3.5), alt=f"Teacher and student with {evaluations} {many} each."
+        )
+        points(
+            plane(axes[0], f"teacher, {evaluations} {many}", 2.6),
+            teacher(evaluations),
+            "teacher",
+            size=1.6,
+        )
+        points(
+            plane(axes[1], f"student, {evaluations} {many}", 2.6),
+            student(evaluations),
+            "student",
+            size=1.6,
+        )
+        return fig
+
+    return explorer(draw, evaluations=steps)

@@ -1,0 +1,57 @@
+"""Pictures of the course, in one colour grammar (see :mod:`slam_edu.plotting.base`).
+
+base        the colours, figures that carry alternative text, parts of a figure
+demo        the first result: a picture, its teacher, its student
+diffusion   noise levels, densities, scores, trajectories (lesson 01)
+solvers     few steps, orders, errors (lesson 02)
+"""
+
+from slam_edu.plotting.base import (
+    COLORS,
+    LIMIT,
+    CourseFigure,
+    field,
+    figure,
+    grid_points,
+    paths,
+    plane,
+    points,
+    snapshots,
+)
+from slam_edu.plotting.diffusion import (
+    bends,
+    denoised,
+    densities,
+    density_panel,
+    end_colors,
+    noise_levels,
+    plane_paths,
+    solution_regions,
+    staircase,
+    two_coordinates,
+    warped_grid,
+)
+
+__all__ = [
+    "COLORS",
+    "LIMIT",
+    "CourseFigure",
+    "bends",
+    "denoised",
+    "densities",
+    "density_panel",
+    "end_colors",
+    "field",
+    "figure",
+    "grid_points",
+    "noise_levels",
+    "paths",
+    "plane",
+    "plane_paths",
+    "points",
+    "snapshots",
+    "solution_regions",
+    "staircase",
+    "two_coordinates",
+    "warped_grid",
+]

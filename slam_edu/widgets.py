@@ -1,0 +1,105 @@
+"""Interactive explorers: sliders and menus beside a figure that follows them.
+
+An explorer redraws into one image widget, so it needs no cell output, cannot flicker, and looks
+the same in JupyterLab, Notebook and VS Code. Pictures that were drawn once are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+
+import ipywidgets
+import torch
+from torch import nn
+
+from slam_edu.plotting import CourseFigure, figure, plane, points
+from slam_edu.training import TrainState
+
+
+def explorer(
+    draw: Callable[..., CourseFigure], **controls: Mapping | Sequence | tuple
+) -> ipywidgets.VBox:
+    """A figure with one control per keyword argument of ``draw``.
+
+    Args:
+        draw: ``draw(**values) -> CourseFigure``; it must depend on its arguments alone.
+        controls: for each argument, the sequence of values it can take, of which the first is
+            shown first. Strings become a menu, everything else a slider over the sequence.
+
+    Raises:
+        ValueError: for an empty sequence of values.
+    """
+    made = {name: _control(name, values) for name, values in controls.items()}
+    picture = ipywidgets.Image(format="png")
+    picture.add_class("slam-explorer-figure")
+    caption = ipywidgets.HTML()
+
+    @lru_cache(maxsize=256)
+    def rendered(values: tuple) -> tuple[bytes, str]:
+        drawn = draw(**dict(zip(made, values, strict=True)))
+        return drawn.png(), drawn.alt
+
+    def redraw(_change: object = None) -> None:
+        png, alt = rendered(tuple(control.value for control in made.values()))
+        picture.value = png
+        # The description changes with the picture: it is what a screen reader has of it.
+        caption.value = (
+            f'<span style="color: #666; font-size: 90%" aria-live="polite">{alt}</span>'
+        )
+
+    for control in made.values():
+        control.observe(redraw, names="value")
+    redraw()
+    box = ipywidgets.VBox([*made.values(), picture, caption])
+    box.add_class("slam-explorer")
+    return box
+
+
+def _control(name: str, values: Sequence) -> ipywidgets.Widget:
+    values = list(values)
+    if not values:
+        raise ValueError(f"the control {name!r} has no values; allowed: a sequence of one or more")
+    layout = ipywidgets.Layout(width="420px")
+    label = name.replace("_", " ")
+    if isinstance(values[0], str):
+        return ipywidgets.Dropdown(options=values, description=label, layout=layout)
+    return ipywidgets.SelectionSlider(
+        options=values, description=label, layout=layout, continuous_update=True
+    )
+
+
+class LiveStudent:
+    """Watches a student while it is distilled: a bar and a picture of its samples.
+
+    Give the object as ``on_update`` to :func:`slam_edu.demo.run`, and show ``.box`` first.
+
+    Args:
+        draw: ``draw(student) -> samples`` of shape ``(B, 2)``.
+        updates: how many updates the run has.
+        every: updates between two pictures.
+    """
+
+    def __init__(
+        self, draw: Callable[[nn.Module], torch.Tensor], updates: int, every: int = 100
+    ) -> None:
+        self._draw, self._every = draw, every
+        self._bar = ipywidgets.IntProgress(max=updates, layout=ipywidgets.Layout(width="420px"))
+        self._label = ipywidgets.Label("not started")
+        self._picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(width="360px"))
+        self._picture.add_class("slam-live-figure")
+        self.box = ipywidgets.VBox([ipywidgets.HBox([self._bar, self._label]), self._picture])
+
+    def __call__(self, state: TrainState, student: nn.Module) -> None:
+        """Draw, if it is time to; the arguments are those of ``on_update``."""
+        if state.update != 1 and state.update % self._every:
+            return
+        self._bar.value = state.update
+        self._label.value = f"{state.update} of {self._bar.max} updates"
+        fig, (ax,) = figure(size=(3.6, 3.8), alt="samples of the student")
+        points(
+            plane(ax, f"student, 2 steps, after {state.update} updates"),
+            self._draw(student),
+            "student",
+        )
+        self._picture.value = fig.png()

@@ -1,0 +1,858 @@
+"""One distillation step: its limits, its gradients, its precision, and what it refuses."""
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slam_edu import (
+    DistillConfig,
+    NoiseSchedule,
+    SubPathDistiller,
+    SubPathSample,
+    boundary_scalings,
+    ddim_step,
+    ema_copy,
+    interpolate,
+    mse,
+    pseudo_huber,
+    sub_level,
+    to_prediction,
+)
+from tests.helpers import (
+    KINDS,
+    NoFloat64,
+    SmoothDenoiser,
+    TinyNet,
+    assert_near,
+    column,
+    f64,
+    noise,
+    on_devices,
+    properties,
+    schedules,
+)
+
+CONDITIONINGS = ("gamma", "level")
+COUPLINGS = ("markov", "linear")
+SD = NoiseSchedule.stable_diffusion(torch.float64)
+
+
+def distiller_for(dtype=torch.float64, **config) -> SubPathDistiller:
+    return SubPathDistiller(NoiseSchedule.stable_diffusion(dtype), DistillConfig(**config))
+
+
+def sample_for(*shape, index=None, gamma=None, seed=0, subpaths=50) -> SubPathSample:
+    """Fixed draws in float64; the lowest and the highest sub-path are always among them."""
+    index = torch.arange(shape[0]) * (subpaths - 1) // (shape[0] - 1) if index is None else index
+    gamma = torch.linspace(0, 1, shape[0], dtype=torch.float64) if gamma is None else gamma
+    return SubPathSample(index=index, gamma=gamma, noise=noise(*shape, seed=seed + 1))
+
+
+def nets(dtype=torch.float64) -> dict[str, TinyNet]:
+    """Three unlike networks, all of them trainable: only the student may get a gradient."""
+    return {name: TinyNet(i + 1, dtype) for i, name in enumerate(("teacher", "student", "target"))}
+
+
+def tensors_of(output) -> dict[str, torch.Tensor]:
+    """All tensors of a step's record by name."""
+    found = {}
+    for field in dataclasses.fields(output):
+        value = getattr(output, field.name)
+        if dataclasses.is_dataclass(value):
+            inner = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+            found |= {f"{field.name}.{key}": tensor for key, tensor in inner.items()}
+        else:
+            found[field.name] = value
+    return found
+
+
+# -------------------------------------------------------------------- gamma = 1
+
+
+def lcd_step(
+    x0, eps, index, *, teacher, student, target, w, cond, uncond, kind, loss_type, real_t
+):
+    """Latent consistency distillation as diffusers' train_lcm_distill_sd_wds.py writes it.
+
+    It was written from that script, in terms of alphas_cumprod alone, and shares nothing with the
+    library. ``real_t``: networks are told a real-valued timestep and nothing of gamma.
+    """
+    beta = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    alphas_cumprod = np.cumprod(1 - beta)
+    alpha_schedule = torch.from_numpy(np.sqrt(alphas_cumprod))
+    sigma_schedule = torch.from_numpy(np.sqrt(1 - alphas_cumprod))
+    topk = 1000 // 50
+    ddim_timesteps = torch.from_numpy(np.arange(1, 51) * topk - 1)
+    ddim_prev = np.asarray([alphas_cumprod[0], *alphas_cumprod[ddim_timesteps[:-1]]])
+    ddim_prev = torch.from_numpy(ddim_prev)
+
+    def at(table, i):
+        return table[i].reshape(-1, *[1] * (x0.ndim - 1))
+
+    def scalings(t):
+        tau = 10.0 * t.reshape(-1, *[1] * (x0.ndim - 1)).double()
+        return 0.25 / (tau**2 + 0.25), tau / (tau**2 + 0.25) ** 0.5
+
+    def predicted_origin(out, t, x):
+        alpha, sigma = at(alpha_schedule, t), at(sigma_schedule, t)
+        if kind == "epsilon":
+            return (x - sigma * out) / alpha
+        return out if kind == "sample" else alpha * x - sigma * out
+
+    def predicted_noise(out, t, x):
+        alpha, sigma = at(alpha_schedule, t), at(sigma_schedule, t)
+        if kind == "epsilon":
+            return out
+        return (x - alpha * out) / sigma if kind == "sample" else alpha * out + sigma * x
+
+    def network(net, x, t):
+        one = None if real_t else torch.ones(len(x), dtype=x.dtype)
+        return net(x, t.double() if real_t else t, cond, one)
+
+    start = ddim_timesteps[index]
+    timesteps = torch.where(start - topk < 0, torch.zeros_like(start), start - topk)
+    c_skip_start, c_out_start = scalings(start)
+    c_skip, c_out = scalings(timesteps)
+    noisy = at(alpha_schedule, start) * x0 + at(sigma_schedule, start) * eps
+    out = network(student, noisy, start)
+    model_pred = c_skip_start * noisy + c_out_start * predicted_origin(out, start, noisy)
+    with torch.no_grad():
+        cond_out = teacher(noisy, start, cond)
+        pred_x0 = predicted_origin(cond_out, start, noisy)
+        pred_noise = predicted_noise(cond_out, start, noisy)
+        if uncond is not None:
+            uncond_out = teacher(noisy, start, uncond)
+            uncond_x0 = predicted_origin(uncond_out, start, noisy)
+            pred_x0 = pred_x0 + w * (pred_x0 - uncond_x0)
+            pred_noise = pred_noise + w * (pred_noise - predicted_noise(uncond_out, start, noisy))
+        prev = at(ddim_prev, index)
+        x_prev = prev.sqrt() * pred_x0 + (1.0 - prev).sqrt() * pred_noise
+        out = network(target, x_prev, timesteps)
+        y = c_skip * x_prev + c_out * predicted_origin(out, timesteps, x_prev)
+    if loss_type == "l2":
+        loss = torch.nn.functional.mse_loss(model_pred, y)
+    else:
+        loss = torch.mean(torch.sqrt((model_pred - y) ** 2 + 0.001**2) - 0.001)
+    return loss, model_pred, y
+
+
+@pytest.mark.parametrize(
+    ("conditioning", "coupling", "kind", "loss", "guided"),
+    [
+        *itertools.product(CONDITIONINGS, COUPLINGS, KINDS, ["l2"], [True]),
+        *itertools.product(CONDITIONINGS, ["linear"], ["epsilon"], ["l2", "huber"], [False]),
+    ],
+)
+def test_gamma_one_is_latent_consistency_distillation(conditioning, coupling, kind, loss, guided):
+    config = {"conditioning": conditioning, "coupling": coupling, "loss": loss, "gammas": "one"}
+    distiller = distiller_for(**config, teacher_prediction_type=kind)
+    x0, ours, theirs = noise(50, 4, 2), nets(), nets()
+    drawn = distiller.draw(x0, torch.Generator().manual_seed(0))
+    sample = dataclasses.replace(drawn, index=torch.arange(50))  # every sub-path
+    cond, uncond = noise(50, 1, 1, seed=7), noise(50, 1, 1, seed=8) if guided else None
+    output = distiller.step(x0, sample, **ours, cond=cond, uncond=uncond)
+    expected, prediction, target = lcd_step(
+        x0, sample.noise, sample.index, **theirs, w=8.0, cond=cond, uncond=uncond, kind=kind,
+        loss_type=loss, real_t=conditioning == "level",
+    )  # fmt: skip
+    assert_near(output.loss, expected, rtol=1e-12)
+    assert_near(output.prediction, prediction, rtol=1e-11, atol=1e-12)
+    assert_near(output.target, target, rtol=1e-11, atol=1e-12)
+    output.loss.backward()
+    expected.backward()
+    assert_near(ours["student"].weight.grad, theirs["student"].weight.grad, rtol=1e-11, atol=1e-12)
+
+
+# -------------------------------------------------------------------- off gamma = 1
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("loss", ["l2", "huber"])
+def test_step_formula_by_formula(coupling, conditioning, kind, loss):
+    """The whole of method.md's step, each quantity made from the one before it."""
+    distiller = distiller_for(
+        coupling=coupling, conditioning=conditioning, loss=loss, huber_c=0.05, guidance=2.5,
+        teacher_prediction_type="epsilon", student_prediction_type=kind,
+        sigma_data=0.7, timestep_scaling=0.02,  # c_skip then counts at every t
+    )  # fmt: skip
+    x0, sample, ours = noise(12, 3, 2), sample_for(12, 3, 2), nets()
+    cond, uncond = noise(12, 1, 1, seed=7), noise(12, 1, 1, seed=8)
+    out = distiller.step(x0, sample, **ours, cond=cond, uncond=uncond)
+    nets_again = nets()
+    grid = SD.subpaths(50)
+    t, s, gamma = grid.t[sample.index], grid.s[sample.index], sample.gamma
+    alpha_t, sigma_t = column(SD.alpha[t], x0), column(SD.sigma[t], x0)
+    alpha_s, sigma_s = column(SD.alpha[s], x0), column(SD.sigma[s], x0)
+    g, a = column(gamma, x0), alpha_t / alpha_s
+
+    x_t = alpha_t * x0 + sigma_t * sample.noise
+    e_c, e_u = (nets_again["teacher"](x_t, t, c).detach() for c in (cond, uncond))
+    e = e_c + 2.5 * (e_c - e_u)
+    x_s = alpha_s * (x_t - sigma_t * e) / alpha_t + sigma_s * e
+    x_g = g * x_t + (1 - g) * a * x_s
+    if coupling == "linear":
+        sigma_g = g * sigma_t + (1 - g) * a * sigma_s
+    else:
+        sigma_g = ((a * sigma_s) ** 2 + g**2 * (sigma_t**2 - (a * sigma_s) ** 2)).sqrt()
+
+    def f(net, x, t, alpha, sigma, gamma):
+        raw = nets_again[net](x, t, cond, gamma)
+        if kind == "epsilon":
+            clean = (x - sigma * raw) / alpha
+        else:
+            clean = raw if kind == "sample" else (alpha * x - sigma * raw) / (alpha**2 + sigma**2)
+        tau2 = (0.02 * column(t, x)) ** 2
+        return 0.49 / (tau2 + 0.49) * x + (tau2 / (tau2 + 0.49)).sqrt() * clean
+
+    if conditioning == "gamma":
+        y = f("target", x_s, s, alpha_s, sigma_s, torch.ones_like(gamma))
+        p = f("student", x_g, t, alpha_t, sigma_g, gamma)
+    else:
+        n = (alpha_t**2 + sigma_g**2).sqrt()
+        real_t = SD.timestep(sub_level(SD(t), SD(s), gamma, coupling))
+        y = f("target", x_s, s.double(), alpha_s, sigma_s, None)
+        p = f("student", x_g / n, real_t, alpha_t / n, sigma_g / n, None)
+    difference = p - y.detach()
+    if loss == "l2":
+        expected = difference.square().mean()
+    else:
+        expected = ((difference**2 + 0.05**2).sqrt() - 0.05).mean()
+
+    near = {"rtol": 1e-11, "atol": 1e-11}
+    assert_near(out.x_t, x_t, **near)
+    assert_near(out.teacher.eps, e, **near)
+    assert_near(out.x_s, x_s, **near)
+    assert_near(out.x_gamma, x_g, **near)
+    assert_near(out.level_gamma.sigma, sigma_g.flatten(), **near)
+    assert_near(out.level_gamma.alpha, alpha_t.flatten(), rtol=1e-14)
+    assert_near(out.target, y, **near)
+    assert_near(out.prediction, p, **near)
+    assert_near(out.loss, expected, rtol=1e-11)
+    out.loss.backward()
+    expected.backward()
+    gradient = nets_again["student"].weight.grad
+    assert_near(ours["student"].weight.grad, gradient, rtol=1e-10, atol=1e-12)
+
+
+@properties
+@given(schedules(), st.data())
+def test_a_perfect_level_conditioned_student_sits_on_the_teachers_chord(schedule, data):
+    """Linear coupling: the student's input is exactly on the teacher's DDIM chord, at its level.
+
+    A network that gives the teacher's x0 there predicts c_skip x + c_out x0 at every gamma.
+    """
+    divisors = [n for n in range(1, len(schedule) // 2 + 1) if len(schedule) % n == 0]
+    n = data.draw(st.sampled_from(divisors))
+    gamma = f64(data.draw(st.lists(st.floats(0, 1), min_size=3, max_size=3)))
+    index = torch.tensor(data.draw(st.lists(st.integers(0, n - 1), min_size=3, max_size=3)))
+    config = DistillConfig(subpaths=n, coupling="linear", conditioning="level",
+                           teacher_prediction_type="sample")  # fmt: skip
+    fixed = noise(3, 2, seed=5)
+    seen = []
+
+    def student(x, t, cond, gamma):
+        seen.append((x, t, gamma))
+        return fixed
+
+    out = SubPathDistiller(schedule, config).step(
+        noise(3, 2), SubPathSample(index=index, gamma=gamma, noise=noise(3, 2, seed=1)),
+        teacher=lambda x, t, c: fixed, student=student, target=lambda x, t, c, g: fixed,
+    )  # fmt: skip
+    x, t, told = seen[0]
+    assert told is None
+    here = schedule(t)
+    # The teacher's x0 and noise, put together at the level that the student is told.
+    expected = column(here.alpha, x) * out.teacher.x0 + column(here.sigma, x) * out.teacher.eps
+    assert_near(x, expected, rtol=1e-7, atol=1e-7)
+    assert_near(here.rho, gamma * out.level_t.rho + (1 - gamma) * out.level_s.rho, rtol=1e-8)
+    assert bool(((out.s <= t + 1e-6) & (t <= out.t + 1e-6)).all())
+    c_skip, c_out = boundary_scalings(t)
+    assert_near(out.prediction, column(c_skip, x) * x + column(c_out, x) * fixed, rtol=1e-9)
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_what_the_networks_are_told(conditioning):
+    distiller = distiller_for(conditioning=conditioning, coupling="linear")
+    x0, sample, ours, order = noise(5, 2), sample_for(5, 2), nets(), []
+    cond, uncond = noise(5, 1, seed=7), noise(5, 1, seed=8)
+    for name, net in ours.items():
+        net.register_forward_pre_hook(lambda module, args, name=name: order.append(name))
+    out = distiller.step(x0, sample, **ours, cond=cond, uncond=uncond)
+    assert order == ["teacher", "teacher", "target", "student"]  # the student last
+    for call, c in zip(ours["teacher"].calls, (cond, uncond), strict=True):
+        assert torch.equal(call[0], out.x_t)
+        assert torch.equal(call[1], out.t)
+        assert call[2] is c
+        assert call[3] is None
+    x, t, c, g = ours["target"].calls[0]
+    assert torch.equal(x, out.x_s)
+    assert c is cond
+    if conditioning == "gamma":
+        assert torch.equal(t, out.s)
+        assert torch.equal(g, torch.ones(5, dtype=torch.float64))
+    else:
+        assert t.dtype == torch.float64
+        assert t.tolist() == out.s.tolist()
+        assert g is None
+    x, t, c, g = ours["student"].calls[0]
+    assert c is cond
+    if conditioning == "gamma":
+        assert torch.equal(x, out.x_gamma)
+        assert torch.equal(t, out.t)
+        assert torch.equal(g, sample.gamma)
+    else:
+        assert_near(x, out.x_gamma / column(out.level_gamma.norm, x), rtol=1e-12)
+        assert_near(SD(t).rho, out.level_gamma.rho, rtol=1e-10)
+        assert g is None
+    # Without uncond the teacher is asked once.
+    ours["teacher"].calls.clear()
+    distiller.step(x0, sample, **ours, cond=cond)
+    assert len(ours["teacher"].calls) == 1
+
+
+def test_at_the_lowest_sub_path_the_target_is_x_s():
+    x0, ours = noise(4, 2), nets()
+    sample = sample_for(4, 2, index=torch.zeros(4, dtype=torch.long))
+    for conditioning in CONDITIONINGS:
+        out = distiller_for(conditioning=conditioning).step(x0, sample, **ours)
+        assert out.s.tolist() == [0, 0, 0, 0]
+        assert torch.equal(out.target, out.x_s)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 5, 10, 20])
+@pytest.mark.parametrize("guided", [False, True])
+def test_teacher_steps(steps, guided):
+    """M steps are M DDIM steps, k/M timesteps each, for every sub-path of every sample."""
+    x0, sample, ours = noise(7, 2), sample_for(7, 2), nets()
+    cond, uncond = (noise(7, 1, seed=7), noise(7, 1, seed=8)) if guided else (None, None)
+    out = distiller_for(teacher_steps=steps, guidance=3.0).step(
+        x0, sample, **ours, cond=cond, uncond=uncond
+    )
+    assert len(ours["teacher"].calls) == steps * (1 + guided)
+    teacher = TinyNet(1)
+    abar = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+    for b in range(7):
+        t = 20 * int(sample.index[b]) + 19
+        path = [max(t - m * (20 // steps), 0) for m in range(steps + 1)]
+        assert path[-1] == max(t - 20, 0) == out.s[b]
+        c = [None if v is None else v[b : b + 1] for v in (cond, uncond)]
+        x = math.sqrt(abar[t]) * x0[b : b + 1] + math.sqrt(1 - abar[t]) * sample.noise[b : b + 1]
+        for here, there in itertools.pairwise(path):
+            e = teacher(x, torch.tensor([here]), c[0]).detach()
+            if guided:
+                e = 4 * e - 3 * teacher(x, torch.tensor([here]), c[1]).detach()
+            clean = (x - math.sqrt(1 - abar[here]) * e) / math.sqrt(abar[here])
+            x = math.sqrt(abar[there]) * clean + math.sqrt(1 - abar[there]) * e
+            if here == t:
+                assert_near(out.teacher.eps[b : b + 1], e, rtol=1e-12, atol=1e-14)
+        assert_near(out.x_s[b : b + 1], x, rtol=1e-12, atol=1e-13)
+
+
+def test_more_teacher_steps_come_nearer_to_the_exact_path():
+    """For N(0, 1/4) the path is known: the error falls like 1/M."""
+
+    def teacher(x, t, cond):
+        here = SD(t)
+        return column(here.sigma / (here.alpha**2 / 4 + here.sigma**2), x) * x
+
+    errors = []
+    x0, sample = noise(40, 2), sample_for(40, 2, index=torch.arange(1, 41) % 10, subpaths=10)
+    for steps in (5, 10, 20):
+        distiller = distiller_for(subpaths=10, teacher_steps=steps)
+        out = distiller.step(x0, sample, teacher=teacher, student=TinyNet(2), target=TinyNet(3))
+        growth = ((0.25 + out.level_s.rho**2) / (0.25 + out.level_t.rho**2)).sqrt()
+        exact = column(out.level_s.alpha / out.level_t.alpha * growth, x0) * out.x_t
+        errors.append((out.x_s - exact).abs().max().item())
+    assert errors[0] / errors[1] == pytest.approx(2, rel=0.25)
+    assert errors[1] / errors[2] == pytest.approx(2, rel=0.25)
+
+
+# -------------------------------------------------------------------- gradients
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+@pytest.mark.parametrize("teacher_steps", [1, 4])
+@on_devices
+def test_the_gradient_reaches_the_student_alone(conditioning, teacher_steps, device):
+    dtype = torch.float32
+    schedule = NoiseSchedule.stable_diffusion().to(device)
+    config = DistillConfig(conditioning=conditioning, teacher_steps=teacher_steps)
+    distiller = SubPathDistiller(schedule, config)
+    x0 = noise(6, 2, dtype=dtype).to(device)
+    ours = {name: net.to(device) for name, net in nets(dtype).items()}
+    sample = distiller.draw(x0, torch.Generator(device).manual_seed(0))
+    cond = noise(6, 1, seed=7, dtype=dtype).to(device)
+    out = distiller.step(x0, sample, **ours, cond=cond, uncond=torch.zeros_like(cond))
+    needs_grad = {name for name, tensor in tensors_of(out).items() if tensor.requires_grad}
+    assert needs_grad == {"loss", "prediction"}
+    out.loss.backward()
+    assert ours["student"].weight.grad.abs().sum() > 0
+    assert ours["teacher"].weight.grad is None
+    assert ours["target"].weight.grad is None
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_one_network_in_all_three_parts(conditioning):
+    """As with switched adapters: the gradient is that of three separate copies."""
+    distiller = distiller_for(conditioning=conditioning, coupling="linear")
+    x0, sample = noise(6, 2), sample_for(6, 2)
+    one, copy = TinyNet(2), TinyNet(2)
+    distiller.step(x0, sample, teacher=one, student=one, target=one).loss.backward()
+    parts = {"teacher": TinyNet(2), "student": copy, "target": ema_copy(copy)}
+    distiller.step(x0, sample, **parts).loss.backward()
+    assert torch.equal(one.weight.grad, copy.weight.grad)
+
+
+def test_the_gradient_by_finite_differences():
+    distiller = distiller_for(conditioning="level", coupling="linear", loss="huber", huber_c=0.1)
+    x0, sample, ours = noise(6, 2), sample_for(6, 2), nets()
+    distiller.step(x0, sample, **ours).loss.backward()
+    student, h = ours["student"], 1e-6
+    for i in range(3):
+        with torch.no_grad():
+            student.weight[i] += h
+            up = distiller.step(x0, sample, **ours).loss
+            student.weight[i] -= 2 * h
+            down = distiller.step(x0, sample, **ours).loss
+            student.weight[i] += h
+        assert student.weight.grad[i].item() == pytest.approx(
+            ((up - down) / (2 * h)).item(), rel=1e-5
+        )
+
+
+# -------------------------------------------------------------------- shapes, precision, devices
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_rank_does_not_matter(conditioning, coupling):
+    distiller = distiller_for(conditioning=conditioning, coupling=coupling)
+    losses, predictions = [], []
+    for shape in [(6, 2), (6, 2, 1, 1), (6, 1, 2)]:
+        x0, sample = noise(6, 2).reshape(shape), sample_for(6, 2)
+        sample = dataclasses.replace(sample, noise=sample.noise.reshape(shape))
+        out = distiller.step(x0, sample, **nets())
+        assert out.prediction.shape == out.target.shape == out.x_gamma.shape == shape
+        assert out.level_gamma.sigma.shape == out.t.shape == (6,)
+        losses.append(out.loss)
+        predictions.append(out.prediction.reshape(6, 2))
+    for loss, prediction in zip(losses, predictions, strict=True):
+        assert torch.equal(loss, losses[0])
+        assert torch.equal(prediction, predictions[0])
+    # (B, 4, 8, 8): the loss is the mean over what 2-D columns of it give.
+    x0, sample = noise(6, 4, 8, 8), sample_for(6, 4, 8, 8)
+    whole = distiller.step(x0, sample, **nets()).loss
+    parts = []
+    for i in range(0, 256, 2):
+        part = dataclasses.replace(sample, noise=sample.noise.flatten(1)[:, i : i + 2])
+        parts.append(distiller.step(x0.flatten(1)[:, i : i + 2], part, **nets()).loss)
+    assert_near(whole, torch.stack(parts).mean(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_float32_algebra_whatever_the_networks_return(conditioning, dtype):
+    """Only the networks' rounding is left: outputs rounded in float32 give the same bits."""
+    distiller = distiller_for(torch.float32, conditioning=conditioning)
+    x0 = noise(6, 4, 8, 8, dtype=torch.float32)
+    sample = distiller.draw(x0, torch.Generator().manual_seed(0))
+    plain = nets(torch.float32)
+
+    def returning(convert):
+        return {name: lambda *args, net=net: convert(net(*args)) for name, net in plain.items()}
+
+    half = distiller.step(x0, sample, **returning(lambda x: x.to(dtype)))
+    rounded = distiller.step(x0, sample, **returning(lambda x: x.to(dtype).float()))
+    exact = distiller.step(x0, sample, **plain)
+    for name, tensor in tensors_of(half).items():
+        assert tensor.dtype == (torch.int64 if name in ("t", "s") else torch.float32), name
+        assert torch.equal(tensor, tensors_of(rounded)[name]), name
+    assert torch.equal(half.x_t, exact.x_t)
+    assert torch.equal(half.level_gamma.sigma, exact.level_gamma.sigma)
+    assert_near(half.loss, exact.loss, rtol=0.05)
+
+
+@on_devices
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_autocast_reaches_the_networks_alone(conditioning, device):
+    torch.manual_seed(0)
+    distiller = SubPathDistiller(
+        NoiseSchedule.stable_diffusion().to(device), DistillConfig(conditioning=conditioning)
+    )
+    linear = torch.nn.Linear(2, 2).to(device)
+    outputs = []
+
+    def network(x, t, cond=None, gamma=None):
+        outputs.append(linear(x))
+        return outputs[-1]
+
+    x0 = noise(64, 2, dtype=torch.float32).to(device)
+    sample = distiller.draw(x0, torch.Generator(device).manual_seed(0))
+    with torch.autocast(device, dtype=torch.bfloat16):
+        out = distiller.step(x0, sample, teacher=network, student=network, target=network)
+        assert all(tensor.dtype == torch.bfloat16 for tensor in outputs)
+    given = iter([tensor.detach() for tensor in outputs])
+
+    def replay(x, t, cond=None, gamma=None):
+        return next(given)
+
+    again = distiller.step(x0, sample, teacher=replay, student=replay, target=replay)
+    for name, tensor in tensors_of(out).items():
+        assert tensor.dtype in (torch.int64, torch.float32), name
+        assert torch.equal(tensor, tensors_of(again)[name]), name
+    out.loss.backward()
+    assert linear.weight.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_float64_on_request(conditioning):
+    distiller = distiller_for(conditioning=conditioning)
+    x0 = noise(6, 2)
+    sample = distiller.draw(x0, torch.Generator().manual_seed(0))
+    assert sample.gamma.dtype == sample.noise.dtype == torch.float64
+    out = distiller.step(x0, sample, **nets())
+    for name, tensor in tensors_of(out).items():
+        assert tensor.dtype == (torch.int64 if name in ("t", "s") else torch.float64), name
+    single = dataclasses.replace(sample, gamma=sample.gamma.float(), noise=sample.noise.float())
+    rough = distiller_for(torch.float32, conditioning=conditioning).step(
+        x0.float(), single, **nets(torch.float32)
+    )
+    assert_near(rough.loss, out.loss, rtol=1e-4)
+    assert abs(rough.loss.item() / out.loss.item() - 1) > 1e-12  # it is another computation
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("loss", ["l2", "huber"])
+def test_no_float64_in_float32_mode(conditioning, coupling, loss):
+    """What stands in for an Apple GPU here, which has no float64: not one operation makes one."""
+    distiller = distiller_for(
+        torch.float32, conditioning=conditioning, coupling=coupling, loss=loss, gammas="half_one",
+        teacher_steps=2, student_prediction_type="v_prediction",
+    )  # fmt: skip
+    x0, ours = noise(6, 2, dtype=torch.float32), nets(torch.float32)
+    cond = noise(6, 1, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    with NoFloat64():
+        sample = distiller.draw(x0, generator)
+        out = distiller.step(x0, sample, **ours, cond=cond, uncond=torch.zeros_like(cond))
+        out.loss.backward()
+
+
+def test_the_guard_against_float64_works():
+    with pytest.raises(AssertionError, match="float64"), NoFloat64():
+        torch.ones(2).double()
+
+
+@on_devices
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+@pytest.mark.parametrize("moved", ["before", "after"])
+def test_a_device_gives_the_cpus_numbers(device, conditioning, moved):
+    """Also when the schedule is moved after the distiller was made."""
+    config = DistillConfig(conditioning=conditioning, coupling="linear")
+    schedule = NoiseSchedule.stable_diffusion()
+    on_cpu = SubPathDistiller(NoiseSchedule.stable_diffusion(), config)
+    if moved == "before":
+        schedule.to(device)
+    there = SubPathDistiller(schedule, config)
+    schedule.to(device)
+    x0 = noise(8, 4, 8, 8, dtype=torch.float32)
+    sample = on_cpu.draw(x0, torch.Generator().manual_seed(0))
+    moved_sample = SubPathSample(
+        index=sample.index.to(device), gamma=sample.gamma.to(device), noise=sample.noise.to(device)
+    )
+    expected = on_cpu.step(x0, sample, **nets(torch.float32))
+    ours = {name: net.to(device) for name, net in nets(torch.float32).items()}
+    out = there.step(x0.to(device), moved_sample, **ours)
+    assert out.loss.device.type == device
+    assert_near(out.loss, expected.loss, rtol=1e-4)
+    assert_near(out.prediction, expected.prediction, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_inputs_are_not_modified(conditioning):
+    distiller = distiller_for(conditioning=conditioning, teacher_steps=2, coupling="linear")
+    x0, sample, ours = noise(6, 2), sample_for(6, 2), nets()
+    cond, uncond = noise(6, 1, seed=7), noise(6, 1, seed=8)
+    inputs = [x0, sample.index, sample.gamma, sample.noise, cond, uncond, distiller.schedule.alpha]
+    inputs += [distiller.schedule.sigma, distiller.grid.t, *(net.weight for net in ours.values())]
+    copies, versions = [x.detach().clone() for x in inputs], [x._version for x in inputs]
+    out = distiller.step(x0, sample, **ours, cond=cond, uncond=uncond)
+    # What a network was given is not written over later either.
+    assert torch.equal(ours["teacher"].calls[0][0], out.x_t)
+    out.loss.backward()
+    for x, copy, version in zip(inputs, copies, versions, strict=True):
+        assert torch.equal(x, copy)
+        assert x._version == version
+
+
+# -------------------------------------------------------------------- draws
+
+
+def test_draw_order():
+    """Index, then gamma, then noise, from one generator."""
+    x0 = noise(1000, 2, 3, dtype=torch.float32)
+    sample = distiller_for(torch.float32).draw(x0, torch.Generator().manual_seed(3))
+    g = torch.Generator().manual_seed(3)
+    assert torch.equal(sample.index, torch.randint(50, (1000,), generator=g))
+    assert torch.equal(sample.gamma, torch.rand(1000, generator=g))
+    assert torch.equal(sample.noise, torch.randn(1000, 2, 3, generator=g))
+
+
+def test_draw_order_with_half_at_one():
+    x0 = noise(1000, 2)
+    drawn = distiller_for(gammas="half_one").draw(x0, torch.Generator().manual_seed(3))
+    g = torch.Generator().manual_seed(3)
+    kind = {"generator": g, "dtype": torch.float64}
+    assert torch.equal(drawn.index, torch.randint(50, (1000,), generator=g))
+    uniform, coin = torch.rand(1000, **kind), torch.rand(1000, **kind)
+    assert torch.equal(drawn.gamma, torch.where(coin < 0.5, torch.ones_like(uniform), uniform))
+    assert torch.equal(drawn.noise, torch.randn(1000, 2, **kind))
+
+
+@on_devices
+@pytest.mark.parametrize("gammas", ["uniform", "half_one", "one"])
+def test_distribution_of_the_draws(gammas, device):
+    x0 = noise(20_000, 2, dtype=torch.float32).to(device)
+    schedule = NoiseSchedule.stable_diffusion().to(device)
+    distiller = SubPathDistiller(schedule, DistillConfig(gammas=gammas, subpaths=20))
+    sample = distiller.draw(x0, torch.Generator(device).manual_seed(0))
+    counts = sample.index.cpu().bincount(minlength=20)
+    assert len(counts) == 20
+    assert bool((counts - 1000).abs().max() < 5 * math.sqrt(1000))
+    gamma = sample.gamma.cpu()
+    at_one = (gamma == 1).float().mean().item()
+    assert at_one == pytest.approx({"uniform": 0, "half_one": 0.5, "one": 1}[gammas], abs=0.02)
+    rest = gamma[gamma < 1]
+    if gammas != "one":
+        assert rest.mean().item() == pytest.approx(0.5, abs=0.02)
+        assert rest.std().item() == pytest.approx(1 / math.sqrt(12), abs=0.02)
+        assert bool((rest >= 0).all())
+    assert abs(sample.noise.mean().item()) < 0.03
+    assert sample.noise.std().item() == pytest.approx(1, abs=0.02)
+    # Independent of one another.
+    columns = torch.stack(
+        [sample.index.cpu().float(), sample.noise[:, 0].cpu(), sample.noise[:, 1].cpu()]
+    )
+    if gammas != "one":
+        columns = torch.cat([columns, gamma[None]])
+    off = torch.corrcoef(columns) - torch.eye(len(columns))
+    assert off.abs().max() < 5 / math.sqrt(20_000)
+
+
+def test_draws_repeat_and_leave_the_global_generator_alone():
+    x0, distiller = noise(6, 2), distiller_for()
+    before = torch.get_rng_state()
+    first = distiller.draw(x0, torch.Generator().manual_seed(0))
+    distiller.step(x0, first, **nets())
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(17)  # what others draw does not matter
+    again = distiller.draw(x0, torch.Generator().manual_seed(0))
+    other = distiller.draw(x0, torch.Generator().manual_seed(1))
+    for name in ("index", "gamma", "noise"):
+        assert torch.equal(getattr(first, name), getattr(again, name))
+        assert not torch.equal(getattr(first, name), getattr(other, name))
+
+
+def test_step_draws_nothing():
+    x0, sample, distiller = noise(6, 2), sample_for(6, 2), distiller_for()
+    assert torch.equal(
+        distiller.step(x0, sample, **nets()).loss, distiller.step(x0, sample, **nets()).loss
+    )
+
+
+@pytest.mark.parametrize("name", ["teacher", "student", "target"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_network_that_diverges_is_the_training_loops_business(name, value):
+    """Inputs are checked, outputs of networks are not: the loss shows it."""
+    ours = nets()
+    ours[name] = lambda x, t, cond=None, gamma=None: torch.full_like(x, value)
+    out = distiller_for().step(noise(6, 2), sample_for(6, 2), **ours)
+    assert not math.isfinite(out.loss.item())
+
+
+# -------------------------------------------------------------------- the config
+
+
+def test_config():
+    config = DistillConfig()
+    assert (config.subpaths, config.guidance, config.coupling) == (50, 8.0, "markov")
+    assert (config.conditioning, config.loss, config.huber_c) == ("gamma", "l2", 1e-3)
+    assert config.output_type == "epsilon"
+    other = config.replace(student_prediction_type="v_prediction", subpaths=25)
+    assert other.output_type == "v_prediction"
+    assert other.subpaths == 25
+    assert config.subpaths == 50
+    assert DistillConfig(**dataclasses.asdict(other)) == other
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.subpaths = 3
+    assert SubPathDistiller(SD).config == config
+    assert len(SubPathDistiller(SD, other).grid) == 25
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"subpaths": 0}, r"subpaths is 0; allowed: an integer >= 1"),
+        ({"subpaths": 50.0}, r"subpaths is 50\.0; allowed: an integer >= 1"),
+        ({"teacher_steps": 0}, r"teacher_steps is 0; allowed: an integer >= 1"),
+        ({"coupling": "vp"}, r"coupling is 'vp'; allowed: 'markov', 'linear'"),
+        ({"conditioning": "snr"}, r"conditioning is 'snr'; allowed: 'gamma', 'level'"),
+        ({"gammas": "zero"}, r"gammas is 'zero'; allowed: 'uniform', 'half_one', 'one'"),
+        ({"loss": "l1"}, r"loss is 'l1'; allowed: 'l2', 'huber'"),
+        (
+            {"teacher_prediction_type": "v"},
+            r"is 'v'; allowed: 'epsilon', 'sample', 'v_prediction'",
+        ),
+        ({"student_prediction_type": "x0"}, r"is 'x0'; allowed: None, 'epsilon', 'sample'"),
+        ({"guidance": -1.0}, r"guidance is -1\.0; allowed: a finite number >= 0"),
+        ({"guidance": math.nan}, r"guidance is nan; allowed: a finite number >= 0"),
+        ({"huber_c": 0.0}, r"huber_c is 0\.0; allowed: a finite number > 0"),
+        ({"sigma_data": math.inf}, r"sigma_data is inf; allowed: a finite number > 0"),
+        ({"timestep_scaling": -10}, r"timestep_scaling is -10; allowed: a finite number > 0"),
+    ],
+)
+def test_wrong_config(change, message):
+    with pytest.raises(ValueError, match=message):
+        DistillConfig(**change)
+    with pytest.raises(ValueError, match=message):
+        DistillConfig().replace(**change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"subpaths": 30},
+            r"sub-paths is 30, which does not divide the 1000 timesteps; allowed: 1, 2",
+        ),
+        ({"subpaths": 2000}, r"sub-paths is 2000; allowed: an integer from 1 to 1000"),
+        (
+            {"subpaths": 1000},
+            r"subpaths is 1000 for 1000 timesteps; allowed: at most half as many",
+        ),
+        (
+            {"teacher_steps": 3},
+            r"is 3, which does not .* 20 timesteps; allowed: 1, 2, 4, 5, 10, 20",
+        ),
+        ({"teacher_steps": 40}, r"is 40, which does not divide .* allowed: 1, 2, 4, 5, 10, 20"),
+    ],
+)
+def test_config_that_does_not_fit_the_schedule(change, message):
+    with pytest.raises(ValueError, match=message):
+        SubPathDistiller(SD, DistillConfig(**change))
+
+
+# -------------------------------------------------------------------- wrong input
+
+
+X0, GOOD = noise(4, 2), sample_for(4, 2)
+META = torch.device("meta")
+
+
+def change(**fields):
+    return dataclasses.replace(GOOD, **fields)
+
+
+@pytest.mark.parametrize(
+    ("x0", "sample", "message"),
+    [
+        (X0.float(), GOOD, r"x0 is torch\.float32 on cpu; allowed: the schedule's torch\.float64"),
+        (X0.to(META), GOOD, r"x0 is torch\.float64 on meta; allowed: .* on cpu"),
+        (X0[:, 0], change(noise=GOOD.noise[:, 0]), r"x0 has shape \(4,\); allowed: .*rank 2"),
+        (X0 * math.nan, GOOD, r"x0 holds 8 NaN or Inf of 8 values; allowed: finite"),
+        (X0, change(noise=GOOD.noise / 0), r"noise holds 8 NaN or Inf of 8 values; allowed"),
+        (X0, change(noise=GOOD.noise[:3]), r"noise has shape \(3, 2\); allowed: .*\(4, 2\)"),
+        (
+            X0,
+            change(noise=GOOD.noise.float()),
+            r"noise has dtype torch\.float32; allowed: .*float64",
+        ),
+        (X0, change(noise=GOOD.noise.to(META)), r"noise has device meta; allowed: .*cpu"),
+        (X0, change(index=torch.tensor([0, 1, 2, 50])), r"index is 50; allowed: 0 <= index <= 49"),
+        (X0, change(index=torch.tensor([0, -1, 2, 3])), r"index is -1; allowed: 0 <= index <= 49"),
+        (X0, change(index=GOOD.index[:3]), r"index has shape \(3,\); allowed: \(B,\) = \(4,\)"),
+        (
+            X0,
+            change(index=GOOD.index.double()),
+            r"index has dtype torch\.float64; allowed: an int",
+        ),
+        (X0, change(index=GOOD.index > 0), r"index has dtype torch\.bool; allowed: an integer"),
+        (X0, change(index=GOOD.index.to(META)), r"index is on meta; allowed: x0's cpu"),
+        (X0, change(gamma=GOOD.gamma + 0.5), r"gamma is 1\.16667; allowed: 0 <= gamma <= 1"),
+        (X0, change(gamma=GOOD.gamma - 0.5), r"gamma is -0\.5; allowed: 0 <= gamma <= 1"),
+        (X0, change(gamma=GOOD.gamma * math.nan), r"gamma is nan; allowed: 0 <= gamma <= 1"),
+        (
+            X0,
+            change(gamma=GOOD.gamma[:, None]),
+            r"gamma has shape \(4, 1\); allowed: \(B,\) = \(4,\)",
+        ),
+        (
+            X0,
+            change(gamma=GOOD.gamma.float()),
+            r"gamma has dtype torch\.float32; allowed: .*float64",
+        ),
+        (X0, change(gamma=GOOD.gamma.to(META)), r"gamma is on meta; allowed: x0's cpu"),
+    ],
+)
+def test_wrong_input(x0, sample, message):
+    """Refused before any network is called."""
+    ours = nets()
+    with pytest.raises(ValueError, match=message):
+        distiller_for().step(x0, sample, **ours)
+    assert [net.calls for net in ours.values()] == [[], [], []]
+
+
+@pytest.mark.parametrize("name", ["teacher", "student", "target"])
+def test_a_network_of_the_wrong_shape(name):
+    ours = nets()
+    ours[name] = lambda x, t, cond=None, gamma=None: x[:, :1]
+    with pytest.raises(
+        ValueError, match=r"output has shape \(4, 1\); allowed: its input's, \(4, 2\)"
+    ):
+        distiller_for().step(X0, GOOD, **ours)
+
+
+def test_draw_refuses_a_generator_of_another_device():
+    with pytest.raises(ValueError, match=r"the generator is on cpu but x0 is on meta; allowed"):
+        distiller_for().draw(X0.to(META), torch.Generator())
+
+
+# -------------------------------------------------------------------- the step's own parts
+
+
+@pytest.mark.parametrize("loss", ["l2", "huber"])
+def test_a_step_is_its_public_parts(loss):
+    """The functions that lessons call one by one give the step's record."""
+    distiller = distiller_for(loss=loss, coupling="linear", student_prediction_type="v_prediction")
+    x0, sample, ours = noise(6, 2), sample_for(6, 2), nets()
+    out = distiller.step(x0, sample, **ours)
+    level_t, level_s = SD(out.t), SD(out.s)
+    prediction = to_prediction(ours["teacher"](out.x_t, out.t, None), out.x_t, level_t)
+    assert_near(ddim_step(prediction, level_s), out.x_s, rtol=1e-14)
+    x = interpolate(out.x_t, out.x_s, level_t, level_s, sample.gamma)
+    assert torch.equal(x, out.x_gamma)
+    here = sub_level(level_t, level_s, sample.gamma, "linear")
+    assert torch.equal(here.sigma, out.level_gamma.sigma)
+    expected = (mse if loss == "l2" else pseudo_huber)(out.prediction, out.target)
+    assert torch.equal(expected, out.loss)
+
+
+def test_smooth_denoiser_as_all_three_networks():
+    """A teacher that is nearly exact leaves a small loss for a student that equals it."""
+    net = SmoothDenoiser("v_prediction")
+    distiller = distiller_for(
+        teacher_prediction_type="v_prediction", conditioning="level", coupling="linear"
+    )
+    x0 = 0.5 * noise(200, 2)
+    sample = distiller.draw(x0, torch.Generator().manual_seed(0))
+    out = distiller.step(x0, sample, teacher=net, student=net, target=net)
+    assert out.loss < 1e-2

@@ -1,0 +1,64 @@
+"""The sinusoidal embedding that tells the official student gamma."""
+
+import math
+
+import pytest
+import torch
+from diffusers.models.embeddings import get_timestep_embedding
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slam_edu import gamma_embedding, guidance_scale_embedding
+from tests.helpers import assert_near, f64, gammas, on_devices, properties
+
+
+@pytest.mark.parametrize("dim", [4, 7, 8, 256])
+def test_embedding_is_diffusers_timestep_embedding(dim):
+    w = torch.tensor([0.0, 0.001, 0.5, 1.0])
+    theirs = get_timestep_embedding(1000 * w, dim, downscale_freq_shift=1)
+    assert_near(guidance_scale_embedding(w, dim), theirs, rtol=0, atol=2e-4)
+
+
+@properties
+@given(st.floats(0, 20), st.integers(4, 64))
+def test_embedding_column_by_column(w, dim):
+    e = guidance_scale_embedding(f64([w]), dim)[0]
+    half = dim // 2
+    assert e.shape == (dim,)
+    for j in range(half):
+        angle = 1000 * w * 10000 ** (-j / (half - 1))
+        assert e[j].item() == pytest.approx(math.sin(angle), abs=1e-9)
+        assert e[half + j].item() == pytest.approx(math.cos(angle), abs=1e-9)
+    assert dim % 2 == 0 or e[-1] == 0
+
+
+@properties
+@given(gammas)
+def test_gamma_embedding(gamma):
+    e = gamma_embedding(f64([gamma]))
+    assert e.shape == (1, 256)
+    assert_near(e, guidance_scale_embedding(f64([10 - 10 * gamma])), rtol=0, atol=1e-12)
+
+
+@on_devices
+def test_gamma_one_is_all_sines_zero_and_all_cosines_one(device):
+    e = gamma_embedding(torch.ones(3, device=device), 64)
+    assert e.dtype == torch.float32
+    assert e.device.type == device
+    assert_near(e, torch.cat([torch.zeros(3, 32), torch.ones(3, 32)], dim=1), rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: gamma_embedding(f64([1.5])), r"gamma is 1\.5; allowed: 0 <= gamma <= 1"),
+        (lambda: gamma_embedding(f64([math.nan])), r"gamma is nan; allowed: 0 <= gamma <= 1"),
+        (lambda: gamma_embedding(f64([[0.5]])), r"w has shape \(1, 1\), torch.float64; allowed"),
+        (lambda: guidance_scale_embedding(torch.tensor([1])), r"torch.int64; allowed: floating"),
+        (lambda: guidance_scale_embedding(f64([1.0]), 3), r"dim is 3; allowed: an integer >= 4"),
+        (lambda: guidance_scale_embedding(f64([1.0]), 8.0), r"dim is 8\.0; allowed: an integer"),
+    ],
+)
+def test_wrong_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,212 @@
+"""Noising, the three forms of a prediction, and guidance."""
+
+import math
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slam_edu import (
+    Level,
+    NoiseSchedule,
+    Prediction,
+    add_noise,
+    guided_prediction,
+    network_predictor,
+    to_output,
+    to_prediction,
+)
+from tests.helpers import (
+    KINDS,
+    SD,
+    SmoothDenoiser,
+    assert_near,
+    column,
+    f64,
+    level,
+    max_error,
+    noise,
+    of_order_one,
+    properties,
+)
+
+T = torch.tensor([0, 1, 19, 259, 499, 999])
+
+
+@pytest.mark.parametrize("shape", [(6, 2), (6, 2, 1, 1), (6, 4, 8, 8)])
+def test_add_noise_is_diffusers(shape):
+    scheduler = DDIMScheduler(**SD)
+    x0, eps = of_order_one(*shape), of_order_one(*shape, seed=1)
+    exact = NoiseSchedule.from_scheduler(scheduler, torch.float64)
+    single = NoiseSchedule.from_scheduler(scheduler)
+    assert (
+        max_error(
+            add_noise(x0.float(), eps.float(), single(T)),
+            scheduler.add_noise(x0.float(), eps.float(), T),
+        )
+        <= 1e-6
+    )
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    expected = scheduler.add_noise(x0, eps, T)
+    assert_near(add_noise(x0, eps, exact(T)), expected, rtol=1e-13, atol=1e-14)
+    one = add_noise(x0, eps, exact(499))  # one level for the whole batch
+    assert_near(one, exact.alpha[499] * x0 + exact.sigma[499] * eps, rtol=1e-14)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_predictions_are_diffusers(kind):
+    """diffusers' DDIM step shows its x0; its noise shows in the step to another level."""
+    scheduler = DDIMScheduler(**SD, prediction_type=kind, clip_sample=False)
+    scheduler.alphas_cumprod = scheduler.alphas_cumprod.double()
+    scheduler.set_timesteps(50)
+    schedule = NoiseSchedule.from_scheduler(scheduler, torch.float64)
+    x, output = noise(6, 4, 2), noise(6, 4, 2, seed=1)
+    ours = to_prediction(output, x, schedule(T), kind)
+    for i, t in enumerate(T.tolist()):
+        theirs = scheduler.step(output[i], t, x[i], return_dict=True)
+        assert_near(ours.x0[i], theirs.pred_original_sample, rtol=1e-12, atol=1e-12)
+        previous = schedule(max(t - 20, 0)) if t >= 20 else Level(f64(1.0), f64(0.0))
+        expected = theirs.prev_sample - previous.alpha * theirs.pred_original_sample
+        assert_near(previous.sigma * ours.eps[i], expected, rtol=1e-11, atol=1e-11)
+
+
+@properties
+@given(
+    st.sampled_from(KINDS),
+    st.sampled_from(KINDS),
+    st.floats(0.05, 2.0),
+    st.floats(0.05, 2.0),
+    st.integers(0, 5),
+)
+def test_forms_are_converted_at_any_level(kind, other, alpha, sigma, seed):
+    """There and back, and through another form, also where alpha^2 + sigma^2 is not 1."""
+    x, output = noise(3, 2, 2, seed=seed), noise(3, 2, 2, seed=seed + 10)
+    here = Level(f64([alpha, 1.0, alpha]), f64([sigma, sigma, 1.0]))
+    first = to_prediction(output, x, here, kind)
+    a, s = column(here.alpha, x), column(here.sigma, x)
+    assert_near(a * first.x0 + s * first.eps, x, rtol=1e-12, atol=1e-12)
+    assert_near(to_output(first, here, kind), output, rtol=1e-12, atol=1e-12)
+    second = to_prediction(to_output(first, here, other), x, here, other)
+    assert_near(second.x0, first.x0, rtol=1e-9, atol=1e-9)
+    assert_near(second.eps, first.eps, rtol=1e-9, atol=1e-9)
+
+
+def test_v_is_alpha_eps_minus_sigma_x0():
+    prediction = Prediction(x0=f64([[3.0, -1.0]]), eps=f64([[0.5, 2.0]]))
+    v = to_output(prediction, level(0.6, 0.8), "v_prediction")
+    assert_near(v, [[0.6 * 0.5 - 0.8 * 3.0, 0.6 * 2.0 + 0.8 * 1.0]])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("kind", KINDS)
+def test_algebra_is_in_the_samples_dtype(kind, dtype):
+    schedule = NoiseSchedule.stable_diffusion()
+    x = noise(6, 2, dtype=torch.float32)
+    output = noise(6, 2, seed=1).to(dtype)
+    here = to_prediction(output, x, schedule(T), kind)
+    after = to_prediction(output.float(), x, schedule(T), kind)
+    for name in ("x0", "eps"):
+        assert getattr(here, name).dtype == torch.float32
+        assert torch.equal(getattr(here, name), getattr(after, name))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_guidance_is_the_pipelines(kind):
+    """Predictions are combined here, raw outputs in diffusers: all three forms are linear."""
+    schedule = NoiseSchedule.stable_diffusion(torch.float64)
+    x, out_c, out_u = noise(6, 2), noise(6, 2, seed=1), noise(6, 2, seed=2)
+    scale, here = 9.0, schedule(T)
+    expected = to_prediction(out_u + scale * (out_c - out_u), x, here, kind)
+    ours = guided_prediction(
+        to_prediction(out_c, x, here, kind), to_prediction(out_u, x, here, kind), scale - 1
+    )
+    assert_near(ours.x0, expected.x0, rtol=1e-10, atol=1e-10)
+    assert_near(ours.eps, expected.eps, rtol=1e-10, atol=1e-10)
+
+
+def test_network_predictor_calls_the_network_at_the_levels_timestep():
+    schedule = NoiseSchedule.stable_diffusion(torch.float64)
+    network = SmoothDenoiser("v_prediction")
+    x, cond, uncond = noise(3, 2), f64(0.3), f64(-0.1)
+    predict = network_predictor(
+        network, schedule, prediction_type="v_prediction", cond=cond, uncond=uncond, guidance=2.0
+    )
+    ours = predict(x, schedule(f64(123.25)))
+    for call, expected in zip(network.calls, (cond, uncond), strict=True):
+        assert torch.equal(call[0], x)
+        assert_near(call[1], [123.25] * 3, rtol=1e-12)
+        assert call[2] is expected
+    v = [network(x, f64(123.25), c) for c in (cond, uncond)]
+    here = schedule(f64(123.25))
+    guided = 3 * v[0] - 2 * v[1]
+    assert_near(ours.x0, here.alpha * x - here.sigma * guided, rtol=1e-10, atol=1e-12)
+    # No guidance without uncond, whatever the number.
+    network.calls.clear()
+    predict = network_predictor(network, schedule, prediction_type="v_prediction", guidance=2.0)
+    predict(x, schedule(7))
+    assert len(network.calls) == 1
+    assert network.calls[0][2] is None
+
+
+# -------------------------------------------------------------------- wrong input
+
+X = torch.zeros(2, 3)
+ONE = level(0.8, 0.6, torch.float32)
+PAIR = Prediction(X, X)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: add_noise(torch.zeros(3), torch.zeros(3), ONE),
+            r"x0 has shape \(3,\); allowed.*rank",
+        ),
+        (lambda: add_noise(torch.zeros(2, 3).int(), X, ONE), r"x0 has dtype torch.int32; allowed"),
+        (lambda: add_noise(X * math.nan, X, ONE), r"x0 holds 6 NaN or Inf of 6 values"),
+        (
+            lambda: add_noise(X, X + math.inf, ONE),
+            r"noise holds 6 NaN or Inf of 6 values; allowed",
+        ),
+        (
+            lambda: add_noise(X, torch.zeros(2, 2), ONE),
+            r"noise has shape \(2, 2\); allowed.*\(2, 3\)",
+        ),
+        (
+            lambda: add_noise(X, X.double(), ONE),
+            r"noise has dtype torch.float64; allowed.*float32",
+        ),
+        (lambda: add_noise(X, X.to("meta"), ONE), r"noise has device meta; allowed.*cpu"),
+        (lambda: add_noise(X, X, level(0.8, 0.6)), r"alpha has dtype torch.float64 but .*float32"),
+        (
+            lambda: add_noise(X, X, Level(ONE.alpha.to("meta"), ONE.sigma.to("meta"))),
+            r"alpha is on meta but the samples are on cpu",
+        ),
+        (
+            lambda: add_noise(X, X, Level(torch.ones(3), torch.ones(3))),
+            r"alpha has 3 values, the samples have shape \(2, 3\); allowed: one value per sample",
+        ),
+        (
+            lambda: add_noise(X, X, Level(torch.ones(2, 1), torch.ones(2, 1))),
+            r"alpha has shape \(2, 1\); allowed: \(\) or \(B,\)",
+        ),
+        (
+            lambda: to_prediction(X, X, ONE, "v"),
+            r"prediction_type is 'v'; allowed: 'epsilon', 'sample'",
+        ),
+        (lambda: to_prediction(X[:, :2], X, ONE), r"output has shape \(2, 2\); allowed.*\(2, 3\)"),
+        (lambda: to_output(PAIR, ONE, "x0"), r"prediction_type is 'x0'; allowed"),
+        (lambda: guided_prediction(PAIR, PAIR, -1.0), r"guidance is -1; allowed: 0 <= guidance"),
+        (lambda: guided_prediction(PAIR, PAIR, math.nan), r"guidance is nan; allowed"),
+        (lambda: guided_prediction(PAIR, PAIR, math.inf), r"guidance is inf; allowed"),
+        (
+            lambda: network_predictor(None, None, prediction_type="flow"),
+            r"prediction_type is 'flow'; allowed",
+        ),
+    ],
+)
+def test_wrong_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

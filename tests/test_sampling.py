@@ -1,0 +1,556 @@
+"""Samplers against diffusers' schedulers, step for step.
+
+In float32 the samples agree to 1e-6 in absolute value, with inputs and data of order one (on the
+way, where values are larger, to 2e-6). A formula that is a little wrong could hide in that, so each
+comparison is made in float64 as well, with diffusers' schedulers brought to float64 (their tables,
+and DPM-Solver's own rounding of samples): there the two agree to 1e-12.
+"""
+
+import math
+from unittest import mock
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
+from diffusers.schedulers import scheduling_dpmsolver_multistep
+
+from slam_edu import (
+    DistillConfig,
+    NoiseSchedule,
+    consistency_timesteps,
+    gamma_embedding,
+    last,
+    sample_consistency,
+    sample_ddim,
+    sample_dpmpp_2m,
+    sample_pf_ode,
+    spaced_timesteps,
+)
+from slam_edu.solver import METHODS
+from tests.helpers import (
+    KINDS,
+    SD,
+    STEPS,
+    NoFloat64,
+    SmoothDenoiser,
+    assert_near,
+    f64,
+    max_error,
+    noise,
+    of_order_one,
+    on_devices,
+)
+
+F32, F64 = torch.float32, torch.float64
+both = pytest.mark.parametrize("dtype", [F32, F64], ids=["float32", "float64"])
+SHAPE = (4, 4, 4, 4)
+
+# diffusers' DPM-Solver hands torch tensors to numpy in a way that numpy 2 warns of.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def ddim(kind: str, spacing: str = "trailing") -> DDIMScheduler:
+    offset = 1 if spacing == "leading" else 0
+    return DDIMScheduler(
+        **SD,
+        prediction_type=kind,
+        clip_sample=False,
+        timestep_spacing=spacing,
+        steps_offset=offset,
+    )
+
+
+def dpm(kind: str, order: int = 2) -> DPMSolverMultistepScheduler:
+    return DPMSolverMultistepScheduler(
+        **SD,
+        prediction_type=kind,
+        algorithm_type="dpmsolver++",
+        solver_order=order,
+        solver_type="midpoint",
+        final_sigmas_type="zero",
+        timestep_spacing="trailing",
+    )
+
+
+def prepare(scheduler, dtype, **timesteps) -> NoiseSchedule:
+    """Set the timesteps; in float64, replace diffusers' float32 tables too. Returns our schedule."""
+    abar = scheduler.alphas_cumprod
+    scheduler.set_timesteps(**timesteps)
+    if dtype == F64:
+        abar = scheduler.alphas_cumprod = abar.double()
+        if isinstance(scheduler, DPMSolverMultistepScheduler):
+            sigmas = ((1 - abar) / abar).sqrt()[scheduler.timesteps]
+            scheduler.sigmas = torch.cat([sigmas, f64([0.0])])
+    return NoiseSchedule.from_scheduler(scheduler, dtype)
+
+
+class TorchWithoutFloat32:
+    """``torch``, but for the ``sample.to(torch.float32)`` in DPM-Solver's step."""
+
+    float32 = torch.float64
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(torch, name)
+
+
+def diffusers_sample(scheduler, network, x, guided=None, **options):
+    """The loop of a pipeline: network, guidance on its raw outputs, scheduler."""
+    if x.dtype == F64 and not isinstance(
+        scheduling_dpmsolver_multistep.torch, TorchWithoutFloat32
+    ):
+        with mock.patch.object(scheduling_dpmsolver_multistep, "torch", TorchWithoutFloat32()):
+            return diffusers_sample(scheduler, network, x, guided, **options)
+    states = [x]
+    for t in scheduler.timesteps.tolist():
+        output = network(x, t)
+        if guided is not None:
+            cond, uncond, scale = guided
+            output_u = network(x, t, uncond)
+            output = output_u + scale * (network(x, t, cond) - output_u)
+        x = scheduler.step(output, t, x, **options).prev_sample
+        states.append(x)
+    return states
+
+
+def assert_same_path(ours, theirs) -> None:
+    """Every state, and the finished sample more strictly."""
+    ours = [state.x for state in ours]
+    assert {x.dtype for x in ours} == {ours[0].dtype}
+    errors = [max_error(x, y) for x, y in zip(ours, theirs, strict=True)]
+    assert max(errors) <= (1e-12 if ours[0].dtype == F64 else 2e-6)
+    assert errors[-1] <= (1e-12 if ours[0].dtype == F64 else 1e-6)
+
+
+# -------------------------------------------------------------------- timesteps
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
+def test_spaced_timesteps_are_diffusers(spacing):
+    schedule = NoiseSchedule.stable_diffusion()
+    offset = 1 if spacing == "leading" else 0
+    scheduler = ddim("epsilon", spacing)
+    for steps in (*range(1, 51), 99, 333, 500, 999 if offset else 1000):
+        scheduler.set_timesteps(steps)
+        ours = spaced_timesteps(steps, schedule, spacing, steps_offset=offset)
+        assert ours.tolist() == scheduler.timesteps.tolist()
+        assert ours.dtype == torch.int64
+
+
+@pytest.mark.parametrize("subpaths", [10, 20, 25, 50, 100])
+def test_consistency_timesteps_are_diffusers(subpaths):
+    schedule, scheduler = NoiseSchedule.stable_diffusion(), LCMScheduler(**SD)
+    for steps in range(1, min(subpaths, 50) + 1):
+        scheduler.set_timesteps(steps, original_inference_steps=subpaths)
+        ours = consistency_timesteps(steps, schedule, subpaths)
+        assert ours.tolist() == scheduler.timesteps.tolist()
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        (1, [999]),
+        (2, [999, 499]),
+        (4, [999, 759, 499, 259]),
+        (8, [999, 879, 759, 639, 499, 379, 259, 139]),
+    ],
+)
+def test_consistency_timesteps_of_the_method(steps, expected):
+    assert consistency_timesteps(steps, NoiseSchedule.stable_diffusion()).tolist() == expected
+
+
+# -------------------------------------------------------------------- DDIM
+
+
+@both
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("spacing", ["trailing", "leading"])
+@pytest.mark.parametrize("steps", STEPS)
+def test_ddim_is_diffusers(steps, spacing, kind, dtype):
+    scheduler, network = ddim(kind, spacing), SmoothDenoiser(kind)
+    schedule = prepare(scheduler, dtype, num_inference_steps=steps)
+    x = of_order_one(*SHAPE, dtype=dtype)
+    theirs = diffusers_sample(scheduler, network, x)
+    ours = list(
+        sample_ddim(
+            network, x, schedule, steps, prediction_type=kind, spacing=spacing,
+            steps_offset=int(spacing == "leading"),
+        )
+    )  # fmt: skip
+    assert len(ours) == steps + 1
+    assert_same_path(ours, theirs)
+
+
+@both
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("spacing", "steps"), [("linspace", n) for n in STEPS] + [("trailing", 7)]
+)
+def test_ddim_walks_through_its_own_timesteps(spacing, steps, kind, dtype):
+    """Where diffusers' DDIM does not: it steps to ``t - T // n``, whatever the next timestep is.
+
+    The two are the same for "leading", and for "trailing" when n divides T. Otherwise the oracle
+    is diffusers' DPM-Solver++ of order 1, which is DDIM along a given list of timesteps.
+    """
+    timesteps = spaced_timesteps(steps, NoiseSchedule.stable_diffusion(), spacing).tolist()
+    scheduler, network = dpm(kind, order=1), SmoothDenoiser(kind)
+    schedule = prepare(scheduler, dtype, timesteps=timesteps)
+    x = of_order_one(*SHAPE, dtype=dtype)
+    theirs = diffusers_sample(scheduler, network, x)
+    ours = sample_ddim(network, x, schedule, steps, prediction_type=kind, spacing=spacing)
+    assert_same_path(ours, theirs)
+
+
+def test_where_diffusers_ddim_leaves_its_own_timesteps():
+    """From 999 it steps to 749, and then asks the network about 666: a difference one can see."""
+    scheduler, network = ddim("epsilon", "linspace"), SmoothDenoiser()
+    schedule = prepare(scheduler, F64, num_inference_steps=4)
+    assert scheduler.timesteps.tolist() == [999, 666, 333, 0]
+    x = of_order_one(*SHAPE)
+    theirs = diffusers_sample(scheduler, network, x)[-1]
+    ours = last(sample_ddim(network, x, schedule, 4, spacing="linspace"))
+    assert max_error(ours, theirs) > 0.05
+
+
+# -------------------------------------------------------------------- DPM-Solver++
+
+
+@both
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("steps", STEPS)
+def test_dpmpp_2m_is_diffusers(steps, kind, dtype):
+    scheduler, network = dpm(kind), SmoothDenoiser(kind)
+    schedule = prepare(scheduler, dtype, num_inference_steps=steps)
+    x = of_order_one(*SHAPE, dtype=dtype)
+    theirs = diffusers_sample(scheduler, network, x)
+    ours = list(sample_dpmpp_2m(network, x, schedule, steps, prediction_type=kind))
+    assert_same_path(ours, theirs)
+
+
+# -------------------------------------------------------------------- guidance
+
+
+@both
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("method", ["ddim", "dpmpp_2m"])
+def test_guided_sampling_is_the_pipelines(method, kind, dtype):
+    """guidance_scale 3 is w = 2; predictions are combined here, raw outputs there."""
+    network = SmoothDenoiser(kind)
+    x = of_order_one(*SHAPE, dtype=dtype)
+    cond, uncond = 0.05 * x.new_ones(()), -0.05 * x.new_ones(())
+    for steps in (4, 20):
+        scheduler = (ddim if method == "ddim" else dpm)(kind)
+        schedule = prepare(scheduler, dtype, num_inference_steps=steps)
+        theirs = diffusers_sample(scheduler, network, x, (cond, uncond, 3.0))
+        options = {"method": method, "prediction_type": kind, "cond": cond}
+        ours = list(
+            sample_pf_ode(network, x, schedule, steps, uncond=uncond, guidance=2.0, **options)
+        )
+        assert_same_path(ours, theirs)
+        unguided = last(sample_pf_ode(network, x, schedule, steps, **options))
+        assert max_error(ours[-1].x, unguided) > 1e-3
+
+
+# -------------------------------------------------------------------- consistency sampling
+
+
+@both
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("steps", STEPS)
+def test_consistency_sampling_is_diffusers_lcm(steps, kind, dtype):
+    scheduler, network = LCMScheduler(**SD, prediction_type=kind), SmoothDenoiser(kind)
+    schedule = prepare(scheduler, dtype, num_inference_steps=steps, original_inference_steps=50)
+    x = of_order_one(*SHAPE, dtype=dtype)
+    theirs = diffusers_sample(scheduler, network, x, generator=torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(5)
+    ours = list(
+        sample_consistency(network, x, schedule, steps, generator=generator, prediction_type=kind)
+    )
+    assert len(ours) == steps + 1
+    assert_same_path(ours, theirs)
+
+
+@pytest.mark.parametrize("subpaths", [10, 25, 100])
+def test_consistency_sampling_on_another_grid(subpaths):
+    scheduler, network = LCMScheduler(**SD, timestep_scaling=0.01), SmoothDenoiser()
+    schedule = prepare(scheduler, F64, num_inference_steps=4, original_inference_steps=subpaths)
+    x = of_order_one(*SHAPE)
+    theirs = diffusers_sample(scheduler, network, x, generator=torch.Generator().manual_seed(5))
+    generator = torch.Generator().manual_seed(5)
+    ours = sample_consistency(
+        network, x, schedule, 4, generator=generator, subpaths=subpaths, timestep_scaling=0.01
+    )
+    assert max_error(last(ours), theirs[-1]) <= 1e-12
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8])
+def test_level_conditioned_consistency_sampling(steps):
+    """At gamma = 1 both conditionings ask the same question; only the form differs."""
+    schedule, x = NoiseSchedule.stable_diffusion(F64), of_order_one(*SHAPE)
+    cond = f64(0.2)
+    results = {}
+    for conditioning in ("gamma", "level"):
+        network = SmoothDenoiser("v_prediction")
+        results[conditioning] = last(
+            sample_consistency(
+                network, x, schedule, steps, generator=torch.Generator().manual_seed(5),
+                conditioning=conditioning, prediction_type="v_prediction", cond=cond,
+            )
+        )  # fmt: skip
+        expected = consistency_timesteps(steps, schedule).tolist()
+        assert [call[1].tolist() for call in network.calls] == [[t] * 4 for t in expected]
+        for _, t, c, gamma in network.calls:
+            assert c is cond
+            if conditioning == "gamma":
+                assert t.dtype == torch.int64
+                assert torch.equal(gamma, torch.ones(4, dtype=F64))
+                assert gamma_embedding(gamma).shape == (4, 256)
+            else:
+                assert t.dtype == F64
+                assert gamma is None
+    assert torch.equal(results["gamma"], results["level"])
+
+
+def test_fresh_noise_comes_from_the_generator_alone():
+    schedule, x, network = NoiseSchedule.stable_diffusion(F64), noise(4, 2), SmoothDenoiser()
+
+    def run(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return last(sample_consistency(network, x, schedule, 4, generator=generator))
+
+    before = torch.get_rng_state()
+    first = run(0)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(3)
+    assert torch.equal(run(0), first)
+    assert not torch.equal(run(1), first)
+    # One step draws nothing.
+    generator = torch.Generator().manual_seed(0)
+    state = generator.get_state()
+    last(sample_consistency(network, x, schedule, 1, generator=generator))
+    assert torch.equal(generator.get_state(), state)
+
+
+# -------------------------------------------------------------------- states
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_states_of_a_sampler(method):
+    schedule, x, network = NoiseSchedule.stable_diffusion(F64), noise(3, 2), SmoothDenoiser()
+    before = x.clone()
+    states = list(sample_pf_ode(network, x, schedule, 4, method=method))
+    assert [state.index for state in states] == [0, 1, 2, 3, 4]
+    assert [state.t for state in states] == [999, 749, 499, 249, None]
+    assert torch.equal(states[0].x, x)
+    assert states[0].x0 is None
+    assert torch.equal(x, before)
+    assert_near(states[-1].x, states[-1].x0, rtol=1e-12)
+    calls = {"ddim": 4, "dpmpp_2m": 4, "heun": 7, "rk4": 13}
+    assert len(network.calls) == calls[method]
+
+
+def test_states_of_consistency_sampling():
+    schedule, x, network = NoiseSchedule.stable_diffusion(F64), noise(3, 2), SmoothDenoiser()
+    before = x.clone()
+    generator = torch.Generator().manual_seed(0)
+    states = list(sample_consistency(network, x, schedule, 4, generator=generator))
+    assert [state.index for state in states] == [0, 1, 2, 3, 4]
+    assert [state.t for state in states] == [999, 759, 499, 259, None]
+    assert torch.equal(states[0].x, x)
+    assert states[0].x0 is None
+    assert torch.equal(x, before)
+    assert torch.equal(states[-1].x, states[-1].x0)
+    generator.manual_seed(0)
+    for state in states[1:-1]:
+        eps = torch.randn(3, 2, generator=generator, dtype=F64)
+        level = schedule(state.t)
+        assert_near(state.x, level.alpha * state.x0 + level.sigma * eps, rtol=1e-14)
+
+
+def test_samplers_are_lazy_and_last_wants_a_fresh_one():
+    schedule, network = NoiseSchedule.stable_diffusion(F64), SmoothDenoiser()
+    states = sample_ddim(network, noise(2, 2), schedule, 3)
+    assert network.calls == []
+    next(states)
+    assert network.calls == []
+    next(states)
+    assert len(network.calls) == 1
+    last(states)
+    with pytest.raises(ValueError, match="no states left; allowed: a sampler that was not used"):
+        last(states)
+
+
+def test_more_steps_come_nearer_to_the_exact_solution():
+    """For N(0, 1/4) the map is z / sqrt(1/4 + rho^2).
+
+    The last hop, to sigma = 0, is an Euler step for every method, and soon is what error there is.
+    """
+    schedule, x = NoiseSchedule.stable_diffusion(F64), noise(20, 2)
+
+    def network(x, t, cond):
+        here = schedule(t)
+        return (here.sigma / (here.alpha**2 / 4 + here.sigma**2))[:, None] * x
+
+    start = schedule(999)
+    exact = 0.5 / (0.25 + start.rho**2).sqrt() * x / start.alpha
+    error = {
+        (method, steps): max_error(last(sample(network, x, schedule, steps)), exact)
+        for method, sample in (("ddim", sample_ddim), ("dpmpp_2m", sample_dpmpp_2m))
+        for steps in (10, 20, 40)
+    }
+    for method in ("ddim", "dpmpp_2m"):
+        assert error[method, 20] < error[method, 10] / 1.6
+        assert error[method, 40] < error[method, 20] / 1.6
+    for steps in (10, 20, 40):
+        assert error["dpmpp_2m", steps] < 0.8 * error["ddim", steps]
+
+
+# -------------------------------------------------------------------- devices and precision
+
+
+@on_devices
+@pytest.mark.parametrize("method", [*METHODS, "consistency"])
+def test_samplers_on_devices(device, method):
+    schedule = NoiseSchedule.stable_diffusion().to(device)
+    network = SmoothDenoiser("v_prediction")
+    x = of_order_one(3, 4, 8, 8, dtype=F32).to(device)
+    if method == "consistency":
+        generator = torch.Generator(device).manual_seed(0)
+        states = sample_consistency(
+            network, x, schedule, 4, generator=generator, prediction_type="v_prediction"
+        )
+    else:
+        states = sample_pf_ode(
+            network, x, schedule, 5, method=method, prediction_type="v_prediction"
+        )
+    end = last(states)
+    assert end.device.type == device
+    assert end.dtype == F32
+    assert bool(end.isfinite().all())
+
+
+@pytest.mark.parametrize("method", [*METHODS, "consistency"])
+@pytest.mark.parametrize("conditioning", ["gamma", "level"])
+def test_no_float64_in_float32_mode(method, conditioning):
+    schedule, x = NoiseSchedule.stable_diffusion(), of_order_one(3, 2, dtype=F32)
+    generator = torch.Generator().manual_seed(0)
+
+    def network(x, t, cond=None, gamma=None):
+        return 0.1 * x
+
+    with NoFloat64():
+        if method == "consistency":
+            last(sample_consistency(
+                network, x, schedule, 4, generator=generator, conditioning=conditioning
+            ))  # fmt: skip
+        else:
+            last(sample_pf_ode(
+                network, x, schedule, 5, method=method, cond=x, uncond=x, guidance=2.0
+            ))  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_algebra_is_in_float32_whatever_the_network_returns(dtype):
+    schedule, x = NoiseSchedule.stable_diffusion(), of_order_one(3, 2, dtype=F32)
+
+    def network(x, t, cond=None, gamma=None):
+        return (0.1 * x).to(dtype)
+
+    def rounded(*args):
+        return network(*args).float()
+
+    for method in METHODS:
+        one = last(sample_pf_ode(network, x, schedule, 5, method=method))
+        assert one.dtype == F32
+        assert torch.equal(one, last(sample_pf_ode(rounded, x, schedule, 5, method=method)))
+    results = [
+        last(sample_consistency(net, x, schedule, 4, generator=torch.Generator().manual_seed(0)))
+        for net in (network, rounded)
+    ]
+    assert results[0].dtype == F32
+    assert torch.equal(*results)
+
+
+# -------------------------------------------------------------------- wrong input
+
+
+SCHEDULE, X, NET = NoiseSchedule.stable_diffusion(), torch.zeros(2, 2), SmoothDenoiser()
+
+
+def consistency(x=X, steps=4, **options):
+    options = {"generator": torch.Generator(), **options}
+    return sample_consistency(NET, x, SCHEDULE, steps, **options)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: spaced_timesteps(0, SCHEDULE), r"steps is 0; allowed: an integer from 1 to 1000"),
+        (
+            lambda: spaced_timesteps(1001, SCHEDULE),
+            r"steps is 1001; allowed: an integer from 1 to 1000",
+        ),
+        (lambda: spaced_timesteps(4.0, SCHEDULE), r"steps is 4\.0; allowed: an integer"),
+        (
+            lambda: spaced_timesteps(4, SCHEDULE, "karras"),
+            r"spacing is 'karras'; allowed: 'trailing', 'leading', 'linspace'",
+        ),
+        (
+            lambda: sample_ddim(NET, X, SCHEDULE, 1000, spacing="leading", steps_offset=1),
+            r"t is 1000; allowed: 0 <= t <= 999",
+        ),
+        (
+            lambda: consistency_timesteps(51, SCHEDULE),
+            r"steps is 51; allowed: an integer from 1 to 50",
+        ),
+        (
+            lambda: consistency_timesteps(4, SCHEDULE, 30),
+            r"sub-paths is 30, which does not divide the 1000 timesteps; allowed: 1, 2, 4",
+        ),
+        (
+            lambda: sample_pf_ode(NET, X, SCHEDULE, 4, method="euler"),
+            r"method is 'euler'; allowed: 'ddim', 'heun', 'dpmpp_2m', 'rk4'",
+        ),
+        (
+            lambda: sample_pf_ode(NET, X, SCHEDULE, 4, prediction_type="v"),
+            r"prediction_type is 'v'; allowed: 'epsilon', 'sample', 'v_prediction'",
+        ),
+        (lambda: sample_ddim(NET, X[0], SCHEDULE, 4), r"x has shape \(2,\); allowed: .*rank 2"),
+        (lambda: sample_ddim(NET, X * math.nan, SCHEDULE, 4), r"x holds 4 NaN or Inf of 4 values"),
+        (lambda: sample_ddim(NET, X.double(), SCHEDULE, 4), r"torch\.float32 .*torch\.float64"),
+        (
+            lambda: sample_ddim(NET, X.to("meta"), SCHEDULE, 4),
+            r"on cpu but the samples are on meta",
+        ),
+        (
+            lambda: last(sample_ddim(NET, X, SCHEDULE, 4, uncond=f64(0.0), guidance=-1.0)),
+            r"guidance is -1; allowed: 0 <= guidance",
+        ),
+        (lambda: consistency(steps=0), r"steps is 0; allowed: an integer from 1 to 50"),
+        (lambda: consistency(steps=51), r"steps is 51; allowed: an integer from 1 to 50"),
+        (lambda: consistency(subpaths=7), r"sub-paths is 7, which does not divide"),
+        (
+            lambda: consistency(conditioning="snr"),
+            r"conditioning is 'snr'; allowed: 'gamma', 'level'",
+        ),
+        (lambda: consistency(prediction_type="v"), r"prediction_type is 'v'; allowed: 'epsilon'"),
+        (lambda: consistency(X[0]), r"x has shape \(2,\); allowed: .*rank 2"),
+        (lambda: consistency(X / 0), r"x holds 4 NaN or Inf of 4 values; allowed: finite"),
+        (
+            lambda: consistency(X.double()),
+            r"dtype torch\.float32 but the samples have torch\.float64",
+        ),
+        (lambda: consistency(X.to("meta")), r"the schedule is on cpu but the samples are on meta"),
+    ],
+)
+def test_wrong_input(call, message):
+    """Refused when the sampler is made, before it is advanced (guidance: at the first step)."""
+    NET.calls.clear()
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_the_defaults_are_those_of_the_distillation():
+    config, options = DistillConfig(), sample_consistency.__kwdefaults__
+    for name in ("subpaths", "conditioning", "sigma_data", "timestep_scaling"):
+        assert options[name] == getattr(config, name)
+    assert options["prediction_type"] == config.output_type

@@ -1,0 +1,317 @@
+"""Levels, schedules and the grid of sub-paths."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slam_edu import Level, NoiseSchedule
+from tests.helpers import SD, assert_near, f64, gammas, noise, on_devices, properties, schedules
+
+
+@pytest.fixture(scope="module")
+def sd() -> NoiseSchedule:
+    return NoiseSchedule.stable_diffusion(torch.float64)
+
+
+# -------------------------------------------------------------------- against diffusers
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_stable_diffusion_is_diffusers(dtype):
+    schedule = NoiseSchedule.stable_diffusion(dtype)
+    abar = DDPMScheduler(**SD).alphas_cumprod
+    assert schedule.dtype == dtype
+    assert_near(schedule.alpha**2, abar, rtol=0, atol=1e-6)
+    assert_near(schedule.alpha, abar.sqrt(), rtol=0, atol=1e-6)
+    assert_near(schedule.sigma, (1 - abar).sqrt(), rtol=0, atol=1e-6)
+
+
+def test_cosine_is_diffusers_squaredcos_cap_v2():
+    for steps in (1000, 250):
+        other = DDPMScheduler(num_train_timesteps=steps, beta_schedule="squaredcos_cap_v2")
+        schedule = NoiseSchedule.cosine(steps, torch.float64)
+        abar = schedule.alpha**2
+        assert_near(abar, other.alphas_cumprod, rtol=0, atol=1e-6)
+        # The betas too: they show the cap of 0.999, where abar is too small to.
+        assert_near(1 - abar[1:] / abar[:-1], other.betas[1:], rtol=0, atol=1e-6)
+        assert_near(1 - abar[-1] / abar[-2], 0.999, rtol=1e-9)
+    assert NoiseSchedule.cosine().dtype == torch.float32
+    assert len(NoiseSchedule.cosine()) == 1000
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        DDPMScheduler(**SD),
+        DDIMScheduler(**SD),
+        PNDMScheduler(**SD),
+        LCMScheduler(**SD),
+        EulerDiscreteScheduler(**SD),
+        DPMSolverMultistepScheduler(**SD),
+        DDPMScheduler(num_train_timesteps=64, beta_schedule="linear"),
+    ],
+    ids=lambda scheduler: f"{type(scheduler).__name__}-{scheduler.config.num_train_timesteps}",
+)
+def test_from_scheduler(scheduler):
+    abar = scheduler.alphas_cumprod.double()
+    exact = NoiseSchedule.from_scheduler(scheduler, torch.float64)
+    assert_near(exact.alpha, abar.sqrt(), rtol=1e-14)
+    assert_near(exact.sigma, (1 - abar).sqrt(), rtol=1e-14)
+    single = NoiseSchedule.from_scheduler(scheduler)
+    assert single.dtype == torch.float32
+    # Correctly rounded: half a unit in the last place.
+    assert_near(single.alpha, exact.alpha, rtol=6e-8)
+    assert_near(single.sigma, exact.sigma, rtol=6e-8)
+
+
+# -------------------------------------------------------------------- levels of timesteps
+
+
+def test_integer_timesteps_are_the_table(sd):
+    t = torch.tensor([[0, 1, 499], [500, 998, 999]])
+    level = sd(t)
+    assert torch.equal(level.alpha, sd.alpha[t])
+    assert torch.equal(level.sigma, sd.sigma[t])
+    for other in (t.double(), t.float(), t.int(), t.short()):
+        assert torch.equal(sd(other).alpha, level.alpha)
+        assert torch.equal(sd(other).sigma, level.sigma)
+    assert torch.equal(sd(torch.tensor([3], dtype=torch.uint8)).alpha, sd.alpha[3:4])
+
+
+def test_numbers_as_timesteps(sd):
+    assert sd(499).alpha.shape == ()
+    assert torch.equal(sd(499).alpha, sd.alpha[499])
+    # A Python float keeps the schedule's precision: 499.3 is not a float32.
+    assert torch.equal(sd(499.3).alpha, sd(f64(499.3)).alpha)
+    assert torch.equal(sd(np.float64(499.3)).alpha, sd(f64(499.3)).alpha)
+    assert NoiseSchedule.stable_diffusion()(499.3).alpha.dtype == torch.float32
+
+
+def test_between_timesteps_log_rho_is_linear_and_variance_is_preserved(sd):
+    t = torch.linspace(0, 999, 4321, dtype=torch.float64)
+    level, i = sd(t), t.floor().long().clamp(max=998)
+    f = t - i
+    log_rho = (1 - f) * sd.rho[i].log() + f * sd.rho[i + 1].log()
+    assert_near(level.rho.log(), log_rho, rtol=1e-12, atol=1e-13)
+    assert_near(level.norm, torch.ones_like(t), rtol=1e-14)
+    assert bool((level.rho[1:] > level.rho[:-1]).all())
+
+
+@properties
+@given(schedules(), st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_timestep_is_the_inverse(schedule, places):
+    t = f64(places) * (len(schedule) - 1)
+    assert_near(schedule.timestep(schedule(t)), t, rtol=1e-9, atol=1e-9)
+    whole = torch.arange(len(schedule))
+    assert torch.equal(schedule.timestep(schedule(whole)), whole.double())  # not a bit off
+
+
+@properties
+@given(schedules(), st.floats(0, 1), st.floats(0.1, 10))
+def test_timestep_does_not_see_the_scale(schedule, place, scale):
+    t = f64(place * (len(schedule) - 1))
+    level = schedule(t)
+    scaled = Level(scale * level.alpha, scale * level.sigma)
+    assert_near(schedule.timestep(scaled), t, rtol=1e-9, atol=1e-9)
+
+
+@properties
+@given(schedules(), st.floats(0, 1), st.floats(0.1, 10))
+def test_rescale(schedule, place, scale):
+    t = f64([place * (len(schedule) - 1)])
+    on_schedule = schedule(t)
+    level = Level(scale * on_schedule.alpha, scale * on_schedule.sigma)
+    x0, eps = noise(1, 3), noise(1, 3, seed=1)
+    x, own, back = schedule.rescale(level.alpha * x0 + level.sigma * eps, level)
+    assert_near(back, t, rtol=1e-9, atol=1e-9)
+    assert_near(own.alpha, on_schedule.alpha, rtol=1e-9)
+    assert_near(own.sigma, on_schedule.sigma, rtol=1e-9)
+    assert_near(x, own.alpha * x0 + own.sigma * eps, rtol=1e-9, atol=1e-12)
+
+
+def test_rescale_on_a_variance_preserving_schedule_divides_by_the_norm(sd):
+    level = Level(f64([0.4, 0.2]), f64([0.3, 0.9]))
+    x = noise(2, 4, 2)
+    rescaled, own, _ = sd.rescale(x, level)
+    n = f64([0.5, math.sqrt(0.85)])
+    assert_near(rescaled, x / n[:, None, None], rtol=1e-12)
+    assert_near(own.alpha, level.alpha / n, rtol=1e-12)
+    assert_near(own.sigma, level.sigma / n, rtol=1e-12)
+
+
+def test_a_level_at_either_end_survives_rounding(sd):
+    for dtype in (torch.float32, torch.float64):
+        schedule = NoiseSchedule.stable_diffusion(dtype)
+        eps = torch.finfo(dtype).eps
+        for t in (0, 999):
+            for off in (-8 * eps, 8 * eps):
+                level = schedule(t)
+                moved = Level(level.alpha, level.sigma * (1 + off))
+                assert_near(schedule.timestep(moved), t, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match=r"rho is 0\.0277.*allowed: 0\.0291"):
+        sd.timestep(Level(sd(0).alpha, sd(0).sigma * 0.95))
+
+
+def test_variance_exploding(sd):
+    other = sd.variance_exploding()
+    assert torch.equal(other.alpha, torch.ones(1000, dtype=torch.float64))
+    assert_near(other.sigma, sd.rho, rtol=0)
+    t = f64([0.0, 17.3, 998.9])
+    assert_near(other(t).rho, sd(t).rho, rtol=1e-12)
+
+
+# -------------------------------------------------------------------- sub-paths
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 50, 100, 500, 1000])
+def test_sub_paths(sd, n):
+    grid = sd.subpaths(n)
+    k = 1000 // n
+    assert (len(grid), grid.k) == (n, k)
+    assert grid.t.tolist() == list(range(k - 1, 1000, k))
+    assert grid.s.tolist() == [max(t - k, 0) for t in range(k - 1, 1000, k)]
+    index = torch.arange(n, dtype=torch.int32)
+    t, s = grid.ends(index)
+    assert torch.equal(t, grid.t)
+    assert torch.equal(s, grid.s)
+
+
+def test_ends_of_small_integer_types_do_not_wrap_around(sd):
+    t, s = sd.subpaths(50).ends(torch.tensor([49], dtype=torch.uint8))
+    assert (t.item(), s.item()) == (999, 979)
+
+
+# -------------------------------------------------------------------- levels
+
+
+def test_level():
+    level = Level(f64([0.8, 0.6]), f64([0.6, 1.2]))
+    assert_near(level.rho, [0.75, 2.0])
+    assert_near(level.norm, [1.0, math.sqrt(1.8)])
+    assert len(level) == 2
+    assert level[1].sigma.item() == 1.2
+    clean = Level.clean(level.alpha)
+    assert clean.alpha.tolist() == [1, 1]
+    assert clean.sigma.tolist() == [0, 0]
+    joined = Level.cat([level, clean[0]])
+    assert joined.alpha.tolist() == [0.8, 0.6, 1.0]
+    assert joined.sigma.tolist() == [0.6, 1.2, 0.0]
+
+
+@properties
+@given(st.floats(0, 1e4), gammas)
+def test_level_from_rho_preserves_variance(rho, share):
+    level = Level.from_rho(f64(rho * share))
+    assert_near(level.norm, 1.0, rtol=1e-12)
+    assert_near(level.rho, rho * share, rtol=1e-12)
+
+
+@on_devices
+def test_a_schedule_moves_between_devices(device):
+    schedule = NoiseSchedule.stable_diffusion().to(device)
+    t = torch.tensor([0, 499, 999], device=device)
+    level = schedule(t)
+    assert level.alpha.device.type == device
+    assert_near(level.alpha, NoiseSchedule.stable_diffusion().alpha[[0, 499, 999]], rtol=1e-6)
+    assert_near(schedule.timestep(level), [0.0, 499.0, 999.0], rtol=0)
+    assert_near(schedule.timestep(schedule(t / 3)), t / 3, rtol=1e-4, atol=1e-3)
+    assert schedule.subpaths(50).t.device.type == device
+    assert "timesteps=1000" in repr(schedule)
+
+
+def test_a_schedule_is_saved_and_loaded(sd):
+    other = NoiseSchedule.cosine(1000, torch.float64)
+    other.load_state_dict(sd.state_dict())
+    assert torch.equal(other.rho, sd.rho)
+    assert_near(other.timestep(sd(torch.tensor([0, 999]))), [0.0, 999.0], rtol=0)
+
+
+# -------------------------------------------------------------------- wrong input
+
+META = torch.device("meta")
+GOOD = torch.linspace(0.9, 0.1, 8, dtype=torch.float64)
+
+
+def make(alpha, sigma=None):
+    return NoiseSchedule(alpha, torch.sqrt(1 - alpha**2) if sigma is None else sigma)
+
+
+def with_value(i, value):
+    table = GOOD.clone()
+    table[i] = value
+    return table
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: s(1000), r"t is 1000; allowed: 0 <= t <= 999"),
+        (lambda s: s(-1), r"t is -1; allowed: 0 <= t <= 999"),
+        (lambda s: s(torch.tensor([3, 1001])), r"t is 1001; allowed: 0 <= t <= 999"),
+        (lambda s: s(999.5), r"t is 999\.5; allowed: 0 <= t <= 999"),
+        (lambda s: s(torch.tensor([1.0, math.nan])), r"t is nan; allowed: 0 <= t <= 999"),
+        (lambda s: s(torch.zeros(2, device=META)), r"t is on meta .*schedule is on cpu"),
+        (lambda s: s.timestep(Level(f64([1.0]), f64([0.0]))), r"rho is 0; allowed: 0\.0291"),
+        (lambda s: s.timestep(Level(f64([0.01]), f64([1.0]))), r"rho is 100; allowed: .*14\.6"),
+        (lambda s: s.timestep(Level(f64([math.nan]), f64([1.0]))), r"rho is nan; allowed"),
+        (
+            lambda s: s.timestep(Level(torch.ones(2, device=META), torch.ones(2, device=META))),
+            r"level is on meta .*schedule is on cpu",
+        ),
+        (lambda s: s.rescale(noise(2, 2), s(torch.tensor([1, 2, 3]))), r"has 3 values.*\(2, 2\)"),
+        (lambda s: s.subpaths(0), r"sub-paths is 0; allowed: an integer from 1 to 1000"),
+        (lambda s: s.subpaths(1001), r"sub-paths is 1001; allowed: an integer from 1 to 1000"),
+        (lambda s: s.subpaths(2.0), r"sub-paths is 2\.0; allowed: an integer"),
+        (lambda s: s.subpaths(True), r"sub-paths is True; allowed: an integer"),
+        (lambda s: s.subpaths(30), r"is 30, which does not divide the 1000.*1, 2, 4, 5, 8, 10"),
+        (lambda s: Level(f64([1.0]), f64([1.0, 2.0])), r"sigma has shape \(2,\); allowed.*\(1,\)"),
+        (
+            lambda s: Level(f64([1.0]), torch.ones(1)),
+            r"sigma has dtype torch.float32; allowed.*torch.float64",
+        ),
+        (
+            lambda s: Level(f64([1.0]), f64([1.0]).to(META)),
+            r"sigma has device meta; allowed.*cpu",
+        ),
+        (lambda s: make(GOOD.reshape(2, 4)), r"alpha has shape \(2, 4\); allowed: \(T,\)"),
+        (lambda s: make(GOOD[:1]), r"alpha has shape \(1,\); allowed: \(T,\) with T >= 2"),
+        (lambda s: make(GOOD, GOOD[:3]), r"sigma has shape \(3,\); allowed.*\(8,\)"),
+        (lambda s: make(with_value(3, 0.0)), r"alpha\[3\] is 0; allowed: finite and greater"),
+        (lambda s: make(with_value(2, math.nan)), r"alpha\[2\] is nan; allowed: finite"),
+        (lambda s: make(GOOD, with_value(5, math.inf)), r"sigma\[5\] is inf; allowed: finite"),
+        (lambda s: make(with_value(4, 0.9)), r"timestep 4; allowed: increasing"),
+        (
+            lambda s: NoiseSchedule.from_alphas_cumprod(f64([0.9, 0.5, 0.0])),
+            r"from 0 to 0\.9; allowed: shape \(T,\), every value between 0 and 1",
+        ),
+        (
+            lambda s: NoiseSchedule.from_alphas_cumprod(f64([[0.9, 0.5]])),
+            r"alphas_cumprod has shape \(1, 2\)",
+        ),
+        (lambda s: NoiseSchedule.cosine(1), r"timesteps is 1; allowed: an integer >= 2"),
+        (
+            lambda s: NoiseSchedule.from_scheduler(FlowMatchEulerDiscreteScheduler()),
+            r"FlowMatchEulerDiscreteScheduler has no alphas_cumprod; allowed",
+        ),
+        (
+            lambda s: NoiseSchedule.from_scheduler(DDIMScheduler(rescale_betas_zero_snr=True)),
+            r"alphas_cumprod .*values from 0 to .*both excluded",
+        ),
+    ],
+)
+def test_wrong_input(sd, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(sd)

@@ -1,0 +1,263 @@
+"""The chord between a sub-path's ends, and the level of a point on it."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slam_edu import (
+    Level,
+    NoiseSchedule,
+    Prediction,
+    chord,
+    ddim_step,
+    interpolate,
+    sub_level,
+)
+from tests.helpers import (
+    assert_near,
+    column,
+    f64,
+    gammas,
+    level,
+    noise,
+    on_devices,
+    properties,
+    schedules,
+)
+
+
+@pytest.fixture(scope="module")
+def sd() -> NoiseSchedule:
+    return NoiseSchedule.stable_diffusion(torch.float64)
+
+
+@st.composite
+def sub_paths(draw):
+    """Two levels of one schedule, the second cleaner."""
+    schedule = draw(schedules())
+    t = draw(st.integers(1, len(schedule) - 1))
+    s = draw(st.integers(0, t - 1))
+    return schedule(t), schedule(s)
+
+
+# -------------------------------------------------------------------- identities
+
+
+@properties
+@given(sub_paths(), gammas, st.integers(0, 5))
+def test_the_interpolation_is_the_chord_in_z(ends, gamma, seed):
+    level_t, level_s = ends
+    x_t, x_s = noise(3, 2, seed=seed), noise(3, 2, seed=seed + 10)
+    x = interpolate(x_t, x_s, level_t, level_s, f64(gamma))
+    z = gamma * x_t / level_t.alpha + (1 - gamma) * x_s / level_s.alpha
+    assert_near(x / level_t.alpha, z, rtol=1e-10, atol=1e-10)
+    one_z, one_rho = chord(x_t, x_s, level_t, level_s, f64([gamma]))
+    assert_near(one_z[0], z, rtol=1e-10, atol=1e-10)
+    assert_near(one_rho[0], gamma * level_t.rho + (1 - gamma) * level_s.rho, rtol=1e-10)
+    linear = sub_level(level_t, level_s, f64(gamma), "linear")
+    assert_near(linear.rho, one_rho[0], rtol=1e-10)
+
+
+@properties
+@given(sub_paths(), gammas, st.integers(0, 5))
+def test_a_ddim_pair_has_one_x0_and_one_noise_along_the_chord(ends, gamma, seed):
+    """x_gamma = alpha_t x0 + sigma_gamma eps exactly, under the linear coupling."""
+    level_t, level_s = ends
+    x_t, eps = noise(3, 2, seed=seed), noise(3, 2, seed=seed + 10)
+    x0 = (x_t - level_t.sigma * eps) / level_t.alpha
+    x_s = ddim_step(Prediction(x0, eps), level_s)
+    x = interpolate(x_t, x_s, level_t, level_s, f64(gamma))
+    here = sub_level(level_t, level_s, f64(gamma), "linear")
+    assert_near(x, here.alpha * x0 + here.sigma * eps, rtol=1e-9, atol=1e-9)
+
+
+@properties
+@given(sub_paths(), gammas)
+def test_the_couplings_differ_by_what_the_method_says(ends, gamma):
+    level_t, level_s = ends
+    markov = sub_level(level_t, level_s, f64(gamma), "markov")
+    linear = sub_level(level_t, level_s, f64(gamma), "linear")
+    a_sigma_s = level_t.alpha / level_s.alpha * level_s.sigma
+    difference = 2 * gamma * (1 - gamma) * a_sigma_s * (level_t.sigma - a_sigma_s)
+    assert_near(linear.sigma**2 - markov.sigma**2, difference, rtol=1e-6, atol=1e-13)
+    assert markov.sigma <= linear.sigma * (1 + 1e-14)
+    for here in (markov, linear):
+        assert torch.equal(here.alpha, level_t.alpha)
+        low, high = level_s.rho * (1 - 1e-12), level_t.rho * (1 + 1e-12)
+        assert low <= here.rho <= high
+
+
+@properties
+@given(sub_paths(), st.sampled_from(["markov", "linear"]), st.integers(0, 5))
+def test_the_ends_of_the_chord(ends, coupling, seed):
+    level_t, level_s = ends
+    x_t, x_s = noise(3, 2, seed=seed), noise(3, 2, seed=seed + 10)
+    a = level_t.alpha / level_s.alpha
+    one, zero = f64(1.0), f64(0.0)
+    assert_near(interpolate(x_t, x_s, level_t, level_s, one), x_t, rtol=1e-14)
+    assert_near(interpolate(x_t, x_s, level_t, level_s, zero), a * x_s, rtol=1e-14)
+    assert_near(sub_level(level_t, level_s, one, coupling).sigma, level_t.sigma, rtol=1e-12)
+    at_s = sub_level(level_t, level_s, zero, coupling)
+    assert_near(at_s.sigma, a * level_s.sigma, rtol=1e-12)
+    assert_near(at_s.rho, level_s.rho, rtol=1e-12)
+
+
+def test_markov_is_the_variance_of_drawing_forward(sd):
+    """x_t drawn from x_s with independent noise: the chord point's noise, counted in a sample."""
+    level_t, level_s, gamma, n = sd(499), sd(299), 0.6, 400_000
+    x0 = 1.7
+    x_s = level_s.alpha * x0 + level_s.sigma * noise(n, 1)
+    a = level_t.alpha / level_s.alpha
+    x_t = a * x_s + torch.sqrt(level_t.sigma**2 - (a * level_s.sigma) ** 2) * noise(n, 1, seed=1)
+    x = interpolate(x_t, x_s, level_t, level_s, f64(gamma))
+    here = sub_level(level_t, level_s, f64(gamma), "markov")
+    assert x.mean().item() == pytest.approx((here.alpha * x0).item(), abs=5 * 0.9 / math.sqrt(n))
+    assert x.std().item() == pytest.approx(here.sigma.item(), rel=5 / math.sqrt(2 * n))
+    linear = sub_level(level_t, level_s, f64(gamma), "linear")
+    assert x.std().item() != pytest.approx(linear.sigma.item(), rel=20 / math.sqrt(2 * n))
+
+
+# -------------------------------------------------------------------- the method's numbers
+
+
+@pytest.mark.parametrize(
+    ("t", "s", "markov", "linear"),
+    [(499, 479, 0.809, 0.823), (999, 979, 0.915, 0.941), (999, 749, 0.554, 0.638)],
+)
+def test_stable_diffusions_levels_at_half_way(sd, t, s, markov, linear):
+    ends, half = (sd(t), sd(s)), f64(0.5)
+    assert sub_level(*ends, half, "markov").sigma.item() == pytest.approx(markov, abs=5e-4)
+    assert sub_level(*ends, half, "linear").sigma.item() == pytest.approx(linear, abs=5e-4)
+
+
+@pytest.mark.parametrize(("t", "gap"), [(19, 0.28), (39, 0.09), (519, 0.017), (999, 0.029)])
+def test_largest_gap_between_the_couplings(sd, t, gap):
+    g = torch.linspace(0, 1, 2001, dtype=torch.float64)
+    ends = sd(t), sd(max(t - 20, 0))
+    ratio = sub_level(*ends, g, "linear").sigma / sub_level(*ends, g, "markov").sigma
+    assert (ratio.max() - 1).item() == pytest.approx(
+        gap, abs=0.5 * 10 ** (-3 if gap < 0.05 else -2)
+    )
+
+
+def test_the_scripts_commented_out_line_fits_neither(sd):
+    """g sigma_t + (1 - g) sigma_s lacks the drift factor a: wrong already at g = 0."""
+    level_t, level_s = sd(999), sd(749)
+    a = (level_t.alpha / level_s.alpha).item()
+    assert a < 0.3
+    for coupling in ("markov", "linear"):
+        here = sub_level(level_t, level_s, f64(0.0), coupling)
+        assert_near(here.sigma / level_s.sigma, a)
+
+
+# -------------------------------------------------------------------- shapes and devices
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (4, 2, 1, 1), (4, 4, 8, 8)])
+def test_one_value_per_sample(sd, shape):
+    t, s, g = (
+        torch.tensor([19, 499, 999, 999]),
+        torch.tensor([0, 479, 979, 0]),
+        f64([0.1, 0, 1, 0.7]),
+    )
+    level_t, level_s = sd(t), sd(s)
+    x_t, x_s = noise(*shape), noise(*shape, seed=1)
+    x = interpolate(x_t, x_s, level_t, level_s, g)
+    a = column(level_t.alpha / level_s.alpha, x)
+    assert_near(x, column(g, x) * x_t + (1 - column(g, x)) * a * x_s, rtol=1e-14)
+    for coupling in ("markov", "linear"):
+        here = sub_level(level_t, level_s, g, coupling)
+        assert here.alpha.shape == here.sigma.shape == (4,)
+        for i in range(4):
+            alone = sub_level(level_t[i], level_s[i], g[i], coupling)
+            assert_near(here.sigma[i], alone.sigma, rtol=1e-14)
+    over = sub_level(level_t[1], level_s[1], g)  # many positions on one sub-path
+    assert over.alpha.shape == over.sigma.shape == (4,)
+
+
+def test_chord_has_one_row_per_gamma(sd):
+    x_t, x_s = noise(3, 2, 4), noise(3, 2, 4, seed=1)
+    z, rho = chord(x_t, x_s, sd(499), sd(479), f64([0.0, 0.25, 1.0]))
+    assert z.shape == (3, 3, 2, 4)
+    assert_near(z[0], x_s / sd(479).alpha, rtol=1e-12)
+    assert_near(z[2], x_t / sd(499).alpha, rtol=1e-12)
+    assert_near(rho[[0, 2]], torch.stack([sd(479).rho, sd(499).rho]), rtol=1e-12)
+
+
+@on_devices
+@pytest.mark.parametrize("coupling", ["markov", "linear"])
+def test_sub_paths_on_devices(device, coupling):
+    schedule = NoiseSchedule.stable_diffusion()
+    there = NoiseSchedule.stable_diffusion().to(device)
+    t, s, g = (
+        torch.tensor([19, 499, 999]),
+        torch.tensor([0, 479, 979]),
+        torch.tensor([0.0, 0.5, 1.0]),
+    )
+    x_t, x_s = noise(3, 2, dtype=torch.float32), noise(3, 2, seed=1, dtype=torch.float32)
+    expected = interpolate(x_t, x_s, schedule(t), schedule(s), g)
+    t, s, g, x_t, x_s = (value.to(device) for value in (t, s, g, x_t, x_s))
+    assert_near(interpolate(x_t, x_s, there(t), there(s), g), expected, rtol=1e-5, atol=1e-6)
+    here = sub_level(there(t), there(s), g, coupling)
+    assert here.sigma.device.type == device
+
+
+# -------------------------------------------------------------------- wrong input
+
+T_, S_ = level(0.6, 0.8), level(0.8, 0.6)
+X = torch.zeros(2, 3, dtype=torch.float64)
+HALF = f64(0.5)
+MANY = Level(f64([0.6, 0.6]), f64([0.8, 0.8]))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sub_level(T_, S_, HALF, "vp"), r"coupling is 'vp'; allowed: 'markov', 'linear'"),
+        (lambda: sub_level(T_, S_, f64(1.25)), r"gamma is 1\.25; allowed: 0 <= gamma <= 1"),
+        (lambda: sub_level(T_, S_, f64([0.5, -0.1])), r"gamma is -0\.1; allowed: 0 <= gamma <= 1"),
+        (lambda: sub_level(T_, S_, f64(math.nan)), r"gamma is nan; allowed: 0 <= gamma <= 1"),
+        (
+            lambda: sub_level(T_, S_, HALF.float()),
+            r"gamma is torch.float32 on cpu; allowed.*float64",
+        ),
+        (
+            lambda: sub_level(T_, S_, HALF.to("meta")),
+            r"gamma is torch.float64 on meta; allowed.*cpu",
+        ),
+        (
+            lambda: sub_level(S_, T_, HALF),
+            r"rho_s = 1\.33333 and the noisy end rho_t = 0\.75; allowed: s < t",
+        ),
+        (lambda: sub_level(T_, T_, HALF), r"rho_s = 1\.33333 .*rho_t = 1\.33333; allowed: s < t"),
+        (lambda: sub_level(T_, MANY, HALF), r"level_s has shape \(2,\); allowed.*level_t, \(\)"),
+        (lambda: interpolate(X, X, S_, T_, HALF), r"allowed: s < t, that is rho_s < rho_t"),
+        (lambda: interpolate(X, X, T_, S_, f64(1.5)), r"gamma is 1\.5; allowed: 0 <= gamma <= 1"),
+        (lambda: interpolate(X, X, T_, S_, f64(math.nan)), r"gamma is nan; allowed"),
+        (
+            lambda: interpolate(X, X, T_, S_, f64([0.5] * 3)),
+            r"gamma has 3 values.*\(2, 3\); allowed",
+        ),
+        (
+            lambda: interpolate(X, X, T_, S_, f64([[0.5]] * 2)),
+            r"gamma has shape \(2, 1\); allowed",
+        ),
+        (lambda: interpolate(X, X, T_, S_, HALF.float()), r"gamma has dtype torch.float32"),
+        (lambda: interpolate(X, X, T_, S_, HALF.to("meta")), r"gamma is on meta .*on cpu"),
+        (lambda: interpolate(X[0], X[0], T_, S_, HALF), r"x_t has shape \(3,\); allowed.*rank 2"),
+        (
+            lambda: interpolate(X, X[:1], T_, S_, HALF),
+            r"x_s has shape \(1, 3\); allowed.*\(2, 3\)",
+        ),
+        (lambda: interpolate(X, X.float(), T_, S_, HALF), r"x_s has dtype torch.float32; allowed"),
+        (lambda: interpolate(X, X.to("meta"), T_, S_, HALF), r"x_s has device meta; allowed.*cpu"),
+        (lambda: interpolate(X * math.nan, X, T_, S_, HALF), r"x_t holds 6 NaN or Inf of 6"),
+        (lambda: interpolate(X, X * math.nan, T_, S_, HALF), r"x_s holds 6 NaN or Inf of 6"),
+    ],
+)
+def test_wrong_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

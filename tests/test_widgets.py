@@ -1,0 +1,75 @@
+"""Explorers follow their controls and never show a stale figure."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from slam_edu.plotting import figure, plane, points
+from slam_edu.widgets import LiveStudent, explorer
+
+
+def draw(shape="circle", size=1):
+    fig, (ax,) = figure(alt=f"{shape} of size {size}")
+    ax.set_title(f"{shape} {size}")
+    return fig
+
+
+def parts(box):
+    *controls, picture, caption = box.children
+    return controls, picture, caption
+
+
+def test_moving_a_control_changes_picture_and_description():
+    box = explorer(draw, shape=["circle", "square"], size=[1, 2, 3])
+    (shape, size), picture, caption = parts(box)
+    assert picture.value == draw().png()
+    size.value = 3
+    assert picture.value == draw(size=3).png()
+    shape.value = "square"
+    assert picture.value == draw("square", 3).png()
+    assert "square of size 3" in caption.value
+
+
+def test_a_picture_is_drawn_once():
+    calls = []
+
+    def counted(size):
+        calls.append(size)
+        return draw(size=size)
+
+    (size,), _, _ = parts(explorer(counted, size=[1, 2]))
+    for value in (2, 1, 2):
+        size.value = value
+    assert calls == [1, 2]
+
+
+def test_strings_become_a_menu_and_numbers_a_slider():
+    (shape, size), picture, _ = parts(explorer(draw, shape=["a", "b"], size=[1, 2]))
+    assert type(shape).__name__ == "Dropdown"
+    assert type(size).__name__ == "SelectionSlider"
+    assert "slam-explorer-figure" in picture._dom_classes
+
+
+def test_no_values_are_refused():
+    with pytest.raises(ValueError, match="'size' has no values"):
+        explorer(draw, size=[])
+
+
+def test_live_student_draws_every_hundred_updates():
+    drawn = []
+
+    def samples(student):
+        drawn.append(student)
+        return torch.zeros(3, 2)
+
+    live = LiveStudent(samples, updates=250, every=100)
+    for update in range(1, 251):
+        live(SimpleNamespace(update=update), update)
+    assert drawn == [1, 100, 200]
+    bar, label = live.box.children[0].children
+    assert bar.value == 200
+    assert label.value == "200 of 250 updates"
+    fig, (ax,) = figure(size=(3.6, 3.8), alt="samples of the student")
+    points(plane(ax, "student, 2 steps, after 200 updates"), torch.zeros(3, 2), "student")
+    assert live.box.children[1].value == fig.png()
