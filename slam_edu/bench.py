@@ -106,7 +106,7 @@ def trajectories(repeat: int) -> Iterator[Row]:
 
 
 class BenchMLP(nn.Module):
-    """The step's network: 3 hidden layers of 128 on ``(x, t/1000, gamma)``; no gamma counts as 1."""
+    """The step's network: 3 hidden layers of 128 on ``(x, t/1000, gamma)``, gamma 1 if None."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -150,7 +150,9 @@ def network_predictor(
     check_choice(prediction_type, PREDICTION_TYPES, "prediction_type")
 
     def predict(x: Tensor, level: Level) -> Prediction:
-        t = schedule.timestep(level).expand(x.shape[0])
+        # The network knows the schedule's own scale; the solver may be at another one.
+        x, level, t = schedule.rescale(x, level)
+        t = t.expand(x.shape[0])
         prediction = to_prediction(network(x, t, cond), x, level, prediction_type)
         if uncond is None:
             return prediction

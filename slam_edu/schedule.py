@@ -57,6 +57,9 @@ class Level:
     def __len__(self) -> int:
         return len(self.alpha)
 
+    def __bool__(self) -> bool:
+        return True  # a level of shape () has no length, and an empty sequence is still a level
+
     def __getitem__(self, index: Any) -> Level:
         return Level(self.alpha[index], self.sigma[index])
 

@@ -31,7 +31,9 @@ def explorer(
         ValueError: for an empty sequence of values.
     """
     made = {name: _control(name, values) for name, values in controls.items()}
-    picture = ipywidgets.Image(format="png")
+    # Its own size: stretched to the width of the page, the picture would look soft.
+    layout = ipywidgets.Layout(align_self="flex-start", max_width="100%")
+    picture = ipywidgets.Image(format="png", layout=layout)
     picture.add_class("slam-explorer-figure")
     caption = ipywidgets.HTML()
 

@@ -122,7 +122,7 @@ class SmoothDenoiser:
 
 
 class TinyNet(nn.Module):
-    """A trainable network for a batch of any rank: elementwise in x; t, cond and gamma add to it."""
+    """A trainable network for a batch of any rank: elementwise in x, plus t, cond and gamma."""
 
     def __init__(self, seed: int, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
@@ -134,7 +134,7 @@ class TinyNet(nn.Module):
     ) -> Tensor:
         self.calls.append((x, t, cond, gamma))
         w = self.weight
-        output = w[0] * x + w[1] * torch.tanh(2 * x) + column(w[2] * torch.cos(t / 250), x)
+        output = w[0] * x + w[1] * torch.tanh(2 * x) + column(w[2] * torch.cos(t.to(x.dtype) / 250), x)
         if cond is not None:
             output = output + w[3] * cond
         if gamma is not None:

@@ -367,9 +367,9 @@ def test_half_installed_packages_are_removed(tmp_path):
 
 def test_the_cpu_switch_adds_pytorchs_own_index(checkout, commands):
     bootstrap.setup(["course"], cpu=True)
-    tools, course = pip_calls(commands)
-    assert bootstrap.CPU_INDEX not in tools
-    assert course[course.index("--extra-index-url") + 1] == bootstrap.CPU_INDEX
+    tools, torch, course = pip_calls(commands)
+    assert torch[-3:] == ["--extra-index-url", bootstrap.CPU_INDEX, "torch"]
+    assert bootstrap.CPU_INDEX not in tools + course  # nothing else comes from there
 
 
 def test_another_python_replaces_the_environment_only_when_asked_for(checkout, commands, capsys):

@@ -1,7 +1,8 @@
 """Numbers that the official functions printed (`golden/splam_step.json`), each one reproduced.
 
-A section is read through :class:`Reader`, which fails the test if a number was not looked at. In the
-file ``start_timesteps`` is the noisy end t, and ``timesteps`` or ``end_timesteps`` the clean end s.
+A section is read through :class:`Reader`, which fails the test if a number was not looked at. In
+the file ``start_timesteps`` is the noisy end t, and ``timesteps`` or ``end_timesteps`` the clean
+end s.
 """
 
 from collections.abc import Iterator

@@ -1,8 +1,7 @@
-"""Distances between samples: against POT, scipy, and closed forms."""
+"""Distances between samples: against their definitions, scipy, and closed forms."""
 
 import math
 
-import ot
 import pytest
 import scipy.stats
 import torch
@@ -26,6 +25,17 @@ def directions(count, dim, seed=0):
     """The lines that a generator of this seed draws."""
     lines = torch.randn(dim, count, generator=generator(seed), dtype=torch.float64)
     return lines / lines.norm(dim=0)
+
+
+def paired_quantiles(x, y, lines):
+    """Sliced Wasserstein by definition: on a line, W_2 pairs the points of equal quantiles."""
+    n, m = len(x), len(y)
+    # Quantiles are constant between i/N and j/M; in units of 1/(NM) these cuts are whole numbers.
+    cuts = torch.cat([torch.arange(n) * m, torch.arange(m) * n, torch.tensor([n * m])]).unique()
+    share = cuts.diff().double() / (n * m)
+    a = (x @ lines).sort(dim=0).values[cuts[:-1] // m]
+    b = (y @ lines).sort(dim=0).values[cuts[:-1] // n]
+    return float((share @ (a - b).square()).mean().sqrt())
 
 
 # -------------------------------------------------------------------- both distances
@@ -116,11 +126,10 @@ def test_wrong_input(distance, x, y, message):
 
 @properties
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 4), st.integers(0, 1000))
-def test_sliced_wasserstein_is_that_of_pot(n, m, dim, seed):
+def test_sliced_wasserstein_pairs_equal_quantiles(n, m, dim, seed):
     x, y = noise(n, dim, seed=seed), 0.3 + 2 * noise(m, dim, seed=seed + 1)
     ours = sliced_wasserstein(x, y, projections=20, generator=generator(seed))
-    pot = ot.sliced.sliced_wasserstein_distance(x, y, projections=directions(20, dim, seed), p=2)
-    assert ours == pytest.approx(float(pot), rel=1e-9)
+    assert ours == pytest.approx(paired_quantiles(x, y, directions(20, dim, seed)), rel=1e-9)
 
 
 def test_sliced_wasserstein_of_a_shift():
@@ -154,7 +163,8 @@ def test_sliced_wasserstein_of_one_point():
 
 def test_repeated_samples_are_the_same_distribution():
     x = noise(40, 2)
-    assert sliced_wasserstein(x, torch.cat([x, x, x])) < 1e-12
+    # Not 0: cumulated weights of 1/40 and 1/120 differ in the last bit, and the root shows it.
+    assert sliced_wasserstein(x, torch.cat([x, x, x])) < 1e-6
 
 
 def test_lines_are_fixed_unless_a_generator_draws_them():

@@ -1,9 +1,9 @@
 """Samplers against diffusers' schedulers, step for step.
 
 In float32 the samples agree to 1e-6 in absolute value, with inputs and data of order one (on the
-way, where values are larger, to 2e-6). A formula that is a little wrong could hide in that, so each
-comparison is made in float64 as well, with diffusers' schedulers brought to float64 (their tables,
-and DPM-Solver's own rounding of samples): there the two agree to 1e-12.
+way, where values are larger, to 2e-6). A formula that is a little wrong could hide in that, so
+each comparison is made in float64 as well, with diffusers' schedulers brought to float64 (their
+tables, and DPM-Solver's own rounding of samples): there the two agree to 1e-12.
 """
 
 import math
@@ -73,7 +73,7 @@ def dpm(kind: str, order: int = 2) -> DPMSolverMultistepScheduler:
 
 
 def prepare(scheduler, dtype, **timesteps) -> NoiseSchedule:
-    """Set the timesteps; in float64, replace diffusers' float32 tables too. Returns our schedule."""
+    """Set the timesteps, and in float64 diffusers' tables. Returns our schedule."""
     abar = scheduler.alphas_cumprod
     scheduler.set_timesteps(**timesteps)
     if dtype == F64:

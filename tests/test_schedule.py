@@ -189,6 +189,21 @@ def test_sub_paths(sd, n):
     assert torch.equal(s, grid.s)
 
 
+@properties
+@given(st.integers(2, 400), st.data())
+def test_sub_paths_tile_any_schedule(steps, data):
+    schedule = NoiseSchedule.from_alphas_cumprod(torch.linspace(0.999, 0.01, steps))
+    n = data.draw(st.sampled_from([d for d in range(1, steps + 1) if steps % d == 0]))
+    grid = schedule.subpaths(n)
+    assert grid.k * n == steps
+    assert grid.t[-1] == steps - 1
+    assert grid.s[0] == 0
+    assert torch.equal(grid.s[1:], grid.t[:-1])
+    assert bool((grid.t[1:] - grid.s[1:] == grid.k).all())
+    for one, other in zip(grid.ends(torch.arange(n)), (grid.t, grid.s), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_ends_of_small_integer_types_do_not_wrap_around(sd):
     t, s = sd.subpaths(50).ends(torch.tensor([49], dtype=torch.uint8))
     assert (t.item(), s.item()) == (999, 979)

@@ -275,25 +275,17 @@ def test_without_an_address_the_set_up_cell_says_what_to_do():
 
 @pytest.mark.parametrize("address", ["", ADDRESS])
 def test_the_set_up_cell_passes_the_linter(tmp_path, address):
-    """As a notebook cell, its magic included, under the project's rules."""
+    """As a notebook cell, its magic included; and its formatter would leave it as it is."""
     source = setup_cell_source(address)
     assert 2 <= sum(bool(line.strip()) for line in source.splitlines()) <= 4
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     path = tmp_path / "lesson.ipynb"
     path.write_text(to_text(nb), encoding="utf-8")
     config = set_address.ROOT / "pyproject.toml"
-    command = [
-        sys.executable,
-        "-m",
-        "ruff",
-        "check",
-        "--no-cache",
-        "--config",
-        str(config),
-        str(path),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
+    for command in (["check"], ["format", "--check", "--diff"]):
+        ruff = [sys.executable, "-m", "ruff", *command, "--no-cache", "--config", str(config)]
+        done = subprocess.run([*ruff, str(path)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
 
 
 def test_the_wheels_name_is_the_projects():

@@ -74,7 +74,7 @@ def test_the_wheel_holds_the_package_and_the_data(wheel):
 
 def test_scratch_and_hidden_files_stay_out(tmp_path):
     for name in ("README.md", "pictures/a.png", "raw/big.npz", "pictures/raw/b.png", ".DS_Store",
-                 "pictures/.hidden/c.png", "pictures/raw.png"):  # fmt: skip
+                 "pictures/.hidden/c.png", "pictures/raw.png", "make_pictures.py"):  # fmt: skip
         path = tmp_path / "data" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()

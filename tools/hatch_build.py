@@ -19,7 +19,8 @@ def data_files(root: Path) -> dict[str, str]:
     for path in sorted(data.rglob("*")):
         parts = path.relative_to(data).parts
         hidden = any(part.startswith(".") for part in parts)
-        if path.is_file() and not hidden and not LEFT_OUT.intersection(parts[:-1]):
+        script = path.suffix == ".py"  # what made a file is not needed to read it
+        if path.is_file() and not (hidden or script or LEFT_OUT.intersection(parts[:-1])):
             files[str(path)] = "/".join(("slam_edu", "_data", *parts))
     return files
 

@@ -109,9 +109,9 @@ def setup_cell_source(address: str, version: str | None = None) -> str:
     wheel = f"slam_edu-{version or read_version()}-py3-none-any.whl"
     return (
         f"{head}\n"
-        f'    raise ModuleNotFoundError("Here: start with `make lab`. On Colab: upload the wheel '
-        f'that `make "\n'
-        f"        'wheel` builds, then run  %pip install \"{wheel}[course]\"')"
+        f"    install = '%pip install \"{wheel}[course]\"'\n"
+        "    raise ModuleNotFoundError("
+        'f"run `make lab`; on Colab upload `make wheel`'s file, {install}")'
     )
 
 

@@ -4,7 +4,7 @@ solution.
 A check is called with the learner's answer and shows a :class:`Verdict`. It does not stop the
 notebook: an answer that raises, returns the wrong type or is not there yet gets a sentence too.
 
-    lesson_00, lesson_01, lesson_02   one module per lesson, one function per exercise
+There is one module per lesson, ``lesson_00`` and so on, and in it one function per exercise.
 """
 
 from slam_edu.checks.base import Verdict, Wrong, exercise, require, require_close, require_shape

@@ -1,6 +1,6 @@
 """Explorers of the lessons: each returns a widget with controls and a figure that follows them.
 
-start       a picture along its PF-ODE, a student at work (lesson 00)
-diffusion   noise levels, density and score (lesson 01)
-solvers     solvers in few steps (lesson 02)
+- ``start``: a picture along its PF-ODE, a student at work (lesson 00)
+- ``diffusion``: noise levels, density and score (lesson 01)
+- ``solvers``: solvers in few steps (lesson 02)
 """

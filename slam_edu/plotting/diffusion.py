@@ -31,6 +31,7 @@ from slam_edu.toy.mixture import GaussianMixture
 
 _STYLES = ("-", "--", ":", "-.")
 _FAINT = "#c4c4c4"  # data that are there for orientation alone
+_CLOSE = 2.6  # half-width of a plane in which single lines matter
 _WIDEST_ARROW = 2.5  # in units of sigma times score, whose mean square is 2 in the plane
 
 
@@ -373,8 +374,8 @@ def warped_grid(before: Tensor, after: Tensor, data: Tensor, title: str) -> Cour
         "solution map takes them. They never tear; they are pressed together on the data and "
         "pulled far apart across the gaps.",
     )
-    paths(plane(left, "a grid at t = 999"), before, width=0.8, alpha=0.9)
-    points(plane(right, title), data, _FAINT, size=4, alpha=1)
+    paths(plane(left, "a grid at t = 999", _CLOSE), before, width=0.8, alpha=0.9)
+    points(plane(right, title, _CLOSE), data, _FAINT, size=5, alpha=1)
     paths(right, after, width=0.8, alpha=0.9)
     return fig
 

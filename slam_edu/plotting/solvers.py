@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter, ScalarFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator, ScalarFormatter
 from torch import Tensor
 
 from slam_edu._validation import check_count
@@ -87,10 +88,10 @@ def hops_and_path(
     fig, (left, right) = figure(
         2,
         size=(4.3, 3.5),
-        alt=f"Two panels, z over rho from {rho_max:g} down to 0, with green exact curves that bend "
-        f"more and more towards the right. Left: orange hops of DDIM start on the curves along "
-        f"their slope and end beside them; purple bars show the errors. Right: orange paths made "
-        f"of such hops leave the curves, and the errors at the end are longer.",
+        alt=f"Two panels, z over rho from {rho_max:g} down to 0, with green exact curves that "
+        "bend more and more towards the right. Left: orange hops of DDIM start on the curves "
+        "along their slope and end beside them; purple bars show the errors. Right: orange paths "
+        "made of such hops leave the curves, and the errors at the end are longer.",
     )
     rho, last = levels.rho, len(levels) - 1
     z_starts, z_path = _first_z(starts, levels), _first_z(path, levels)
@@ -156,20 +157,21 @@ def few_step_paths(
     """
     fig, axes = figure(
         len(solved),
-        size=(2.75, 3.0),
+        size=(2.75, 3.25),
         alt=f"Panels for {', '.join(map(str, solved))} evaluations. Green exact trajectories end "
         f"on the data. The orange ones of DDIM follow them ever more loosely as evaluations get "
         f"fewer; with one they all run to the centre. Purple lines join the two ends.",
     )
     for ax, (steps, (trajectory, levels)) in zip(axes, solved.items(), strict=True):
-        plane(ax, evaluations(steps), limit=2.6)
+        plane(ax, evaluations(steps), limit=2.4)
         draw_paths(ax, trajectory, levels, exact, data)
-    _legend(axes[0], {"exact": "path", "DDIM": "teacher", "error at the end": "chord"})
+    handles = _handles(axes[0], {"exact": "path", "DDIM": "teacher", "error at the end": "chord"})
+    fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     return fig
 
 
 def draw_paths(ax: Axes, trajectory: Tensor, levels: Level, exact: Tensor, data: Tensor) -> None:
-    """Into prepared axes: data, exact trajectories, a solver's over them, and the gap at the end."""
+    """Into prepared axes: data, exact trajectories, a solver's over them, the gap at the end."""
     points(ax, data, "#cfcfcf", size=1.5, alpha=0.8)
     paths(ax, exact, "path", width=1.1, alpha=0.8)
     paths(ax, arcs(trajectory, levels), "teacher", width=1.1, alpha=0.9)
@@ -194,19 +196,19 @@ def orders(
     whole_way: Mapping[str, Sequence[float]],
     slopes: Mapping[str, tuple[float, float]],
 ) -> CourseFigure:
-    """Local and global error over the number of hops, both axes logarithmic, with measured orders.
+    """Local and global error over the number of hops, both axes logarithmic, with exponents.
 
     Args:
         hops: numbers of hops.
         one_hop: for each method, the local error.
         whole_way: for each method, the global error.
-        slopes: for each method, the order measured in the left and in the right panel.
+        slopes: for each method, minus the slope measured in the left and in the right panel.
     """
     said = ", ".join(f"{NAMES[m]} {a:.1f} and {b:.1f}" for m, (a, b) in slopes.items())
     fig, axes = figure(
         2,
         size=(4.3, 3.5),
-        alt=f"Two logarithmic plots of error over the number of hops, with straight falling lines. "
+        alt=f"Two logarithmic plots of error over the number of hops, with falling lines. "
         f"Left, one hop; right, the whole way. Minus their slopes, left and right: {said}.",
     )
     panels = (("one hop: local error", one_hop), ("the whole way: global error", whole_way))
@@ -216,9 +218,9 @@ def orders(
             ax.plot(hops, values, ms=5, lw=1.5, label=label, **_STYLES[method])
         ax.set(xscale="log", yscale="log", xlabel="number of hops from t = 999 to 0")
         ax.set_xticks(hops, [str(n) for n in hops])
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.xaxis.set_minor_locator(NullLocator())
         ax.set_title(title, fontsize=10)
-        ax.legend(frameon=False, fontsize=9, loc="lower left", title="measured order")
+        ax.legend(frameon=False, fontsize=9, loc="lower left", title="measured exponent")
         _open(ax)
     axes[0].set_ylabel("distance in z, median")
     return fig
@@ -241,16 +243,17 @@ def error_along_the_path(
         size=(3.35, 3.1),
         alt="Three plots over t from 999 to 0. Left, logarithmic: the curvature rises a "
         "thousandfold and more. Middle: the local error of a hop is level, then rises at the end; "
-        "the prediction lies on it. Right: the error at the end due to each hop grows towards the "
-        "data, and the last hop stands far above all others.",
+        "Taylor's formula is close to it. Right: the error at the end due to each hop grows "
+        "towards the data, and the last hop stands far above all others.",
     )
     axes[0].plot(t, change, color=COLORS["path"], lw=1.6)
     axes[0].set(yscale="log", ylim=(3e-4, 10))
     axes[1].plot(t, local, "o", color=COLORS["teacher"], ms=3.5, label="measured")
-    axes[1].plot(t, predicted, color=COLORS["chord"], lw=1.4, label=r"$\frac{1}{2} h^2 |z''|$")
+    taylor = r"$\frac{1}{2} h^2 \Vert z'' \Vert$"
+    axes[1].plot(t, predicted, color=COLORS["chord"], lw=1.4, label=taylor)
     axes[1].set(yscale="log", ylim=(3e-4, 0.1))
     axes[1].legend(frameon=False, fontsize=9, loc="upper left")
-    axes[2].bar(t, effect, width=13, color=COLORS["teacher"])
+    axes[2].bar(t.numpy(), effect.numpy(), width=13, color=COLORS["teacher"])
     axes[2].set_ylim(bottom=0)
     titles = (
         "curvature of the exact path",
@@ -273,31 +276,28 @@ def distance_by_evaluations(
     """Sliced Wasserstein distance to the data over evaluations, both axes logarithmic.
 
     Args:
-        curves: for each method, distance by number of evaluations. A name that is none of the
-            solvers' is drawn in the data's colour.
+        curves: for each method, distance by number of evaluations.
         floor: distances between samples of the data.
     """
     fig, (ax,) = figure(
         size=(6.4, 3.9),
-        alt="Distance to the data over network evaluations, 1 to 50, both logarithmic. All solvers "
-        "start together far above the grey band of the floor at 1 evaluation, fall, and reach it "
-        "only with many evaluations.",
+        alt="Distance to the data over network evaluations, 1 to 50, both logarithmic. All "
+        "solvers start together at 1 evaluation, far above the grey band of the floor, fall, and "
+        "reach it only with many evaluations.",
     )
-    ax.axhspan(min(floor), max(floor), color="#d9d9d9", zorder=0, lw=0)
-    ax.text(
-        1.03, max(floor) * 0.96, "two samples of the data", fontsize=9, va="top", color="#555555"
-    )
-    for name, curve in curves.items():
-        style = _STYLES.get(name, {"color": COLORS["data"], "ls": ":", "marker": "x"})
-        ax.plot(
-            list(curve), list(curve.values()), ms=5, lw=1.5, label=NAMES.get(name, name), **style
-        )
-    ax.set(xscale="log", yscale="log", xlim=(0.95, 60), ylim=(0.02, 1.3))
+    _floor(ax, floor, 1.03, (min(floor) * max(floor)) ** 0.5)
+    twice = 2 * sum(floor) / len(floor)
+    ax.axhline(twice, color="#8c8c8c", lw=1, ls=":", zorder=0)
+    ax.text(1.03, 1.03 * twice, "twice the floor", fontsize=9, va="bottom", color="#555555")
+    for method, curve in curves.items():
+        style = {**_STYLES[method], "label": NAMES[method]}
+        ax.plot(list(curve), list(curve.values()), ms=5, lw=1.5, **style)
+    ax.set(xscale="log", yscale="log", xlim=(0.95, 60), ylim=(0.03, 1.3))
     ax.set_xticks([1, 2, 3, 4, 6, 8, 12, 16, 25, 50])
-    ax.set_yticks([0.02, 0.05, 0.1, 0.2, 0.5, 1])
+    ax.set_yticks([0.05, 0.1, 0.2, 0.5, 1])
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(ScalarFormatter())
-        axis.set_minor_formatter(NullFormatter())
+        axis.set_minor_locator(NullLocator())
     ax.set_xlabel("evaluations of the network")
     ax.set_ylabel("sliced Wasserstein distance")
     ax.set_title("fewer evaluations, further from the data", fontsize=10)
@@ -321,10 +321,7 @@ def middle_level(
         alt="Distance to the data of two evaluations over the timestep of the second one. Each "
         "solver's curve has a valley, and its bottom lies far above the grey band of the floor.",
     )
-    ax.axhspan(min(floor), max(floor), color="#d9d9d9", zorder=0, lw=0)
-    ax.text(
-        990, max(floor) + 0.01, "two samples of the data", fontsize=9, va="bottom", color="#555555"
-    )
+    _floor(ax, floor, 985, max(floor) + 0.035)
     for name, values in curves.items():
         style = {**_STYLES[name], "marker": ""}
         ax.plot(t, values, lw=1.8, label=NAMES[name], **style)
@@ -349,11 +346,17 @@ def _open(ax: Axes) -> None:
 
 def _floor(ax: Axes, floor: Sequence[float], x: float, y: float) -> None:
     ax.axhspan(min(floor), max(floor), color="#d9d9d9", zorder=0, lw=0)
-    ax.text(x, y, "two samples of the data", fontsize=9, va="center", color="#555555")
+    ax.text(x, y, "floor: two samples of the data", fontsize=9, va="center", color="#555555")
+
+
+def _handles(ax: Axes, entries: Mapping[str, str]) -> list[Line2D]:
+    """Lines that are nowhere to be seen but in a legend."""
+    return [
+        ax.plot([math.nan], [math.nan], color=COLORS[color], lw=1.6, label=label)[0]
+        for label, color in entries.items()
+    ]
 
 
 def _legend(ax: Axes, entries: Mapping[str, str]) -> None:
-    for label, color in entries.items():
-        ax.plot([math.nan], [math.nan], color=COLORS[color], lw=1.6, label=label)
-    legend = ax.legend(fontsize=8, loc="best", borderpad=0.3, handlelength=1.2)
+    legend = ax.legend(handles=_handles(ax, entries), fontsize=8, loc="upper right")
     legend.get_frame().set(edgecolor="none", alpha=0.85)

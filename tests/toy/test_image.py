@@ -129,6 +129,23 @@ def test_coarser_is_the_same_shape(tmp_path):
     assert near.double().mean() > 0.97
 
 
+def test_a_cell_is_where_its_darkness_is(tmp_path):
+    """A ramp, 40 by 20, in two cells: their centres of darkness are 17.3 pixels apart, not 20."""
+    ramp = np.repeat(np.linspace(255, 60, 40).round()[None], 20, axis=0).astype(np.uint8)
+    mixture = from_image(save(tmp_path, ramp), components=2, dtype=torch.float64, invert=False)
+    dark = (255.0 - ramp[0]) / 195
+    dark[dark < 0.1] = 0
+    at = np.arange(40) + 0.5
+    left, right = (
+        (dark[half] @ at[half]) / dark[half].sum() for half in (slice(0, 20), slice(20, 40))
+    )
+    apart = (mixture.means[1] - mixture.means[0]).norm() / (mixture.std / 0.5)
+    assert len(mixture) == 2
+    assert right - left == pytest.approx(17.28, abs=0.01)
+    assert apart.item() == pytest.approx((right - left) / 20, rel=1e-6)
+    assert mixture.weights[1].item() == pytest.approx(dark[20:].sum() / dark.sum())
+
+
 def test_nothing_is_random(tmp_path):
     path = save(tmp_path, drawing(200, 200))
     torch.manual_seed(1)
