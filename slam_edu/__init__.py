@@ -16,8 +16,9 @@ through the same lines:
     sampling     DDIM, DPM-Solver++, multistep consistency sampling
     training     the loop around the step
 
-Around it: ``slam_edu.toy`` (exact ground truth in 2-D), ``slam_edu.metrics``, ``slam_edu.plotting``,
-``slam_edu.widgets``, ``slam_edu.checks``; they are imported on their own and need the ``course`` extra.
+Around it: ``slam_edu.toy`` (exact ground truth in 2-D), ``slam_edu.metrics``,
+``slam_edu.plotting``, ``slam_edu.widgets``, ``slam_edu.checks``; they are imported on their own
+and need the ``course`` extra.
 
 Method: Xu, Song, Feng, Li, Ge, Zheng and Wang, "Accelerating Image Generation with Sub-path Linear
 Approximation Model", ECCV 2024, arXiv 2404.13903.

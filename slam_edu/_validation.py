@@ -1,7 +1,7 @@
-"""Checks shared by the core: each failure is a ``ValueError`` that names the value and what is allowed.
+"""Checks shared by the core: each ``ValueError`` names the value and what is allowed.
 
-They run once per call on inputs, never on the outputs of networks (a training loop decides what to do
-with a loss that is not finite).
+They run once per call on inputs, never on the outputs of networks (a training loop decides what to
+do with a loss that is not finite).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def expand(value: Tensor, x: Tensor, name: str) -> Tensor:
-    """Reshape one value per sample, ``(B,)``, or one for the batch, ``()``, to broadcast over ``x``.
+    """Reshape one value per sample, ``(B,)``, or one for all, ``()``, to broadcast over ``x``.
 
     Returns a view of shape ``(B, 1, ..., 1)`` with ``x``'s rank (or ``()`` unchanged).
 
@@ -46,7 +46,8 @@ def check_samples(x: Tensor, name: str, *, like: Tensor | None = None) -> None:
     """Require a floating-point batch ``(B, *)`` of finite values, with ``like``'s shape if given.
 
     Raises:
-        ValueError: for a scalar, integers, a NaN or Inf, or a shape, dtype or device unlike ``like``'s.
+        ValueError: for a scalar, integers, a NaN or Inf, or a shape, dtype or device unlike
+            ``like``'s.
     """
     if not x.is_floating_point():
         raise ValueError(f"{name} has dtype {x.dtype}; allowed: a floating-point dtype")
@@ -83,7 +84,9 @@ def check_finite(x: Tensor, name: str) -> None:
     """
     if not bool(torch.isfinite(x).all()):
         bad = int((~torch.isfinite(x)).sum())
-        raise ValueError(f"{name} holds {bad} NaN or Inf of {x.numel()} values; allowed: finite values")
+        raise ValueError(
+            f"{name} holds {bad} NaN or Inf of {x.numel()} values; allowed: finite values"
+        )
 
 
 def check_between(value: Tensor, low: float, high: float, name: str) -> None:

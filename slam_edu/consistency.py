@@ -2,9 +2,10 @@ r"""The consistency function: a network tied to the identity at timestep 0.
 
 .. math:: f(x, t) = c_\text{skip}(t)\, x + c_\text{out}(t)\, \hat x_0(x, t),
 
-with :math:`c_\text{skip}(0) = 1` and :math:`c_\text{out}(0) = 0`, so that :math:`f(x, 0) = x` whatever
-the network says. Source: Song et al. 2023 (consistency models), eq. 5 and appendix C; the scaled form
-is latent consistency models' (Luo et al. 2023), official script ``scalings_for_boundary_conditions``.
+with :math:`c_\text{skip}(0) = 1` and :math:`c_\text{out}(0) = 0`, so that :math:`f(x, 0) = x`
+whatever the network says. Source: Song et al. 2023 (consistency models), eq. 5 and appendix C; the
+scaled form is latent consistency models' (Luo et al. 2023), official script
+``scalings_for_boundary_conditions``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 r"""One distillation step of SLAM, for any batch shape and any network.
 
-For one sample, with the sub-path's ends t (noisy) and s (clean) and a position :math:`\gamma` on it:
+For one sample, with the sub-path's ends t (noisy) and s (clean) and a position :math:`\gamma` on
+it:
 
 1. :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`,
 2. teacher (no gradient): guided :math:`\hat\epsilon`, then DDIM from t to s gives :math:`x_s`,
@@ -12,8 +13,8 @@ With :math:`\gamma = 1` everywhere this is latent consistency distillation.
 Source: Xu et al. 2024 (SPLAM, arXiv 2404.13903); official script
 ``train_splam_distill_sd_wds.py``, the training loop.
 
-The distiller draws, computes, and returns: optimiser, moving average, logging and files belong to the
-training loop (:mod:`slam_edu.training`).
+The distiller draws, computes, and returns: optimiser, moving average, logging and files belong to
+the training loop (:mod:`slam_edu.training`).
 """
 
 from __future__ import annotations
@@ -50,14 +51,16 @@ class DistillConfig:
 
     Attributes:
         subpaths: number N of sub-paths; divides the number of timesteps.
-        guidance: :math:`w` of :math:`\epsilon_c + w(\epsilon_c - \epsilon_u)`; diffusers' scale less 1.
-            Used when ``step`` is given ``uncond``.
-        coupling: ``"markov"`` (official) or ``"linear"`` (exact); see :func:`slam_edu.subpath.sub_level`.
-        conditioning: how the student learns where it is on the sub-path. ``"gamma"`` (official): called
-            at :math:`(x_\gamma, t, \gamma)`. ``"level"``: called at the rescaled point and the
-            real-valued timestep of its own level, without gamma.
-        gammas: how ``draw`` draws gamma: ``"uniform"`` on [0, 1) (official); ``"half_one"``, one half at
-            1 and the rest uniform; ``"one"``, which makes the step latent consistency distillation.
+        guidance: :math:`w` of :math:`\epsilon_c + w(\epsilon_c - \epsilon_u)`; diffusers' scale
+            less 1. Used when ``step`` is given ``uncond``.
+        coupling: ``"markov"`` (official) or ``"linear"`` (exact); see
+            :func:`slam_edu.subpath.sub_level`.
+        conditioning: how the student learns where it is on the sub-path. ``"gamma"`` (official):
+            called at :math:`(x_\gamma, t, \gamma)`. ``"level"``: called at the rescaled point and
+            the real-valued timestep of its own level, without gamma.
+        gammas: how ``draw`` draws gamma: ``"uniform"`` on [0, 1) (official); ``"half_one"``, one
+            half at 1 and the rest uniform; ``"one"``, which makes the step latent consistency
+            distillation.
         teacher_steps: M, the teacher's DDIM steps from t to s; divides a sub-path's length.
         loss: ``"l2"`` or ``"huber"``.
         huber_c: c of the pseudo-Huber loss.
@@ -98,7 +101,9 @@ class DistillConfig:
             raise ValueError(f"guidance is {self.guidance!r}; allowed: a finite number >= 0")
         for name in ("huber_c", "sigma_data", "timestep_scaling"):
             if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: a finite number > 0")
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; allowed: a finite number > 0"
+                )
 
     @property
     def output_type(self) -> str:
@@ -171,8 +176,8 @@ class SubPathDistiller:
         config: what defines the step; default :class:`DistillConfig`.
 
     Raises:
-        ValueError: if ``subpaths`` does not divide the schedule or leaves sub-paths of one timestep, or
-            if ``teacher_steps`` does not divide a sub-path.
+        ValueError: if ``subpaths`` does not divide the schedule or leaves sub-paths of one
+            timestep, or if ``teacher_steps`` does not divide a sub-path.
     """
 
     def __init__(self, schedule: NoiseSchedule, config: DistillConfig | None = None) -> None:
@@ -181,14 +186,15 @@ class SubPathDistiller:
         self.grid = schedule.subpaths(self.config.subpaths)
         if self.grid.k < 2:
             raise ValueError(
-                f"subpaths is {self.config.subpaths} for {len(schedule)} timesteps; allowed: at most half "
-                f"as many, because the lowest sub-path [0, k-1] needs two ends"
+                f"subpaths is {self.config.subpaths} for {len(schedule)} timesteps; allowed: at "
+                f"most half as many, because the lowest sub-path [0, k-1] needs two ends"
             )
         if self.grid.k % self.config.teacher_steps:
             allowed = [m for m in range(1, self.grid.k + 1) if self.grid.k % m == 0]
             raise ValueError(
-                f"teacher_steps is {self.config.teacher_steps}, which does not divide the sub-path's "
-                f"length of {self.grid.k} timesteps; allowed: {', '.join(map(str, allowed))}"
+                f"teacher_steps is {self.config.teacher_steps}, which does not divide the "
+                f"sub-path's length of {self.grid.k} timesteps; "
+                f"allowed: {', '.join(map(str, allowed))}"
             )
 
     def draw(self, x0: Tensor, generator: torch.Generator) -> SubPathSample:
@@ -229,10 +235,10 @@ class SubPathDistiller:
         r"""The loss of one batch. Draws nothing.
 
         Networks return their raw output, in any floating-point dtype: ``teacher(x, t, cond)``,
-        ``student(x, t, cond, gamma)`` and ``target(x, t, cond, gamma)``. Under ``"gamma"`` conditioning
-        ``t`` is an integer timestep and ``gamma`` has shape ``(B,)`` (1 for the target); under
-        ``"level"``, ``t`` is real-valued and ``gamma`` is None. The student is called last, so that one
-        network with switched adapters can play all three.
+        ``student(x, t, cond, gamma)`` and ``target(x, t, cond, gamma)``. Under ``"gamma"``
+        conditioning ``t`` is an integer timestep and ``gamma`` has shape ``(B,)`` (1 for the
+        target); under ``"level"``, ``t`` is real-valued and ``gamma`` is None. The student is
+        called last, so that one network with switched adapters can play all three.
 
         Args:
             x0: clean samples, shape ``(B, *)``, in the schedule's dtype and on its device.
@@ -244,18 +250,18 @@ class SubPathDistiller:
             uncond: passed to the teacher for guidance; None: no guidance.
 
         Raises:
-            ValueError: for an ``x0`` or ``sample`` of the wrong dtype, device, shape or range, with a
-                NaN, or for a network whose output has another shape than its input.
+            ValueError: for an ``x0`` or ``sample`` of the wrong dtype, device, shape or range,
+                with a NaN, or for a network whose output has another shape than its input.
         """
         t, s, gamma = self._ends(x0, sample)
         level_t, level_s = self.schedule(t), self.schedule(s)
         x_t = add_noise(x0, sample.noise, level_t)
         with torch.no_grad():
             x_s, prediction = self._teacher_steps(x_t, t, level_t, level_s, teacher, cond, uncond)
-            y = self._target(target, x_s, s, level_s, cond, torch.ones_like(gamma))
+            y = self._consistency(target, x_s, s, level_s, cond, torch.ones_like(gamma))
             x_gamma = chord_point(x_t, x_s, level_t, level_s, gamma)
             level_gamma = sub_level(level_t, level_s, gamma, self.config.coupling)
-        p = self._student(student, x_gamma, t, level_gamma, cond, gamma)
+        p = self._consistency(student, x_gamma, t, level_gamma, cond, gamma)
         if self.config.loss == "l2":
             loss = mse(p, y)
         else:
@@ -267,12 +273,12 @@ class SubPathDistiller:
         )  # fmt: skip
 
     def _ends(self, x0: Tensor, sample: SubPathSample) -> tuple[Tensor, Tensor, Tensor]:
-        # Kinds and shapes first, values last: the values of another device may not be readable. That
-        # x0 and noise are finite is for add_noise to see.
+        # Kinds and shapes first, values last: the values of another device may not be readable.
+        # That x0 and noise are finite is for add_noise to see.
         if x0.dtype != self.schedule.dtype or x0.device != self.schedule.device:
             raise ValueError(
-                f"x0 is {x0.dtype} on {x0.device}; allowed: the schedule's {self.schedule.dtype} on "
-                f"{self.schedule.device} (keep samples and algebra in it, the networks may differ)"
+                f"x0 is {x0.dtype} on {x0.device}; allowed: the schedule's {self.schedule.dtype} "
+                f"on {self.schedule.device} (keep samples and algebra in it; networks may differ)"
             )
         index, gamma, batch = sample.index, sample.gamma, tuple(x0.shape[:1])
         for name, value in (("index", index), ("gamma", gamma)):
@@ -314,22 +320,19 @@ class SubPathDistiller:
             x = ddim_step(prediction, level_next)
         return x, first
 
-    def _target(self, network, x, t, level, cond, gamma):
-        """f(x_s, s), at the clean end itself, which is a level of the schedule."""
-        if self.config.conditioning == "level":
-            t, gamma = t.to(x.dtype), None
-        return self._consistency(network, x, t, level, cond, gamma)
-
-    def _student(self, network, x, t, level, cond, gamma):
-        """f at the chord point, told of its place as the config says."""
+    def _consistency(
+        self,
+        network: Network,
+        x: Tensor,
+        t: Tensor,
+        level: Level,
+        cond: object,
+        gamma: Tensor | None,
+    ) -> Tensor:
+        """f of the student or its target, told of its place on the sub-path as the config says."""
         if self.config.conditioning == "level":
             x, level, t = self.schedule.rescale(x, level)
             gamma = None
-        return self._consistency(network, x, t, level, cond, gamma)
-
-    def _consistency(
-        self, network: Network, x: Tensor, t: Tensor, level: Level, cond: object, gamma: Tensor | None
-    ) -> Tensor:
         prediction = to_prediction(network(x, t, cond, gamma), x, level, self.config.output_type)
         c_skip, c_out = boundary_scalings(
             t, self.config.sigma_data, self.config.timestep_scaling, dtype=x.dtype

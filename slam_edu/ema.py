@@ -1,4 +1,4 @@
-r"""Exponential moving average of a network's weights: :math:`\theta^- \leftarrow r\,\theta^- + (1-r)\,\theta`."""
+"""Exponential moving average of a network's weights, the target of consistency training."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def ema_copy(network: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def update_ema(target: nn.Module, source: nn.Module, rate: float = 0.95) -> None:
-    r"""Move ``target`` towards ``source`` in place: :math:`\theta^- \leftarrow r\,\theta^- + (1-r)\,\theta`.
+    r"""Move the target in place: :math:`\theta^- \leftarrow r\,\theta^- + (1-r)\,\theta`.
 
-    Call it after an optimiser step, never after a skipped one. Parameters are averaged, buffers copied.
-    Source: official script, ``update_ema``.
+    Call it after an optimiser step, never after a skipped one. Parameters are averaged, buffers
+    copied. Source: official script, ``update_ema``.
 
     Args:
         target: the average :math:`\theta^-`.
@@ -26,8 +26,8 @@ def update_ema(target: nn.Module, source: nn.Module, rate: float = 0.95) -> None
         rate: :math:`r` in [0, 1]; 0 copies, 1 keeps the target.
 
     Raises:
-        ValueError: if the rate is outside [0, 1] or the two networks differ in names, shapes, dtypes
-            or devices.
+        ValueError: if the rate is outside [0, 1] or the two networks differ in names, shapes,
+            dtypes or devices.
     """
     if not 0 <= rate <= 1:
         raise ValueError(f"rate is {rate!r}; allowed: 0 <= rate <= 1")

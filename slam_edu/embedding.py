@@ -1,12 +1,13 @@
 r"""How the official student is told gamma: a sinusoidal embedding of :math:`10 - 10\gamma`.
 
-With :math:`h = \lfloor D/2 \rfloor`, frequencies :math:`f_j = 10000^{-j/(h-1)}` and :math:`a_j = 1000\, w f_j`,
+With :math:`h = \lfloor D/2 \rfloor`, frequencies :math:`f_j = 10000^{-j/(h-1)}` and :math:`a_j =
+1000\, w f_j`,
 
 .. math:: e(w) = [\sin a_0, \dots, \sin a_{h-1}, \cos a_0, \dots, \cos a_{h-1}].
 
-:math:`\gamma = 1` is :math:`e(0)`, all sines 0 and all cosines 1: what a latent-consistency pipeline feeds
-at ``guidance_scale = 1``. Source: Vaswani et al. 2017; Luo et al. 2023 (LCM); official script,
-``guidance_scale_embedding``.
+:math:`\gamma = 1` is :math:`e(0)`, all sines 0 and all cosines 1: what a latent-consistency
+pipeline feeds at ``guidance_scale = 1``. Source: Vaswani et al. 2017; Luo et al. 2023 (LCM);
+official script, ``guidance_scale_embedding``.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ def guidance_scale_embedding(w: Tensor, dim: int = 256) -> Tensor:
     """
     check_count(dim, "dim", low=4)
     if w.ndim != 1 or not w.is_floating_point():
-        raise ValueError(f"w has shape {tuple(w.shape)}, {w.dtype}; allowed: floating-point of shape (B,)")
+        raise ValueError(
+            f"w has shape {tuple(w.shape)}, {w.dtype}; allowed: floating-point of shape (B,)"
+        )
     half = dim // 2
     j = torch.arange(half, device=w.device, dtype=w.dtype)
     frequency = torch.exp(j * -(math.log(10000.0) / (half - 1)))

@@ -3,13 +3,14 @@ r"""What a denoising network predicts, and the conversions between its forms.
 At a level :math:`(\alpha, \sigma)`, the sample :math:`x = \alpha x_0 + \sigma\epsilon` and one
 prediction determine the other. The three ``prediction_type`` s are diffusers':
 
-========================  ==========================================  ===================================
-``prediction_type``       the network's output                        recovered clean sample
-========================  ==========================================  ===================================
-``"epsilon"``             :math:`\epsilon`                            :math:`(x - \sigma\epsilon)/\alpha`
-``"sample"``              :math:`x_0`                                 :math:`x_0`
-``"v_prediction"``        :math:`v = \alpha\epsilon - \sigma x_0`     :math:`(\alpha x - \sigma v)/(\alpha^2 + \sigma^2)`
-========================  ==========================================  ===================================
+========================  ==========================================
+=================================== ``prediction_type``       the network's output
+recovered clean sample ========================  ==========================================
+=================================== ``"epsilon"``             :math:`\epsilon`
+:math:`(x - \sigma\epsilon)/\alpha` ``"sample"``              :math:`x_0`
+:math:`x_0` ``"v_prediction"``        :math:`v = \alpha\epsilon - \sigma x_0`     :math:`(\alpha x
+- \sigma v)/(\alpha^2 + \sigma^2)` ========================
+==========================================  ===================================
 
 The last formula is written for any level, because a point on a sub-path has
 :math:`\alpha^2 + \sigma^2 \ne 1`; with :math:`\alpha^2 + \sigma^2 = 1` it is the usual one
@@ -56,7 +57,8 @@ def add_noise(x0: Tensor, noise: Tensor, level: Level) -> Tensor:
         level: with shape ``(B,)`` or ``()``.
 
     Raises:
-        ValueError: for unlike shapes, dtypes or devices, a wrong rank, or a value that is not finite.
+        ValueError: for unlike shapes, dtypes or devices, a wrong rank, or a value that is not
+            finite.
     """
     check_samples(x0, "x0")
     check_samples(noise, "noise", like=x0)
@@ -68,8 +70,8 @@ def to_prediction(
 ) -> Prediction:
     r"""Read a network's raw output as ``(x0, eps)``; see the module's table.
 
-    The output may come in another floating-point dtype (a network under autocast); it is converted to
-    ``x``'s, in which the algebra is done.
+    The output may come in another floating-point dtype (a network under autocast); it is converted
+    to ``x``'s, in which the algebra is done.
 
     Args:
         output: the network's output at ``x``, shape ``(B, *)``.
@@ -83,7 +85,8 @@ def to_prediction(
     check_choice(prediction_type, PREDICTION_TYPES, "prediction_type")
     if output.shape != x.shape:
         raise ValueError(
-            f"the network's output has shape {tuple(output.shape)}; allowed: its input's, {tuple(x.shape)}"
+            f"the network's output has shape {tuple(output.shape)}; "
+            f"allowed: its input's, {tuple(x.shape)}"
         )
     output = output.to(x.dtype)
     alpha, sigma = expand(level.alpha, x, "alpha"), expand(level.sigma, x, "sigma")
@@ -98,7 +101,7 @@ def to_prediction(
 
 
 def to_output(prediction: Prediction, level: Level, prediction_type: str = "epsilon") -> Tensor:
-    r"""The raw output that a network of this ``prediction_type`` would give; inverse of :func:`to_prediction`.
+    r"""The raw output of a network of this type; the inverse of :func:`to_prediction`.
 
     Raises:
         ValueError: for an unknown ``prediction_type``.
@@ -116,9 +119,9 @@ def to_output(prediction: Prediction, level: Level, prediction_type: str = "epsi
 def guided_prediction(cond: Prediction, uncond: Prediction, guidance: float) -> Prediction:
     r"""Classifier-free guidance: :math:`\epsilon = \epsilon_c + w\,(\epsilon_c - \epsilon_u)`.
 
-    ``guidance`` is the paper's :math:`w \ge 0`; diffusers' ``guidance_scale`` is :math:`w + 1`. The
-    same combination of :math:`\hat x_0` belongs to the same noise, because both are linear in it.
-    Source: Ho and Salimans 2022, eq. 6.
+    ``guidance`` is the paper's :math:`w \ge 0`; diffusers' ``guidance_scale`` is :math:`w + 1`.
+    The same combination of :math:`\hat x_0` belongs to the same noise, because both are linear in
+    it. Source: Ho and Salimans 2022, eq. 6.
 
     Raises:
         ValueError: for a negative or non-finite ``guidance``.
@@ -141,8 +144,8 @@ def network_predictor(
 ) -> Predictor:
     """Wrap ``network(x, t, cond)`` so that a solver, which knows levels alone, can call it.
 
-    The network is called at the real-valued timestep of the level; with ``uncond`` it is called twice
-    and guided.
+    The network is called at the real-valued timestep of the level; with ``uncond`` it is called
+    twice and guided.
 
     Raises:
         ValueError: for an unknown ``prediction_type``.

@@ -1,7 +1,7 @@
 r"""Sampling: from noise to data with a diffusion model or with a distilled student.
 
-Every sampler is a generator of :class:`SampleState`, from the initial noise to the finished sample, so a
-notebook can draw the whole path and a script can take the last state (:func:`last`).
+Every sampler is a generator of :class:`SampleState`, from the initial noise to the finished
+sample, so a notebook can draw the whole path and a script can take the last state (:func:`last`).
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def last(states: Iterator[SampleState]) -> Tensor:
     """Run a sampler to its end and return the finished samples."""
     final = deque(states, maxlen=1)
     if not final:
-        raise ValueError("the sampler has no states left; allowed: a sampler that was not used before")
+        raise ValueError(
+            "the sampler has no states left; allowed: a sampler that was not used before"
+        )
     return final[0].x
 
 
@@ -107,24 +109,33 @@ def consistency_timesteps(steps: int, schedule: NoiseSchedule, subpaths: int = 5
 
 
 def sample_ddim(
-    network: Callable[..., Tensor], x: Tensor, schedule: NoiseSchedule, steps: int, **options: object
+    network: Callable[..., Tensor],
+    x: Tensor,
+    schedule: NoiseSchedule,
+    steps: int,
+    **options: object,
 ) -> Iterator[SampleState]:
     """Sample with DDIM (eta = 0), one network evaluation a step; order 1.
 
     See :func:`sample_pf_ode` for the arguments. Every step goes to the next timestep of the list.
-    diffusers' ``DDIMScheduler`` goes to ``t - T // n``, which is the same for ``"leading"``, and for
-    ``"trailing"`` when n divides T.
+    diffusers' ``DDIMScheduler`` goes to ``t - T // n``, which is the same for ``"leading"``, and
+    for ``"trailing"`` when n divides T.
     """
     return sample_pf_ode(network, x, schedule, steps, method="ddim", **options)
 
 
 def sample_dpmpp_2m(
-    network: Callable[..., Tensor], x: Tensor, schedule: NoiseSchedule, steps: int, **options: object
+    network: Callable[..., Tensor],
+    x: Tensor,
+    schedule: NoiseSchedule,
+    steps: int,
+    **options: object,
 ) -> Iterator[SampleState]:
     """Sample with DPM-Solver++(2M), one network evaluation a step; order 2.
 
-    See :func:`sample_pf_ode` for the arguments. The same as diffusers' ``DPMSolverMultistepScheduler``
-    with ``solver_type="midpoint"``, ``final_sigmas_type="zero"`` and ``timestep_spacing="trailing"``.
+    See :func:`sample_pf_ode` for the arguments. The same as diffusers'
+    ``DPMSolverMultistepScheduler`` with ``solver_type="midpoint"``, ``final_sigmas_type="zero"``
+    and ``timestep_spacing="trailing"``.
     """
     return sample_pf_ode(network, x, schedule, steps, method="dpmpp_2m", **options)
 
@@ -143,13 +154,14 @@ def sample_pf_ode(
     spacing: str = "trailing",
     steps_offset: int = 0,
 ) -> Iterator[SampleState]:
-    r"""Sample by following the PF-ODE through ``steps`` timesteps and on to the clean level (1, 0).
+    r"""Sample by following the PF-ODE through ``steps`` timesteps, then to the clean level (1, 0).
 
     Args:
         network: ``network(x, t, cond)`` returns the raw output; ``t`` comes with shape ``(B,)``.
         x: initial noise, shape ``(B, *)``, standard normal for a variance-preserving schedule.
         schedule: the network's schedule.
-        steps: number of steps; two evaluations each for ``"heun"`` but the last, one for the others.
+        steps: number of steps; two evaluations each for ``"heun"`` but the last, one for the
+            others.
         method: a solver of :data:`slam_edu.solver.METHODS`.
         prediction_type: what the network predicts.
         cond: passed to the network.
@@ -169,12 +181,19 @@ def sample_pf_ode(
     levels = schedule(t)
     levels = Level.cat([levels, Level.clean(levels.alpha[:1])])
     predictor = network_predictor(
-        network, schedule, prediction_type=prediction_type, cond=cond, uncond=uncond, guidance=guidance
+        network,
+        schedule,
+        prediction_type=prediction_type,
+        cond=cond,
+        uncond=uncond,
+        guidance=guidance,
     )
     states = solve_pf_ode(predictor, x, levels, method)
     following = [*t.tolist(), None]
     return (
-        SampleState(state.index, following[state.index], state.x, state.prediction and state.prediction.x0)
+        SampleState(
+            state.index, following[state.index], state.x, state.prediction and state.prediction.x0
+        )
         for state in states
     )
 
@@ -198,9 +217,10 @@ def sample_consistency(
 ) -> Iterator[SampleState]:
     r"""Multistep consistency sampling: jump to :math:`\hat x_0`, add fresh noise, jump again.
 
-    At each timestep t of :func:`consistency_timesteps`, :math:`f(x, t)` is the student's clean sample
-    (at :math:`\gamma = 1`); it is noised to the next timestep with fresh noise. The last
-    :math:`f(x, t)` is the sample. Source: Song et al. 2023, algorithm 1; diffusers ``LCMScheduler``.
+    At each timestep t of :func:`consistency_timesteps`, :math:`f(x, t)` is the student's clean
+    sample (at :math:`\gamma = 1`); it is noised to the next timestep with fresh noise. The last
+    :math:`f(x, t)` is the sample. Source: Song et al. 2023, algorithm 1; diffusers
+    ``LCMScheduler``.
 
     Args:
         student: ``student(x, t, cond, gamma)`` returns the raw output.
@@ -209,7 +229,8 @@ def sample_consistency(
         steps: number of student evaluations.
         generator: source of the fresh noise, on ``x``'s device.
         subpaths: the N of the distillation.
-        conditioning: ``"gamma"`` (called with integer t and gamma = 1) or ``"level"`` (real t, None).
+        conditioning: ``"gamma"`` (called with integer t and gamma = 1) or ``"level"`` (real t,
+            None).
         prediction_type: what the student predicts.
         cond: passed to the student.
         sigma_data: of the boundary scalings.
@@ -219,8 +240,8 @@ def sample_consistency(
         ``steps + 1`` states.
 
     Raises:
-        ValueError: for a wrong number of steps, an unknown conditioning or prediction type, or samples
-            that are not finite or differ from the schedule in dtype or device.
+        ValueError: for a wrong number of steps, an unknown conditioning or prediction type, or
+            samples that are not finite or differ from the schedule in dtype or device.
     """
     check_choice(conditioning, ("gamma", "level"), "conditioning")
     check_choice(prediction_type, PREDICTION_TYPES, "prediction_type")

@@ -9,8 +9,8 @@ A **schedule** maps a timestep :math:`t` to a level. Two ratios describe a level
 signal-to-noise ratio). In :math:`z = x/\alpha` and :math:`\rho`, the probability-flow ODE is
 :math:`\mathrm dz/\mathrm d\rho = \epsilon(x, t)`, which is why every solver here works there.
 
-Only this module and the wrapper around a network know what a timestep means; everything else in the
-core takes levels.
+Only this module and the wrapper around a network know what a timestep means; everything else in
+the core takes levels.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Level:
     r"""A noise level: ``x = alpha * x0 + sigma * eps``.
 
     Attributes:
-        alpha: signal coefficient :math:`\alpha > 0`, of shape ``(B,)`` (one per sample), ``()`` (one
-            for the batch), or ``(n,)`` for a sequence of levels that a solver walks through.
+        alpha: signal coefficient :math:`\alpha > 0`, of shape ``(B,)`` (one per sample), ``()``
+            (one for the batch), or ``(n,)`` for a sequence of levels that a solver walks through.
         sigma: noise coefficient :math:`\sigma \ge 0`, same shape, dtype and device.
 
     Raises:
@@ -51,7 +51,7 @@ class Level:
 
     @property
     def norm(self) -> Tensor:
-        r""":math:`\sqrt{\alpha^2 + \sigma^2}`, which is 1 at every level of a variance-preserving schedule."""
+        r""":math:`\sqrt{\alpha^2 + \sigma^2}`: 1 wherever a schedule is variance-preserving."""
         return (self.alpha**2 + self.sigma**2).sqrt()
 
     def __len__(self) -> int:
@@ -65,13 +65,13 @@ class Level:
 
     @classmethod
     def from_rho(cls, rho: Tensor) -> Level:
-        r"""The variance-preserving level with this :math:`\rho`: :math:`\alpha = 1/\sqrt{1+\rho^2}`."""
+        r"""The variance-preserving level with this ``rho``: :math:`\alpha = 1/\sqrt{1+\rho^2}`."""
         alpha = (1 + rho**2).rsqrt()
         return cls(alpha, rho * alpha)
 
     @classmethod
     def clean(cls, like: Tensor) -> Level:
-        r"""The level of data, :math:`(\alpha, \sigma) = (1, 0)`, with ``like``'s shape, dtype and device."""
+        """The level of data, (1, 0), with ``like``'s shape, dtype and device."""
         return cls(torch.ones_like(like), torch.zeros_like(like))
 
     @classmethod
@@ -87,8 +87,9 @@ class Level:
 class SubPathGrid:
     r"""N sub-paths ``[s, t]`` of equal length ``k`` that tile a schedule.
 
-    ``t = k-1, 2k-1, ..., T-1`` is the noisy end and ``s = max(t - k, 0)`` the clean end, so that the
-    last sub-path is one step shorter and ends at timestep 0. Source: official script, ``DDIMSolver``.
+    ``t = k-1, 2k-1, ..., T-1`` is the noisy end and ``s = max(t - k, 0)`` the clean end, so that
+    the last sub-path is one step shorter and ends at timestep 0. Source: official script,
+    ``DDIMSolver``.
 
     Attributes:
         t: noisy ends, integers of shape ``(N,)``, increasing.
@@ -104,7 +105,7 @@ class SubPathGrid:
         return len(self.t)
 
     def ends(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Ends ``t`` and ``s`` of the sub-paths ``index`` (integers ``0 ... N-1``), on its device."""
+        """Ends ``t`` and ``s`` of the sub-paths ``index`` (from 0 to N-1), on its device."""
         t = (index.long() + 1) * self.k - 1
         return t, (t - self.k).clamp(min=0)
 
@@ -112,18 +113,19 @@ class SubPathGrid:
 class NoiseSchedule(nn.Module):
     r"""A table of levels, one per integer timestep ``0 ... T-1``, from clean to noisy.
 
-    Calling it gives levels: ``schedule(t) -> Level`` with ``t``'s shape. Between two integers, levels
-    are interpolated linearly in :math:`\log\rho` and in the norm :math:`\sqrt{\alpha^2 + \sigma^2}`,
-    so that a variance-preserving schedule stays so and :meth:`timestep` is the exact inverse. The tables are buffers: ``.to(device)`` moves them. Their dtype is the precision
-    of all algebra done with the schedule; networks may run in another one.
+    Calling it gives levels: ``schedule(t) -> Level`` with ``t``'s shape. Between two integers,
+    levels are interpolated linearly in :math:`\log\rho` and in the norm :math:`\sqrt{\alpha^2 +
+    \sigma^2}`, so that a variance-preserving schedule stays so and :meth:`timestep` is the exact
+    inverse. The tables are buffers: ``.to(device)`` moves them. Their dtype is the precision of
+    all algebra done with the schedule; networks may run in another one.
 
     Args:
         alpha: signal coefficients, shape ``(T,)``.
         sigma: noise coefficients, shape ``(T,)``; :math:`\rho = \sigma/\alpha` increases strictly.
 
     Raises:
-        ValueError: for shapes that differ, a value that is not finite and positive, or a ``rho`` that
-            does not increase.
+        ValueError: for shapes that differ, a value that is not finite and positive, or a ``rho``
+            that does not increase.
     """
 
     alpha: Tensor
@@ -146,8 +148,8 @@ class NoiseSchedule(nn.Module):
         if not bool((rho[1:] > rho[:-1]).all()):
             bad = int((rho[1:] <= rho[:-1]).nonzero()[0])
             raise ValueError(
-                f"rho = sigma/alpha goes from {rho[bad].item():g} to {rho[bad + 1].item():g} at timestep "
-                f"{bad + 1}; allowed: increasing from timestep 0 to T-1"
+                f"rho = sigma/alpha goes from {rho[bad].item():g} to {rho[bad + 1].item():g} at "
+                f"timestep {bad + 1}; allowed: increasing from timestep 0 to T-1"
             )
         self.register_buffer("alpha", alpha)
         self.register_buffer("sigma", sigma)
@@ -162,8 +164,14 @@ class NoiseSchedule(nn.Module):
     def from_alphas_cumprod(
         cls, alphas_cumprod: Tensor, dtype: torch.dtype = torch.float32
     ) -> NoiseSchedule:
-        r"""Variance-preserving schedule from :math:`\bar\alpha_t` (shape ``(T,)``): :math:`\alpha_t =
-        \sqrt{\bar\alpha_t}`, :math:`\sigma_t = \sqrt{1 - \bar\alpha_t}`, computed in float64."""
+        r"""The variance-preserving schedule of given :math:`\bar\alpha_t`.
+
+        :math:`\alpha_t = \sqrt{\bar\alpha_t}`, :math:`\sigma_t = \sqrt{1 - \bar\alpha_t}`,
+        computed in float64, then cast.
+
+        Raises:
+            ValueError: for another shape than ``(T,)``, or values outside (0, 1).
+        """
         abar = alphas_cumprod.detach().to("cpu", torch.float64)
         if abar.ndim != 1 or not bool(((abar > 0) & (abar < 1)).all()):
             raise ValueError(
@@ -174,17 +182,18 @@ class NoiseSchedule(nn.Module):
 
     @classmethod
     def stable_diffusion(cls, dtype: torch.dtype = torch.float32) -> NoiseSchedule:
-        """Stable Diffusion's schedule: 1000 timesteps, ``scaled_linear`` betas from 0.00085 to 0.012.
+        """Stable Diffusion's schedule: 1000 timesteps, scaled-linear betas 0.00085 to 0.012.
 
-        ``beta_t = linspace(sqrt(0.00085), sqrt(0.012), 1000)[t]**2`` and ``abar_t = prod(1 - beta)``,
-        computed in float64, then cast. Source: CompVis ``make_beta_schedule``; diffusers' DDPMScheduler.
+        ``beta_t = linspace(sqrt(0.00085), sqrt(0.012), 1000)[t]**2`` and ``abar_t = prod(1 -
+        beta)``, computed in float64, then cast. Source: CompVis ``make_beta_schedule``; diffusers'
+        DDPMScheduler.
         """
         beta = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
         return cls.from_alphas_cumprod(torch.cumprod(1 - beta, dim=0), dtype)
 
     @classmethod
     def cosine(cls, timesteps: int = 1000, dtype: torch.dtype = torch.float32) -> NoiseSchedule:
-        r"""Cosine schedule: :math:`\bar\alpha(u) = \cos^2\!\big(\tfrac{u + 0.008}{1.008}\tfrac\pi2\big)`.
+        r"""Cosine schedule: :math:`\bar\alpha = \cos^2(\tfrac{u + .008}{1.008}\tfrac\pi2)`.
 
         The betas are capped at 0.999. Source: Nichol and Dhariwal 2021, eq. 17; diffusers'
         ``squaredcos_cap_v2``.
@@ -205,8 +214,8 @@ class NoiseSchedule(nn.Module):
         abar = getattr(scheduler, "alphas_cumprod", None)
         if abar is None:
             raise ValueError(
-                f"{type(scheduler).__name__} has no alphas_cumprod; allowed: a diffusers scheduler of "
-                f"the DDPM family (DDPMScheduler, DDIMScheduler, PNDMScheduler, LCMScheduler, ...)"
+                f"{type(scheduler).__name__} has no alphas_cumprod; allowed: a diffusers "
+                f"scheduler of the DDPM family (DDPMScheduler, DDIMScheduler, LCMScheduler, ...)"
             )
         return cls.from_alphas_cumprod(torch.as_tensor(abar), dtype)
 
@@ -271,8 +280,8 @@ class NoiseSchedule(nn.Module):
     def rescale(self, x: Tensor, level: Level) -> tuple[Tensor, Level, Tensor]:
         r"""Bring samples at any level to the schedule's own scale, at the same :math:`\rho`.
 
-        On a variance-preserving schedule this is :math:`\tilde x = x/\sqrt{\alpha^2 + \sigma^2}`. It is
-        how a network that was trained on the schedule is asked about a sub-path point, whose
+        On a variance-preserving schedule this is :math:`\tilde x = x/\sqrt{\alpha^2 + \sigma^2}`.
+        It is how a network that was trained on the schedule is asked about a sub-path point, whose
         :math:`\alpha^2 + \sigma^2` is not 1.
 
         Args:
@@ -294,7 +303,8 @@ class NoiseSchedule(nn.Module):
         rho = level.rho.to(self.dtype)
         if rho.device != self.device:
             raise ValueError(f"the level is on {rho.device} but the schedule is on {self.device}")
-        # A level that was computed (a sub-path point at gamma = 0 or 1) may leave the table by rounding.
+        # A level that was computed (a sub-path point at gamma = 0 or 1) may leave the table by
+        # rounding.
         slack = 64 * torch.finfo(self.dtype).eps
         low, high = self._rho_ends
         check_between(rho, low * (1 - slack), high * (1 + slack), "rho")
@@ -302,7 +312,8 @@ class NoiseSchedule(nn.Module):
         i = (torch.searchsorted(self.rho, rho, right=True) - 1).clamp(0, len(self) - 2)
         below, above = self.rho[i], self.rho[i + 1]
         f = (rho / below).log() / (above / below).log()
-        # Equality first: logarithms of equal numbers may differ in the last bit between code paths.
+        # Equality first: logarithms of equal numbers may differ in the last bit between code
+        # paths.
         f = torch.where(rho == above, torch.ones_like(f), f)
         return i, torch.where(rho == below, torch.zeros_like(f), f), rho
 
@@ -330,6 +341,7 @@ class NoiseSchedule(nn.Module):
         return SubPathGrid(t=t, s=(t - k).clamp(min=0), k=k)
 
     def extra_repr(self) -> str:
+        """One line for ``print(schedule)``."""
         return (
             f"timesteps={len(self)}, rho={self.rho[0].item():.3g}...{self.rho[-1].item():.3g}, "
             f"dtype={self.dtype}"

@@ -4,8 +4,9 @@ With :math:`z = x/\alpha` and :math:`\rho = \sigma/\alpha` the PF-ODE loses ever
 
 .. math:: \frac{\mathrm dz}{\mathrm d\rho} = \epsilon(x, t),
 
-so that DDIM is the Euler step, and Heun, Runge-Kutta and multistep methods follow without a derivative
-of the schedule (Song, Meng and Ermon 2021, eq. 14; Karras et al. 2022, eq. 4 with s(t) = alpha).
+so that DDIM is the Euler step, and Heun, Runge-Kutta and multistep methods follow without a
+derivative of the schedule (Song, Meng and Ermon 2021, eq. 14; Karras et al. 2022, eq. 4 with s(t)
+= alpha).
 
 A solver takes a ``predictor(x, level) -> Prediction`` and a sequence of levels, noisy to clean.
 """
@@ -54,11 +55,13 @@ def ddim_step(prediction: Prediction, level_s: Level) -> Tensor:
     return expand(level_s.alpha, x0, "alpha_s") * x0 + expand(level_s.sigma, x0, "sigma_s") * eps
 
 
-def heun_step(predictor: Predictor, x: Tensor, level: Level, level_s: Level) -> tuple[Tensor, Prediction]:
+def heun_step(
+    predictor: Predictor, x: Tensor, level: Level, level_s: Level
+) -> tuple[Tensor, Prediction]:
     r"""One Heun step: :math:`z_s = z_t + (\rho_s - \rho_t)\,(\hat\epsilon_t + \hat\epsilon_s)/2`.
 
-    :math:`\hat\epsilon_s` is predicted at the end of the Euler step. At :math:`\sigma_s = 0` no noise
-    can be predicted, and the Euler step is returned. Two predictions a step, order 2.
+    :math:`\hat\epsilon_s` is predicted at the end of the Euler step. At :math:`\sigma_s = 0` no
+    noise can be predicted, and the Euler step is returned. Two predictions a step, order 2.
     Source: Karras et al. 2022, algorithm 1.
 
     Returns:
@@ -72,7 +75,9 @@ def heun_step(predictor: Predictor, x: Tensor, level: Level, level_s: Level) -> 
     return _move(x, level, level_s, mean), prediction
 
 
-def rk4_step(predictor: Predictor, x: Tensor, level: Level, level_s: Level) -> tuple[Tensor, Prediction]:
+def rk4_step(
+    predictor: Predictor, x: Tensor, level: Level, level_s: Level
+) -> tuple[Tensor, Prediction]:
     r"""One classical Runge-Kutta step of :math:`\mathrm dz/\mathrm d\rho = \epsilon`, order 4.
 
     The midpoint is the variance-preserving level with :math:`\rho = (\rho_t + \rho_s)/2`. Four
@@ -98,15 +103,16 @@ def dpmpp_2m_step(
 ) -> Tensor:
     r"""One step of DPM-Solver++(2M), order 2 with one prediction a step.
 
-    With :math:`\lambda = -\log\rho`, :math:`h = \lambda_s - \lambda_t`, and :math:`r = h_\text{previous}/h`:
+    With :math:`\lambda = -\log\rho`, :math:`h = \lambda_s - \lambda_t`, and :math:`r =
+    h_\text{previous}/h`:
 
     .. math::
         D = \hat x_0 + \tfrac{1}{2r}\,(\hat x_0 - \hat x_0^\text{previous}), \qquad
         z_s = \tfrac{\rho_s}{\rho_t}\, z_t + \big(1 - \tfrac{\rho_s}{\rho_t}\big) D.
 
     Without a previous prediction, or at :math:`\sigma_s = 0` where :math:`h` is infinite,
-    :math:`D = \hat x_0`, which is DDIM. Source: Lu et al. 2022 (DPM-Solver++), algorithm 2; diffusers'
-    ``DPMSolverMultistepScheduler`` with ``solver_type="midpoint"``.
+    :math:`D = \hat x_0`, which is DDIM. Source: Lu et al. 2022 (DPM-Solver++), algorithm 2;
+    diffusers' ``DPMSolverMultistepScheduler`` with ``solver_type="midpoint"``.
 
     Args:
         prediction: at ``x``, shape ``(B, *)``.
@@ -132,8 +138,8 @@ def solve_pf_ode(
 ) -> Iterator[PFODEState]:
     """Follow the PF-ODE through a sequence of levels, one state at a time.
 
-    A generator: the caller plots, stops or stores as it likes. The start is yielded too, so ``n + 1``
-    levels give ``n + 1`` states.
+    A generator: the caller plots, stops or stores as it likes. The start is yielded too, so ``n +
+    1`` levels give ``n + 1`` states.
 
     Args:
         predictor: ``predictor(x, level) -> Prediction``, for instance a mixture's exact one.
@@ -142,20 +148,22 @@ def solve_pf_ode(
         method: ``"ddim"`` (order 1), ``"heun"`` (2), ``"dpmpp_2m"`` (2), or ``"rk4"`` (4).
 
     Raises:
-        ValueError: for an unknown method, levels that do not go from noisy to clean, or samples that
-            are not finite or differ from the levels in dtype or device.
+        ValueError: for an unknown method, levels that do not go from noisy to clean, or samples
+            that are not finite or differ from the levels in dtype or device.
     """
     check_choice(method, METHODS, "method")
     if levels.alpha.ndim != 1 or len(levels) < 2:
-        raise ValueError(f"levels have shape {tuple(levels.alpha.shape)}; allowed: (n,) with n >= 2")
+        raise ValueError(
+            f"levels have shape {tuple(levels.alpha.shape)}; allowed: (n,) with n >= 2"
+        )
     expand(levels.alpha[0], x, "levels")
     check_samples(x, "x")
     rho = levels.rho
     if not bool((rho[1:] < rho[:-1]).all()):
         bad = int((~(rho[1:] < rho[:-1])).nonzero()[0])
         raise ValueError(
-            f"rho goes from {rho[bad].item():g} to {rho[bad + 1].item():g} at levels {bad} and {bad + 1}; "
-            f"allowed: decreasing, from noisy to clean"
+            f"rho goes from {rho[bad].item():g} to {rho[bad + 1].item():g} at levels {bad} and "
+            f"{bad + 1}; allowed: decreasing, from noisy to clean"
         )
     return _solve(predictor, x, levels, METHODS[method])
 
@@ -185,16 +193,25 @@ def _move(x: Tensor, level: Level, level_s: Level, eps: Tensor) -> Tensor:
 
 
 _Step = Callable[
-    [Predictor, Tensor, Level, Level, "tuple[Prediction, Level] | None"], "tuple[Tensor, Prediction]"
+    [Predictor, Tensor, Level, Level, "tuple[Prediction, Level] | None"],
+    "tuple[Tensor, Prediction]",
 ]
 
 
-def _ddim(predictor, x, level, level_s, _previous):
+def _ddim(
+    predictor: Predictor, x: Tensor, level: Level, level_s: Level, _: object
+) -> tuple[Tensor, Prediction]:
     prediction = predictor(x, level)
     return ddim_step(prediction, level_s), prediction
 
 
-def _dpmpp_2m(predictor, x, level, level_s, previous):
+def _dpmpp_2m(
+    predictor: Predictor,
+    x: Tensor,
+    level: Level,
+    level_s: Level,
+    previous: tuple[Prediction, Level] | None,
+) -> tuple[Tensor, Prediction]:
     prediction = predictor(x, level)
     return dpmpp_2m_step(prediction, x, level, level_s, previous), prediction
 

@@ -1,13 +1,15 @@
 r"""A point on a sub-path: the straight chord between its two ends.
 
-A sub-path runs from a noisy level :math:`t` to a clean level :math:`s`; :math:`a = \alpha_t/\alpha_s < 1`.
-The paper interpolates, with :math:`\gamma \in [0, 1]` and a drift factor :math:`a`,
+A sub-path runs from a noisy level :math:`t` to a clean level :math:`s`; :math:`a =
+\alpha_t/\alpha_s < 1`. The paper interpolates, with :math:`\gamma \in [0, 1]` and a drift factor
+:math:`a`,
 
 .. math:: x_\gamma = \gamma\, x_t + (1 - \gamma)\, a\, x_s.
 
 Divided by :math:`\alpha_t` this reads :math:`z_\gamma = \gamma z_t + (1-\gamma) z_s`: the straight
-**chord** of the PF-ODE's trajectory in :math:`(z, \rho)`, and :math:`a` is nothing but the change of
-coordinates. The sub-path linear ODE (SL-ODE) of the paper is this chord as an ODE in :math:`\gamma`.
+**chord** of the PF-ODE's trajectory in :math:`(z, \rho)`, and :math:`a` is nothing but the change
+of coordinates. The sub-path linear ODE (SL-ODE) of the paper is this chord as an ODE in
+:math:`\gamma`.
 
 Source: Xu et al. 2024 (SPLAM, arXiv 2404.13903); official script, ``inter_input`` and
 ``predicted_origin_splam``.
@@ -25,7 +27,7 @@ COUPLINGS = ("markov", "linear")
 
 
 def interpolate(x_t: Tensor, x_s: Tensor, level_t: Level, level_s: Level, gamma: Tensor) -> Tensor:
-    r"""The sub-path interpolation :math:`x_\gamma = \gamma x_t + (1-\gamma)\, a\, x_s`, :math:`a = \alpha_t/\alpha_s`.
+    r"""The point :math:`\gamma x_t + (1-\gamma)\, a\, x_s`, with :math:`a = \alpha_t/\alpha_s`.
 
     :math:`\gamma = 1` gives :math:`x_t`; :math:`\gamma = 0` gives :math:`a\,x_s`, which has s's
     signal-to-noise ratio at t's signal coefficient.
@@ -49,31 +51,28 @@ def interpolate(x_t: Tensor, x_s: Tensor, level_t: Level, level_s: Level, gamma:
     return chord_point(x_t, x_s, level_t, level_s, gamma)
 
 
-def chord_point(
-    x_t: Tensor, x_s: Tensor, level_t: Level, level_s: Level, gamma: Tensor
-) -> Tensor:
+def chord_point(x_t: Tensor, x_s: Tensor, level_t: Level, level_s: Level, gamma: Tensor) -> Tensor:
     """:func:`interpolate` without its checks of values, for an ``x_s`` that a network made."""
     g = expand(gamma, x_t, "gamma")
     a = expand(level_t.alpha / level_s.alpha, x_t, "a")
     return g * x_t + (1 - g) * a * x_s
 
 
-def sub_level(
-    level_t: Level, level_s: Level, gamma: Tensor, coupling: str = "markov"
-) -> Level:
-    r"""The level :math:`(\alpha_t, \sigma_\gamma)` of :math:`x_\gamma`, with :math:`a = \alpha_t/\alpha_s`.
+def sub_level(level_t: Level, level_s: Level, gamma: Tensor, coupling: str = "markov") -> Level:
+    r"""The level :math:`(\alpha_t, \sigma_\gamma)` of a sub-path point.
 
     How the noise in :math:`x_t` and :math:`x_s` belongs together decides :math:`\sigma_\gamma`:
 
-    - ``"markov"`` (the official code): :math:`x_t` is drawn forward from :math:`x_s` with independent
-      noise, so variances add,
-      :math:`\sigma_\gamma^2 = (a\sigma_s)^2 + \gamma^2\,(\sigma_t^2 - a^2\sigma_s^2)`.
+    - ``"markov"`` (the official code): :math:`x_t` is drawn forward from :math:`x_s` with
+      independent noise, so variances add, :math:`\sigma_\gamma^2 = (a\sigma_s)^2 +
+      \gamma^2\,(\sigma_t^2 - a^2\sigma_s^2)`.
     - ``"linear"``: :math:`x_s` is a DDIM step from :math:`x_t`, so both hold the same noise,
-      :math:`\sigma_\gamma = \gamma\,\sigma_t + (1-\gamma)\, a\,\sigma_s`. It is exact for the pair that
-      distillation uses, and says :math:`\rho_\gamma = \gamma\rho_t + (1-\gamma)\rho_s`.
+      :math:`\sigma_\gamma = \gamma\,\sigma_t + (1-\gamma)\, a\,\sigma_s`. It is exact for the pair
+      that distillation uses, and says :math:`\rho_\gamma = \gamma\rho_t + (1-\gamma)\rho_s`.
 
     They agree at both ends; between, the linear one is larger:
-    :math:`\sigma_\text{linear}^2 - \sigma_\text{markov}^2 = 2\gamma(1-\gamma)\,a\sigma_s(\sigma_t - a\sigma_s)`.
+    :math:`\sigma_\text{linear}^2 - \sigma_\text{markov}^2 = 2\gamma(1-\gamma)\,a\sigma_s(\sigma_t
+    - a\sigma_s)`.
 
     Args:
         level_t: noisy end, shape ``(B,)`` or ``()``.
@@ -82,8 +81,8 @@ def sub_level(
         coupling: ``"markov"`` or ``"linear"``.
 
     Raises:
-        ValueError: for an unknown coupling, a gamma outside [0, 1] or of another dtype or device, or
-            an s that is not cleaner than t.
+        ValueError: for an unknown coupling, a gamma outside [0, 1] or of another dtype or device,
+            or an s that is not cleaner than t.
     """
     check_choice(coupling, COUPLINGS, "coupling")
     _check_ends(level_t, level_s)
@@ -116,7 +115,7 @@ def _check_ends(level_t: Level, level_s: Level) -> None:
 def chord(
     x_t: Tensor, x_s: Tensor, level_t: Level, level_s: Level, gammas: Tensor
 ) -> tuple[Tensor, Tensor]:
-    r"""The chord in :math:`(z, \rho)`: :math:`z_\gamma = \gamma z_t + (1-\gamma) z_s`, likewise :math:`\rho_\gamma`.
+    r"""The chord :math:`z_\gamma = \gamma z_t + (1-\gamma) z_s`, :math:`\rho_\gamma` alike.
 
     Args:
         x_t: samples at the noisy end, shape ``(B, *)``.

@@ -1,8 +1,8 @@
-"""The training loop around a distillation step: a generator that owns optimiser and moving average.
+"""The training loop: a generator that owns the optimiser and the moving average.
 
-The loop draws from the generator it is given and yields after every update; progress bars, plots and
-files stay with the caller. An update whose loss or gradient is not finite is skipped, optimiser and
-moving average alike, and counted.
+The loop draws from the generator it is given and yields after every update; progress bars, plots
+and files stay with the caller. An update whose loss or gradient is not finite is skipped,
+optimiser and moving average alike, and counted.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class TrainConfig:
         check_count(self.warmup, "warmup", low=0, high=self.updates)
         for name in ("lr", "clip"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: a finite number > 0")
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; allowed: a finite number > 0"
+                )
         for name in ("final_lr", "ema_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: from 0 to 1")
@@ -103,7 +105,8 @@ def train_student(
         draw_data: ``draw_data(batch, generator) -> x0`` of shape ``(batch, *)``.
         teacher: ``teacher(x, t, cond)``.
         student: trained in place.
-        target: the student's moving average, updated in place; :func:`slam_edu.ema.ema_copy` makes it.
+        target: the student's moving average, updated in place; :func:`slam_edu.ema.ema_copy` makes
+            it.
         generator: source of all randomness of the run.
         config: default :class:`TrainConfig`.
         max_skipped: how many updates in a row may be skipped.
@@ -134,7 +137,8 @@ def train_student(
             skipped, in_a_row = skipped + 1, in_a_row + 1
             if in_a_row > max_skipped:
                 raise FloatingPointError(
-                    f"the last {in_a_row} updates up to number {update + 1} had a loss of {loss} or a "
-                    f"gradient norm of {norm}; lower the learning rate ({config.lr:g}) or look at the data"
+                    f"the last {in_a_row} updates up to number {update + 1} had a loss of {loss} "
+                    f"or a gradient norm of {norm}; lower the learning rate ({config.lr:g}) "
+                    f"or look at the data"
                 )
         yield TrainState(update + 1, loss, norm, config.lr_at(update), skipped, output)

@@ -1,4 +1,4 @@
-"""The grammar of the figures: reproducible bytes, alternative text, colours that can be told apart."""
+"""The grammar of the figures: reproducible bytes, alternative text, distinct colours."""
 
 import base64
 import itertools
@@ -55,7 +55,7 @@ def test_field_puts_x_across_and_y_up():
 
 
 def _seen_by(rgb, kind):
-    """Linear-light simulation of two kinds of colour blindness (Viénot, Brettel and Mollon 1999)."""
+    """Two kinds of colour blindness, in linear light (Viénot, Brettel and Mollon 1999)."""
     matrix = {
         "protan": [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
         "deutan": [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],

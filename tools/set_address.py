@@ -107,12 +107,13 @@ def setup_cell_source(address: str, version: str | None = None) -> str:
         install = f'%pip install -q "slam_edu[course] @ git+{address}"'
         return f"{head}  # on Colab: about a minute\n    {install}"
     wheel = f"slam_edu-{version or read_version()}-py3-none-any.whl"
-    return (
-        f"{head}\n"
-        f"    install = '%pip install \"{wheel}[course]\"'\n"
+    lines = (
+        head,
+        f"    install = '%pip install \"{wheel}[course]\"'",
         "    raise ModuleNotFoundError("
-        'f"run `make lab`; on Colab upload `make wheel`'s file, {install}")'
+        + """f"run `make lab`; on Colab upload `make wheel`'s file, {install}")""",
     )
+    return "\n".join(lines)
 
 
 def readme_blocks(address: str, notebooks: list[str], version: str) -> dict[str, str]:

@@ -102,5 +102,5 @@ class LevelMLP(nn.Module):
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:
-    """A layer whose weights are still to be set: nn.Linear would draw from the global generator."""
+    """A layer without weights yet: nn.Linear would draw them from the global generator."""
     return nn.utils.skip_init(nn.Linear, inputs, outputs)
