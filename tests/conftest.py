@@ -4,7 +4,7 @@ import os
 
 import torch
 
-# diffusers and transformers are used from what is installed: no test asks the network for anything.
+# diffusers and transformers are used from what is installed: no test asks the network for a thing.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 

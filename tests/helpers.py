@@ -133,8 +133,8 @@ class TinyNet(nn.Module):
         self, x: Tensor, t: Tensor, cond: object = None, gamma: Tensor | None = None
     ) -> Tensor:
         self.calls.append((x, t, cond, gamma))
-        w = self.weight
-        output = w[0] * x + w[1] * torch.tanh(2 * x) + column(w[2] * torch.cos(t.to(x.dtype) / 250), x)
+        w, wave = self.weight, torch.cos(t.to(x.dtype) / 250)
+        output = w[0] * x + w[1] * torch.tanh(2 * x) + column(w[2] * wave, x)
         if cond is not None:
             output = output + w[3] * cond
         if gamma is not None:

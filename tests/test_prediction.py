@@ -150,6 +150,24 @@ def test_network_predictor_calls_the_network_at_the_levels_timestep():
     assert network.calls[0][2] is None
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_network_predictor_takes_levels_of_any_scale(kind):
+    """The network hears of the same point at its own schedule's scale, whatever the solver's is."""
+    schedule = NoiseSchedule.stable_diffusion(torch.float64)
+    here = schedule(f64([3.5, 499.0, 998.25]))
+    scale = f64([0.3, 2.0, 7.0])
+    x = noise(3, 2)
+    networks = SmoothDenoiser(kind), SmoothDenoiser(kind)
+    one, other = (network_predictor(net, schedule, prediction_type=kind) for net in networks)
+    expected = one(x, here)
+    scaled = Level(scale * here.alpha, scale * here.sigma)
+    ours = other(column(scale, x) * x, scaled)
+    assert_near(ours.x0, expected.x0, rtol=1e-9, atol=1e-12)
+    assert_near(ours.eps, expected.eps, rtol=1e-9, atol=1e-12)
+    assert_near(networks[1].calls[0][0], x, rtol=1e-9)
+    assert_near(networks[1].calls[0][1], [3.5, 499.0, 998.25])
+
+
 # -------------------------------------------------------------------- wrong input
 
 X = torch.zeros(2, 3)

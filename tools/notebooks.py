@@ -1,9 +1,9 @@
 """Run the notebooks so that their outputs can be committed, and compare committed outputs.
 
-    python -m tools.notebooks run [NOTEBOOK...]        run again, write the outputs in place python
-    -m tools.notebooks run --check [...]        write nothing; say which cells would change python
-    -m tools.notebooks run --twice [...]        write nothing; two runs must give equal bytes
-    python -m tools.notebooks compare [--jobs N]       nbval, strict: every text output compared
+    python -m tools.notebooks run [NOTEBOOK...]    run again, write the outputs in place
+    python -m tools.notebooks run --check [...]    write nothing; say which cells would change
+    python -m tools.notebooks run --twice [...]    write nothing; two runs must give equal bytes
+    python -m tools.notebooks compare [--jobs N]   nbval, strict: every text output compared
 
 Without NOTEBOOK: all of `notebooks/*.ipynb`.
 
