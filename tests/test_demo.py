@@ -1,5 +1,7 @@
 """The demonstration: from a picture to a figure, whole or not at all."""
 
+import functools
+import os
 import signal
 import subprocess
 import sys
@@ -120,6 +122,10 @@ def test_ctrl_c_leaves_nothing_half_written(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
+        # The bar tells when training has begun, so it must not be switched off here.
+        env={name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"},
+        # A test run in the background of a shell ignores Ctrl-C, and would pass that on.
+        preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     try:
         bar = ""
