@@ -7,6 +7,7 @@ do with a loss that is not finite).
 from __future__ import annotations
 
 from collections.abc import Iterable
+from numbers import Integral
 
 import torch
 from torch import Tensor
@@ -136,7 +137,7 @@ def check_count(value: int, name: str, *, low: int = 1, high: int | None = None)
         ValueError: naming the value and its bounds.
     """
     bounds = f">= {low}" if high is None else f"from {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise ValueError(f"{name} is {value!r}; allowed: an integer {bounds}")
     if value < low or (high is not None and value > high):
         raise ValueError(f"{name} is {value}; allowed: an integer {bounds}")

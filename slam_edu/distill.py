@@ -307,8 +307,8 @@ class SubPathDistiller:
     ) -> tuple[Tensor, Prediction]:
         """M DDIM steps from t to s, and the prediction that began them."""
         hop = self.grid.k // self.config.teacher_steps
-        # Clamped because the lowest sub-path [0, k-1] is one timestep shorter than the others.
-        times = [(t - m * hop).clamp(min=0) for m in range(self.config.teacher_steps)]
+        # None is negative: the last of the lowest sub-path is hop - 1.
+        times = [t - m * hop for m in range(self.config.teacher_steps)]
         levels = [level_t, *(self.schedule(time) for time in times[1:]), level_s]
         kind, first = self.config.teacher_prediction_type, None
         for time, level, level_next in zip(times, levels, levels[1:], strict=False):

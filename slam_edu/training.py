@@ -116,7 +116,9 @@ def train_student(
     """
     config = config or TrainConfig()
     parameters = [p for p in student.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0, fused=True)
+    # Fused, all parameters in one call, counts for small networks; older torch lacks it on MPS.
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0, fused=fused)
     student.train()
     skipped = in_a_row = 0
     for update in range(config.updates):

@@ -152,7 +152,7 @@ def test_network_predictor_calls_the_network_at_the_levels_timestep():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_network_predictor_takes_levels_of_any_scale(kind):
-    """The network hears of the same point at its own schedule's scale, whatever the solver's is."""
+    """The network hears of the same point at its own scale, whatever the solver's is."""
     schedule = NoiseSchedule.stable_diffusion(torch.float64)
     here = schedule(f64([3.5, 499.0, 998.25]))
     scale = f64([0.3, 2.0, 7.0])

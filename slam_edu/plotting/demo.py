@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from slam_edu.demo import DemoResult
+from typing import TYPE_CHECKING
+
 from slam_edu.plotting.base import COLORS, CourseFigure, figure, plane, points
+
+if TYPE_CHECKING:  # the command in slam_edu.demo draws with this module
+    from slam_edu.demo import DemoResult
 
 _LIMIT = 2.6  # pictures fill a square of about this half-width at unit variance
 
