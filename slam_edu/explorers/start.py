@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import ipywidgets
 from torch import Tensor
 
-from slam_edu.plotting import CourseFigure, figure, plane, points
+from slam_edu.plotting import CourseFigure, figure, plane, points, snapshots
 from slam_edu.sampling import SampleState
 from slam_edu.widgets import explorer
 
@@ -25,7 +25,7 @@ def becoming(states: Sequence[SampleState]) -> ipywidgets.VBox:
         fig, (here, guess) = figure(
             2,
             size=(3.3, 3.5),
-            alt=f"The points after {evaluations} evaluations, and where they point.",
+            alt=f"The points at evaluation {evaluations}, and where they point.",
         )
         where = "finished" if state.t is None else f"t = {state.t}"
         points(plane(here, f"the points: {where}", limit=3.0), state.x, "path", size=1.6)
@@ -49,24 +49,18 @@ def few_steps(
         student: the same for the student.
         steps: numbers of evaluations to choose from.
     """
+    # Sampled once and here, so that moving the slider only draws.
+    samples = {n: (teacher(n), student(n)) for n in steps}
 
     def draw(evaluations: int) -> CourseFigure:
-        many = "evaluation" if evaluations == 1 else "evaluations"
-        fig, axes = figure(
-            2, size=(3.3, 3.5), alt=f"Teacher and student with {evaluations} {many} each."
+        many = f"{evaluations} evaluation{'s' * (evaluations > 1)}"
+        return snapshots(
+            samples[evaluations],
+            [f"teacher, {many}", f"student, {many}"],
+            colors=["teacher", "student"],
+            size=3.3,
+            limit=2.6,
+            alt=f"Teacher and student with {many} each.",
         )
-        points(
-            plane(axes[0], f"teacher, {evaluations} {many}", 2.6),
-            teacher(evaluations),
-            "teacher",
-            size=1.6,
-        )
-        points(
-            plane(axes[1], f"student, {evaluations} {many}", 2.6),
-            student(evaluations),
-            "student",
-            size=1.6,
-        )
-        return fig
 
     return explorer(draw, evaluations=steps)
