@@ -13,7 +13,7 @@ import ipywidgets
 import torch
 from torch import nn
 
-from slam_edu.plotting import CourseFigure, figure, plane, points
+from slam_edu.plotting import CourseFigure, snapshots
 from slam_edu.training import TrainState
 
 
@@ -79,7 +79,7 @@ class LiveStudent:
     Args:
         draw: ``draw(student) -> samples`` of shape ``(B, 2)``.
         updates: how many updates the run has.
-        every: updates between two pictures.
+        every: updates between two pictures; the first and the last are always drawn.
     """
 
     def __init__(
@@ -94,14 +94,12 @@ class LiveStudent:
 
     def __call__(self, state: TrainState, student: nn.Module) -> None:
         """Draw, if it is time to; the arguments are those of ``on_update``."""
-        if state.update != 1 and state.update % self._every:
+        if state.update % self._every and state.update not in (1, self._bar.max):
             return
         self._bar.value = state.update
         self._label.value = f"{state.update} of {self._bar.max} updates"
-        fig, (ax,) = figure(size=(3.6, 3.8), alt="samples of the student")
-        points(
-            plane(ax, f"student, 2 steps, after {state.update} updates"),
-            self._draw(student),
-            "student",
+        title = f"student, 2 steps, after {state.update} updates"
+        drawn = snapshots(
+            [self._draw(student)], [title], colors="student", size=3.6, limit=2.6, alt=title
         )
-        self._picture.value = fig.png()
+        self._picture.value = drawn.png()

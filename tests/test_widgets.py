@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from slam_edu.plotting import figure, plane, points
+from slam_edu.plotting import figure
 from slam_edu.widgets import LiveStudent, explorer
 
 
@@ -56,7 +56,7 @@ def test_no_values_are_refused():
         explorer(draw, size=[])
 
 
-def test_live_student_draws_every_hundred_updates():
+def test_live_student_draws_every_hundred_updates_and_the_first_and_last():
     drawn = []
 
     def samples(student):
@@ -66,10 +66,17 @@ def test_live_student_draws_every_hundred_updates():
     live = LiveStudent(samples, updates=250, every=100)
     for update in range(1, 251):
         live(SimpleNamespace(update=update), update)
-    assert drawn == [1, 100, 200]
+    assert drawn == [1, 100, 200, 250]
     bar, label = live.box.children[0].children
-    assert bar.value == 200
-    assert label.value == "200 of 250 updates"
-    fig, (ax,) = figure(size=(3.6, 3.8), alt="samples of the student")
-    points(plane(ax, "student, 2 steps, after 200 updates"), torch.zeros(3, 2), "student")
-    assert live.box.children[1].value == fig.png()
+    assert bar.value == 250
+    assert label.value == "250 of 250 updates"
+    assert live.box.children[1].value.startswith(b"\x89PNG")
+
+
+def test_live_student_shows_the_student_as_it_is():
+    live = LiveStudent(lambda student: torch.full((3, 2), student), updates=2, every=1)
+    pictures = []
+    for update, place in ((1, 0.0), (2, 1.0)):
+        live(SimpleNamespace(update=update), place)
+        pictures.append(live.box.children[1].value)
+    assert pictures[0] != pictures[1]

@@ -30,7 +30,9 @@ def becoming(states: Sequence[SampleState]) -> ipywidgets.VBox:
         where = "finished" if state.t is None else f"t = {state.t}"
         points(plane(here, f"the points: {where}", limit=3.0), state.x, "path", size=1.6)
         plane(guess, "the denoiser's guess of the end", limit=3.0)
-        if state.x0 is not None:
+        if state.x0 is None:
+            guess.text(0, 0, "not asked yet", ha="center", color="#777777")
+        else:
             points(guess, state.x0, "teacher", size=1.6)
         return fig
 
