@@ -70,7 +70,7 @@ def test_live_student_draws_every_hundred_updates_and_the_first_and_last():
     bar, label = live.box.children[0].children
     assert bar.value == 250
     assert label.value == "250 of 250 updates"
-    assert live.box.children[1].value.startswith(b"\x89PNG")
+    assert bytes(live.box.children[1].value).startswith(b"\x89PNG")
 
 
 def test_live_student_shows_the_student_as_it_is():
