@@ -133,6 +133,20 @@ def sample_student(
         )  # fmt: skip
 
 
+def density(source: str | Path | GaussianMixture | None, config: DemoConfig) -> GaussianMixture:
+    """The mixture made of a picture file, of the shipped picture for None, or given as it is.
+
+    Raises:
+        ValueError: for a picture that cannot be used; it says why.
+        FileNotFoundError: for a file that is not there.
+    """
+    if isinstance(source, GaussianMixture):
+        return source
+    if source is None:
+        return picture(components=config.components)
+    return from_image(source, components=config.components)
+
+
 def run(
     source: str | Path | GaussianMixture | None = None,
     config: DemoConfig | None = None,
@@ -148,14 +162,10 @@ def run(
 
     Raises:
         ValueError: for a picture that cannot be used; it says why.
+        FileNotFoundError: for a file that is not there.
     """
     config = config or DemoConfig()
-    if source is None:
-        mixture = picture(components=config.components)
-    elif isinstance(source, GaussianMixture):
-        mixture = source
-    else:
-        mixture = from_image(source, components=config.components)
+    mixture = density(source, config)
     schedule = NoiseSchedule.stable_diffusion()
     teacher = mixture.network(schedule)
     generator = torch.Generator().manual_seed(config.seed)
@@ -244,12 +254,12 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(
                 f"--out is {arguments.out!r}; allowed: a name in a folder that exists"
             )
-        result = _run_with_bar(
-            arguments.picture, DemoConfig(updates=arguments.updates, seed=arguments.seed)
-        )
-        # Imported here: a picture that cannot be read is reported before matplotlib loads.
+        config = DemoConfig(updates=arguments.updates, seed=arguments.seed)
+        # What may be missing is asked for before the minute of training: picture, then matplotlib.
+        mixture = density(arguments.picture, config)
         from slam_edu.plotting.demo import plot_demo
 
+        result = _run_with_bar(mixture, config)
         plot_demo(result).save(out)
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         print(f"slam_edu.demo: {error}", file=sys.stderr)
@@ -262,7 +272,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _run_with_bar(source: str | None, config: DemoConfig) -> DemoResult:
+def _run_with_bar(mixture: GaussianMixture, config: DemoConfig) -> DemoResult:
     from tqdm import tqdm
 
     with tqdm(
@@ -274,7 +284,7 @@ def _run_with_bar(source: str | None, config: DemoConfig) -> DemoResult:
             if state.update % 100 == 0:
                 bar.set_postfix(loss=f"{state.loss:.4f}", refresh=False)
 
-        return run(source, config, on_update)
+        return run(mixture, config, on_update)
 
 
 if __name__ == "__main__":
