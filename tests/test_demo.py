@@ -49,6 +49,7 @@ def test_the_same_seed_gives_the_same_student(small):
 def test_another_seed_gives_another(small):
     other = demo.run(config=demo.DemoConfig(**{**vars(SMALL), "seed": 1}))
     assert not torch.equal(other.rows[2].samples, small.rows[2].samples)
+    assert not torch.equal(other.student.inputs.weight, small.student.inputs.weight)
 
 
 def test_every_update_is_reported():

@@ -15,6 +15,17 @@ def test_writes_the_file(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+def test_a_reader_of_the_old_file_never_sees_half_of_the_new_one(tmp_path):
+    old = tmp_path / "a.txt"
+    old.write_text("old")
+    with old.open() as reader:
+        with atomic_path(old) as path:
+            path.write_text("new")
+        # The name points to another file now; the open one was not written to.
+        assert reader.read() == "old"
+    assert old.read_text() == "new"
+
+
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError])
 def test_an_interruption_keeps_the_old_file_and_leaves_nothing_else(tmp_path, interruption):
     old = tmp_path / "a.txt"
