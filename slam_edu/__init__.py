@@ -1,8 +1,8 @@
 """slam_edu: Sub-Path Linear Approximation Model (SLAM / SPLAM), taught and implemented.
 
-The core, all of it importable from here, needs torch and numpy alone. It takes levels
-``(alpha, sigma)`` and batches of any rank, so that 2-D points and Stable Diffusion's latents run
-through the same lines:
+The core, all of it importable from here, needs torch and numpy alone, and safetensors to save
+a training run. It takes levels ``(alpha, sigma)`` and batches of any rank, so that 2-D points and
+Stable Diffusion's latents run through the same lines:
 
     schedule     levels, noise schedules, the grid of sub-paths
     prediction   epsilon-, x0- and v-prediction, guidance
@@ -14,7 +14,7 @@ through the same lines:
     embedding    how the official student is told gamma
     ema          moving average of the weights
     sampling     DDIM, DPM-Solver++, multistep consistency sampling
-    training     the loop around the step
+    training     the loops around the step, and stopping and going on
 
 Around it: ``slam_edu.toy`` (exact ground truth in 2-D), ``slam_edu.metrics``,
 ``slam_edu.plotting``, ``slam_edu.widgets``, ``slam_edu.checks``; they are imported on their own
@@ -58,7 +58,14 @@ from slam_edu.solver import (
     solve_pf_ode,
 )
 from slam_edu.subpath import chord, interpolate, sub_level
-from slam_edu.training import TrainConfig, TrainState, train_student
+from slam_edu.training import (
+    TrainConfig,
+    TrainState,
+    load_training,
+    save_training,
+    train_student,
+    train_teacher,
+)
 
 __version__ = "0.1.0"
 
@@ -89,6 +96,7 @@ __all__ = [
     "heun_step",
     "interpolate",
     "last",
+    "load_training",
     "mse",
     "network_predictor",
     "pf_ode_trajectory",
@@ -98,11 +106,13 @@ __all__ = [
     "sample_ddim",
     "sample_dpmpp_2m",
     "sample_pf_ode",
+    "save_training",
     "solve_pf_ode",
     "spaced_timesteps",
     "sub_level",
     "to_output",
     "to_prediction",
     "train_student",
+    "train_teacher",
     "update_ema",
 ]

@@ -1,14 +1,24 @@
-"""What the library costs over the bare computation: ``python -m slam_edu.bench core``.
+"""What the library costs over the bare computation: ``python -m slam_edu.bench core`` and ``toy``.
 
 Prints a table of ratios. Both sides of a row run in turn, in one process, and the medians are
 compared, so that a busy machine slows both alike. A row's target is what the project promises;
 nothing fails when it is missed, because a machine shared with others may miss any.
+
+``core``
 
 - **trajectories**: 2,000 points through the 1,000 levels of Stable Diffusion's schedule on the
   exact score of a 40-component mixture, against as many bare calls of ``GaussianMixture.score``;
 - **steps**: one :meth:`SubPathDistiller.step`, forward and backward, on a (512, 2) batch, against
   :func:`inlined_step`, the same formulas for this case alone, without checks and records;
 - **import**: ``import slam_edu`` against ``import torch, numpy``, in fresh processes.
+
+``toy``, all with a ``LevelMLP`` of 4 x 128 on batches of 512 points of a 40-component spiral
+
+- **loops**: one update of :func:`slam_edu.training.train_teacher`, and of
+  :func:`slam_edu.training.train_student` as consistency distillation and as SLAM from the exact
+  teacher, against :func:`bare_update`: the same forward and backward passes, optimiser step and
+  moving average, without data, noise, levels, loss, clipping and records;
+- **method**: one update of SLAM against one of consistency distillation, both by the library.
 """
 
 from __future__ import annotations
@@ -30,11 +40,15 @@ from slam_edu.ema import ema_copy
 from slam_edu.schedule import NoiseSchedule
 from slam_edu.solver import solve_pf_ode
 from slam_edu.subpath import COUPLINGS
+from slam_edu.training import TrainConfig, TrainState, train_student, train_teacher
 
 POINTS, COMPONENTS, BATCH = 2000, 40, 512
 # Score evaluations per hop; the last one too, for it ends at timestep 0 and not at sigma = 0.
 EVALUATIONS = {"ddim": 1, "heun": 2, "rk4": 4}
 STEPS_PER_MEASUREMENT = 5  # few, so that the two sides take turns often
+WIDTH, DEPTH = 128, 4
+# What is trained, and how gamma is drawn.
+TRAININGS = {"teacher": None, "consistency distillation": "one", "SLAM": "uniform"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +60,14 @@ class Row:
         bare: seconds of the bare computation, the median.
         ours: seconds of the library, the median.
         target: largest ratio that the project promises.
+        rate: what there are so many of per second; None: no rate is printed.
     """
 
     name: str
     bare: float
     ours: float
     target: float
+    rate: str | None = None
 
     @property
     def ratio(self) -> float:
@@ -249,23 +265,131 @@ def imports(repeat: int) -> Iterator[Row]:
     yield Row(name="import", bare=bare, ours=ours, target=1.05)
 
 
+# -------------------------------------------------------------------- training loops
+
+
+def training(what: str) -> Iterator[TrainState]:
+    """A loop of the library that trains one of ``TRAININGS``, for as long as it is asked."""
+    from slam_edu.toy import spiral
+    from slam_edu.toy.networks import LevelMLP
+
+    mixture, schedule = spiral(COMPONENTS), NoiseSchedule.stable_diffusion()
+    generator = torch.Generator().manual_seed(0)
+    network = LevelMLP(WIDTH, DEPTH, generator=generator)
+    average = ema_copy(network)
+    config = TrainConfig(updates=10**9, batch=BATCH)
+    if what == "teacher":
+        return train_teacher(
+            schedule, mixture.sample,
+            network=network, average=average, generator=generator, config=config,
+        )  # fmt: skip
+    distill = DistillConfig(
+        gammas=TRAININGS[what], conditioning="level", coupling="linear",
+        student_prediction_type="v_prediction",
+    )  # fmt: skip
+    return train_student(
+        SubPathDistiller(schedule, distill), mixture.sample, teacher=mixture.network(schedule),
+        student=network, target=average, generator=generator, config=config,
+    )  # fmt: skip
+
+
+def bare_update(what: str) -> Callable[[], None]:
+    """The passes of one update of :func:`training`, always on one batch, as a function.
+
+    A student's update has a forward pass of teacher and target, without gradient; then, as a
+    teacher's, a forward and a backward pass of the trained network, AdamW's step and the moving
+    average. The loss is a squared distance to fixed numbers.
+    """
+    from slam_edu.toy import spiral
+    from slam_edu.toy.networks import LevelMLP
+
+    mixture, schedule = spiral(COMPONENTS), NoiseSchedule.stable_diffusion()
+    generator = torch.Generator().manual_seed(0)
+    network = LevelMLP(WIDTH, DEPTH, generator=generator)
+    average = ema_copy(network)
+    teacher = mixture.network(schedule)
+    x, wanted = (torch.randn(BATCH, 2, generator=generator) for _ in range(2))
+    t = torch.randint(len(schedule), (BATCH,), generator=generator)
+    weights, averages = list(network.parameters()), list(average.parameters())
+    optimizer = torch.optim.AdamW(weights, lr=TrainConfig().lr, weight_decay=0.0, fused=True)
+
+    def update() -> None:
+        if what != "teacher":
+            with torch.no_grad():
+                teacher(x, t, None)
+                average(x, t, None)
+        optimizer.zero_grad(set_to_none=True)
+        (network(x, t, None) - wanted).square().mean().backward()
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(averages, weights, 0.05)
+
+    return update
+
+
+def _updates(update: Callable[[], object]) -> None:
+    for _ in range(STEPS_PER_MEASUREMENT):
+        update()
+
+
+def loops(repeat: int) -> Iterator[Row]:
+    """One update of each training loop, against its bare passes."""
+    for what in TRAININGS:
+        bare, states = bare_update(what), training(what)
+        seconds = compare(
+            lambda: _updates(bare),  # noqa: B023
+            lambda: _updates(lambda: next(states)),  # noqa: B023
+            20 * repeat,
+        )
+        yield Row(
+            name=f"update of {what}",
+            bare=seconds[0] / STEPS_PER_MEASUREMENT,
+            ours=seconds[1] / STEPS_PER_MEASUREMENT,
+            target=1.25,
+            rate="updates",
+        )
+
+
+def method(repeat: int) -> Iterator[Row]:
+    """An update of SLAM against one of consistency distillation, both by the library."""
+    baseline, states = training("consistency distillation"), training("SLAM")
+    seconds = compare(
+        lambda: _updates(lambda: next(baseline)),
+        lambda: _updates(lambda: next(states)),
+        20 * repeat,
+    )
+    yield Row(
+        name="update of SLAM over one of cons. distillation",
+        bare=seconds[0] / STEPS_PER_MEASUREMENT,
+        ours=seconds[1] / STEPS_PER_MEASUREMENT,
+        target=1.1,
+    )
+
+
 # -------------------------------------------------------------------- the table
 
 
 def core(repeat: int) -> Iterator[Row]:
-    """All rows, as they are measured."""
+    """All rows of ``core``, as they are measured."""
     yield from trajectories(repeat)
     yield from steps(repeat)
     yield from imports(repeat)
 
 
+def toy(repeat: int) -> Iterator[Row]:
+    """All rows of ``toy``, as they are measured."""
+    yield from loops(repeat)
+    yield from method(repeat)
+
+
 def line(row: Row) -> str:
     """One line of the table."""
     verdict = "yes" if row.ratio <= row.target else "NO"
+    rate = f"{1 / row.ours:>6.0f} {row.rate}/s" if row.rate else ""
     return (
         f"{row.name:<50}{1e3 * row.bare:>11.2f}{1e3 * row.ours:>11.2f}"
-        f"{row.ratio:>8.2f}{row.target:>9.2f}  {verdict}"
-    )
+        f"{row.ratio:>8.2f}{row.target:>9.2f}  {verdict:<3}{rate}"
+    ).rstrip()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -274,7 +398,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m slam_edu.bench",
         description="What the library costs over the bare computation.",
     )
-    parser.add_argument("what", choices=["core"], help="which table")
+    parser.add_argument("what", choices=["core", "toy"], help="which table")
     parser.add_argument("--repeat", type=int, default=5, help="measurements per row (default: 5)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: 1)")
     options = parser.parse_args(argv)
@@ -285,7 +409,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"torch {torch.__version__}, {options.threads} thread(s), medians of {options.repeat}")
     header = f"{'':<50}{'bare (ms)':>11}{'ours (ms)':>11}{'ratio':>8}{'target':>9}  met"
     print(header, "-" * len(header), sep="\n")
-    for row in core(options.repeat):
+    # Looked up by name, so that a test can put another table there.
+    for row in {"core": core, "toy": toy}[options.what](options.repeat):
         print(line(row), flush=True)
     return 0
 

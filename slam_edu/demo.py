@@ -31,7 +31,7 @@ from slam_edu.sampling import last, sample_consistency, sample_ddim
 from slam_edu.schedule import NoiseSchedule
 from slam_edu.toy import GaussianMixture, from_image, picture
 from slam_edu.toy.networks import LevelMLP
-from slam_edu.training import TrainConfig, TrainState, train_student
+from slam_edu.training import TrainConfig, TrainState, progress, train_student
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,14 +151,15 @@ def run(
     source: str | Path | GaussianMixture | None = None,
     config: DemoConfig | None = None,
     on_update: Callable[[TrainState, nn.Module], None] | None = None,
+    bar: bool = False,
 ) -> DemoResult:
     """Make the teacher, distil the student, draw with both.
 
     Args:
         source: a PNG or JPEG file, a mixture, or None for the shipped picture.
         config: sizes and seed.
-        on_update: called as ``on_update(state, student)`` after every update, for a progress bar
-            or a live picture.
+        on_update: called as ``on_update(state, student)`` after every update, for a live picture.
+        bar: show a progress bar on standard error; needs tqdm.
 
     Raises:
         ValueError: for a picture that cannot be used; it says why.
@@ -172,7 +173,7 @@ def run(
     student = LevelMLP(config.width, config.depth, octaves=5, generator=generator)
     target = ema_copy(student)
     start = time.perf_counter()
-    for state in train_student(
+    states = train_student(
         distiller(schedule),
         mixture.sample,
         teacher=teacher,
@@ -182,7 +183,8 @@ def run(
         config=TrainConfig(
             updates=config.updates, batch=config.batch, lr=config.lr, ema_rate=config.ema_rate
         ),
-    ):
+    )
+    for state in progress(states, config.updates, "distilling") if bar else states:
         if on_update is not None:
             on_update(state, target)
     seconds = time.perf_counter() - start
@@ -259,7 +261,7 @@ def main(argv: list[str] | None = None) -> int:
         mixture = density(arguments.picture, config)
         from slam_edu.plotting.demo import plot_demo
 
-        result = _run_with_bar(mixture, config)
+        result = run(mixture, config, bar=True)
         plot_demo(result).save(out)
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         print(f"slam_edu.demo: {error}", file=sys.stderr)
@@ -270,21 +272,6 @@ def main(argv: list[str] | None = None) -> int:
     print(table(result))
     print(f"distilled in {result.seconds:.0f} s; figure: {out}")
     return 0
-
-
-def _run_with_bar(mixture: GaussianMixture, config: DemoConfig) -> DemoResult:
-    from tqdm import tqdm
-
-    with tqdm(
-        total=config.updates, desc="distilling", unit="update", leave=False, mininterval=0.5
-    ) as bar:
-
-        def on_update(state: TrainState, _student: nn.Module) -> None:
-            bar.update()
-            if state.update % 100 == 0:
-                bar.set_postfix(loss=f"{state.loss:.4f}", refresh=False)
-
-        return run(mixture, config, on_update)
 
 
 if __name__ == "__main__":

@@ -38,11 +38,24 @@ from slam_edu.prediction import (
 )
 from slam_edu.schedule import Level, NoiseSchedule
 from slam_edu.solver import ddim_step
-from slam_edu.subpath import COUPLINGS, chord_point, sub_level
+from slam_edu.subpath import COUPLINGS, check_gamma, chord_point, sub_level
 
 CONDITIONINGS = ("gamma", "level")
 LOSSES = ("l2", "huber")
-GAMMAS = ("uniform", "half_one", "one")
+GAMMAS = ("uniform", "upper_half", "half_one", "toward_one", "toward_zero", "one")
+HOPS = ("full", "random")
+
+
+# u, uniform on [0, 1), to gamma.
+_GAMMA: dict[str, Callable[[Tensor], Tensor]] = {
+    "uniform": lambda u: u,
+    "upper_half": lambda u: (1 + u) / 2,
+    # The halves of [0, 1) decide; 2u - 1 is uniform again on the upper one.
+    "half_one": lambda u: torch.where(u < 0.5, torch.ones_like(u), 2 * u - 1),
+    "toward_one": torch.sqrt,
+    "toward_zero": lambda u: 1 - (1 - u).sqrt(),
+    "one": torch.ones_like,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +71,20 @@ class DistillConfig:
         conditioning: how the student learns where it is on the sub-path. ``"gamma"`` (official):
             called at :math:`(x_\gamma, t, \gamma)`. ``"level"``: called at the rescaled point and
             the real-valued timestep of its own level, without gamma.
-        gammas: how ``draw`` draws gamma: ``"uniform"`` on [0, 1) (official); ``"half_one"``, one
-            half at 1 and the rest uniform; ``"one"``, which makes the step latent consistency
-            distillation.
+        gammas: how ``draw`` draws gamma: ``"uniform"`` on [0, 1) (official); ``"upper_half"``,
+            uniform on [1/2, 1); ``"half_one"``, one half at 1 and the rest uniform;
+            ``"toward_one"`` and ``"toward_zero"``, with density :math:`2\gamma` and
+            :math:`2(1-\gamma)`; ``"one"``, which makes the step latent consistency distillation.
+        hop: what gamma does. ``"full"``: the student is called at gamma on the chord of the whole
+            sub-path. ``"random"``, a control and no part of SLAM: gamma shortens the sub-path to
+            [s, t'], :math:`t' = s + \lceil\gamma(t - s)\rceil`, and the step is consistency
+            distillation on it (:math:`\gamma = 1`), with one teacher call from t' to s.
+        reach: :math:`\Gamma \ge 1`; what ``gammas`` draws is multiplied by it. Above 1, this
+            course's own variant: the chord goes on past :math:`x_t`, along the teacher's slope at
+            :math:`x_t`, so that the student's hop is longer than the teacher's at no further
+            call. At :math:`\gamma = 2` the slope is that of the hop's middle, and the hop's error
+            is of third order (the midpoint rule). Needs ``conditioning="level"`` and
+            ``coupling="linear"``; no level goes beyond the schedule's noisiest.
         teacher_steps: M, the teacher's DDIM steps from t to s; divides a sub-path's length.
         loss: ``"l2"`` or ``"huber"``.
         huber_c: c of the pseudo-Huber loss.
@@ -78,6 +102,8 @@ class DistillConfig:
     coupling: str = "markov"
     conditioning: str = "gamma"
     gammas: str = "uniform"
+    hop: str = "full"
+    reach: float = 1.0
     teacher_steps: int = 1
     loss: str = "l2"
     huber_c: float = 1e-3
@@ -92,6 +118,24 @@ class DistillConfig:
         check_choice(self.coupling, COUPLINGS, "coupling")
         check_choice(self.conditioning, CONDITIONINGS, "conditioning")
         check_choice(self.gammas, GAMMAS, "gammas")
+        check_choice(self.hop, HOPS, "hop")
+        if self.hop == "random" and self.teacher_steps != 1:
+            raise ValueError(
+                f"teacher_steps is {self.teacher_steps} with hop='random', whose hops have any "
+                f"length; allowed: 1"
+            )
+        if not 1 <= self.reach < float("inf"):
+            raise ValueError(f"reach is {self.reach!r}; allowed: a finite number >= 1")
+        if self.reach > 1 and (self.conditioning, self.coupling, self.hop) != (
+            "level",
+            "linear",
+            "full",
+        ):
+            raise ValueError(
+                f"reach is {self.reach!r} with conditioning={self.conditioning!r}, "
+                f"coupling={self.coupling!r}, hop={self.hop!r}; allowed: 1, or 'level', 'linear' "
+                f"and 'full'"
+            )
         check_choice(self.loss, LOSSES, "loss")
         check_choice(self.teacher_prediction_type, PREDICTION_TYPES, "teacher_prediction_type")
         check_choice(
@@ -121,7 +165,7 @@ class SubPathSample:
 
     Attributes:
         index: which sub-path, integers of shape ``(B,)`` in ``0 ... N-1``.
-        gamma: where on it, shape ``(B,)`` in [0, 1].
+        gamma: where on it, shape ``(B,)`` in [0, 1], or up to the config's ``reach``.
         noise: :math:`\epsilon`, shape ``(B, *)``.
     """
 
@@ -210,14 +254,14 @@ class SubPathDistiller:
         check_generator(generator, x0, "x0")
         batch, kind = x0.shape[0], {"device": x0.device, "dtype": x0.dtype}
         index = torch.randint(len(self.grid), (batch,), generator=generator, device=x0.device)
-        if self.config.gammas == "one":
-            gamma = torch.ones(batch, **kind)
-        else:
-            gamma = torch.rand(batch, generator=generator, **kind)
-            if self.config.gammas == "half_one":
-                # Which half is decided by a draw of its own, so that the rest stays uniform.
-                at_one = torch.rand(batch, generator=generator, **kind) < 0.5
-                gamma = torch.where(at_one, torch.ones_like(gamma), gamma)
+        # One draw whatever the config says, so that methods can be compared on equal noise.
+        gamma = _GAMMA[self.config.gammas](torch.rand(batch, generator=generator, **kind))
+        if self.config.reach > 1:
+            t, s = self.grid.ends(index)
+            rho_t, rho_s = self.schedule(t).rho, self.schedule(s).rho
+            # Where the chord reaches the schedule's noisiest level.
+            most = (self.schedule.rho[-1] - rho_s) / (rho_t - rho_s)
+            gamma = torch.minimum(gamma * self.config.reach, most)
         noise = torch.randn(x0.shape, generator=generator, **kind)
         return SubPathSample(index=index, gamma=gamma, noise=noise)
 
@@ -260,7 +304,9 @@ class SubPathDistiller:
             x_s, prediction = self._teacher_steps(x_t, t, level_t, level_s, teacher, cond, uncond)
             y = self._consistency(target, x_s, s, level_s, cond, torch.ones_like(gamma))
             x_gamma = chord_point(x_t, x_s, level_t, level_s, gamma)
-            level_gamma = sub_level(level_t, level_s, gamma, self.config.coupling)
+            level_gamma = sub_level(
+                level_t, level_s, gamma, self.config.coupling, self.config.reach
+            )
         p = self._consistency(student, x_gamma, t, level_gamma, cond, gamma)
         if self.config.loss == "l2":
             loss = mse(p, y)
@@ -272,7 +318,31 @@ class SubPathDistiller:
             teacher=prediction,
         )  # fmt: skip
 
+    def predict(
+        self, network: Network, x: Tensor, t: Tensor | int, cond: object | None = None
+    ) -> Tensor:
+        r"""The consistency function :math:`f_\theta(x, t)` of a student or target, at gamma = 1.
+
+        Args:
+            network: called as the student in :meth:`step`.
+            x: samples at timestep t, shape ``(B, *)``, in the schedule's dtype.
+            t: timesteps, shape ``(B,)``, or one for all.
+            cond: passed on to the network.
+
+        Raises:
+            ValueError: for timesteps outside the schedule or of another shape.
+        """
+        t = torch.as_tensor(t, device=x.device)
+        if t.shape not in ((), x.shape[:1]):
+            raise ValueError(
+                f"t has shape {tuple(t.shape)}; allowed: () or (B,) = {tuple(x.shape[:1])}"
+            )
+        t = t.expand(x.shape[:1])
+        one = torch.ones(x.shape[:1], dtype=x.dtype, device=x.device)
+        return self._consistency(network, x, t, self.schedule(t), cond, one)
+
     def _ends(self, x0: Tensor, sample: SubPathSample) -> tuple[Tensor, Tensor, Tensor]:
+        """The step's t and s, and gamma as the student is to have it."""
         # Kinds and shapes first, values last: the values of another device may not be readable.
         # That x0 and noise are finite is for add_noise to see.
         if x0.dtype != self.schedule.dtype or x0.device != self.schedule.device:
@@ -291,8 +361,11 @@ class SubPathDistiller:
         if index.is_floating_point() or index.dtype == torch.bool:
             raise ValueError(f"index has dtype {index.dtype}; allowed: an integer dtype")
         check_between(index, 0, len(self.grid) - 1, "index")
-        check_between(gamma, 0.0, 1.0, "gamma")
+        check_gamma(gamma, self.config.reach)
         t, s = self.grid.ends(index)
+        if self.config.hop == "random":
+            t = s + (gamma * (t - s)).ceil().long().clamp(min=1)
+            gamma = torch.ones_like(gamma)
         return t, s, gamma
 
     def _teacher_steps(

@@ -43,7 +43,7 @@ class Environment:
         gpu = self.accelerator_memory or 0.0
         return [
             (
-                "lessons in the plane (00 to 02)",
+                "lessons in the plane (00 to 05)",
                 self.memory >= 1.9,
                 "2 GiB of memory, any processor",
             ),

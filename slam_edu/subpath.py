@@ -26,7 +26,9 @@ from slam_edu.schedule import Level
 COUPLINGS = ("markov", "linear")
 
 
-def interpolate(x_t: Tensor, x_s: Tensor, level_t: Level, level_s: Level, gamma: Tensor) -> Tensor:
+def interpolate(
+    x_t: Tensor, x_s: Tensor, level_t: Level, level_s: Level, gamma: Tensor, reach: float = 1.0
+) -> Tensor:
     r"""The point :math:`\gamma x_t + (1-\gamma)\, a\, x_s`, with :math:`a = \alpha_t/\alpha_s`.
 
     :math:`\gamma = 1` gives :math:`x_t`; :math:`\gamma = 0` gives :math:`a\,x_s`, which has s's
@@ -37,17 +39,18 @@ def interpolate(x_t: Tensor, x_s: Tensor, level_t: Level, level_s: Level, gamma:
         x_s: samples at the clean end, shape ``(B, *)``.
         level_t: level of ``x_t``, shape ``(B,)`` or ``()``.
         level_s: level of ``x_s``, same shape.
-        gamma: position on the chord, shape ``(B,)`` or ``()``, in [0, 1].
+        gamma: position on the chord, shape ``(B,)`` or ``()``, in [0, reach].
+        reach: largest gamma that is allowed; see :func:`sub_level`.
 
     Raises:
-        ValueError: if s is not cleaner than t, gamma leaves [0, 1], or shapes, dtypes, devices or
-            ranks do not fit.
+        ValueError: if s is not cleaner than t, gamma leaves [0, reach], or shapes, dtypes, devices
+            or ranks do not fit.
     """
     check_samples(x_t, "x_t")
     check_samples(x_s, "x_s", like=x_t)
     _check_ends(level_t, level_s)
     expand(gamma, x_t, "gamma")
-    check_between(gamma, 0.0, 1.0, "gamma")
+    check_gamma(gamma, reach)
     return chord_point(x_t, x_s, level_t, level_s, gamma)
 
 
@@ -58,7 +61,9 @@ def chord_point(x_t: Tensor, x_s: Tensor, level_t: Level, level_s: Level, gamma:
     return g * x_t + (1 - g) * a * x_s
 
 
-def sub_level(level_t: Level, level_s: Level, gamma: Tensor, coupling: str = "markov") -> Level:
+def sub_level(
+    level_t: Level, level_s: Level, gamma: Tensor, coupling: str = "markov", reach: float = 1.0
+) -> Level:
     r"""The level :math:`(\alpha_t, \sigma_\gamma)` of a sub-path point.
 
     How the noise in :math:`x_t` and :math:`x_s` belongs together decides :math:`\sigma_\gamma`:
@@ -77,12 +82,14 @@ def sub_level(level_t: Level, level_s: Level, gamma: Tensor, coupling: str = "ma
     Args:
         level_t: noisy end, shape ``(B,)`` or ``()``.
         level_s: clean end, same shape.
-        gamma: position in [0, 1], broadcastable to the levels' shape.
+        gamma: position in [0, reach], broadcastable to the levels' shape.
         coupling: ``"markov"`` or ``"linear"``.
+        reach: largest gamma that is allowed; above 1 the chord goes on, straight, past
+            :math:`x_t` to noisier levels, of which the linear coupling alone is exact.
 
     Raises:
-        ValueError: for an unknown coupling, a gamma outside [0, 1] or of another dtype or device,
-            or an s that is not cleaner than t.
+        ValueError: for an unknown coupling, a gamma outside [0, reach] or of another dtype or
+            device, or an s that is not cleaner than t.
     """
     check_choice(coupling, COUPLINGS, "coupling")
     _check_ends(level_t, level_s)
@@ -91,13 +98,23 @@ def sub_level(level_t: Level, level_s: Level, gamma: Tensor, coupling: str = "ma
             f"gamma is {gamma.dtype} on {gamma.device}; allowed: that of the levels, "
             f"{level_t.alpha.dtype} on {level_t.alpha.device}"
         )
-    check_between(gamma, 0.0, 1.0, "gamma")
+    check_gamma(gamma, reach)
     sigma_t, sigma_s = level_t.sigma, level_t.alpha / level_s.alpha * level_s.sigma  # a * sigma_s
     if coupling == "linear":
         sigma = gamma * sigma_t + (1 - gamma) * sigma_s
     else:
         sigma = (sigma_s**2 + gamma**2 * (sigma_t**2 - sigma_s**2)).sqrt()
     return Level(level_t.alpha.expand_as(sigma), sigma)
+
+
+def check_gamma(gamma: Tensor, reach: float) -> None:
+    """Require ``0 <= gamma <= reach``, the bound rounded to gamma's dtype.
+
+    Raises:
+        ValueError: naming the first gamma that is outside.
+    """
+    # In float32, 1.1 is larger than Python's 1.1.
+    check_between(gamma, 0.0, torch.tensor(reach, dtype=gamma.dtype).item(), "gamma")
 
 
 def _check_ends(level_t: Level, level_s: Level) -> None:

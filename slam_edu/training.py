@@ -1,15 +1,21 @@
-"""The training loop: a generator that owns the optimiser and the moving average.
+r"""The training loops: generators that own the optimiser and the moving average.
 
-The loop draws from the generator it is given and yields after every update; progress bars, plots
-and files stay with the caller. An update whose loss or gradient is not finite is skipped,
-optimiser and moving average alike, and counted.
+- :func:`train_teacher`: a diffusion model by denoising score matching,
+- :func:`train_student`: its distillation by :class:`slam_edu.distill.SubPathDistiller`.
+
+Both draw from the generator they are given and yield after every update; plots and files stay with
+the caller. An update whose loss or gradient is not finite is skipped, optimiser and moving average
+alike, and counted. :func:`save_training` writes all that the next update depends on, and a loop
+that is given what :func:`load_training` returns goes on as if it had never stopped.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +23,10 @@ from torch import Tensor, nn
 from slam_edu._validation import check_count
 from slam_edu.distill import DistillOutput, SubPathDistiller
 from slam_edu.ema import update_ema
+from slam_edu.files import atomic_path
+from slam_edu.losses import mse
+from slam_edu.prediction import Prediction, add_noise, to_output
+from slam_edu.schedule import NoiseSchedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +86,8 @@ class TrainState:
         grad_norm: the gradient's norm before clipping.
         lr: the learning rate that was used.
         skipped: number of updates so far whose loss or gradient was not finite.
-        output: the step's record, detached use only.
+        optimizer: the loop's own, for :func:`save_training`.
+        output: the step's record, detached use only; None for a teacher.
     """
 
     update: int
@@ -84,7 +95,23 @@ class TrainState:
     grad_norm: float
     lr: float
     skipped: int
-    output: DistillOutput
+    optimizer: torch.optim.Optimizer
+    output: DistillOutput | None = None
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where a run goes on, from :func:`load_training`.
+
+    Attributes:
+        update: number of updates done.
+        skipped: how many of them were not finite.
+        moments: the optimiser's state by name of the parameter.
+    """
+
+    update: int
+    skipped: int
+    moments: dict[str, dict[str, Tensor]]
 
 
 def train_student(
@@ -97,6 +124,7 @@ def train_student(
     generator: torch.Generator,
     config: TrainConfig | None = None,
     max_skipped: int = 10,
+    resume: Resume | None = None,
 ) -> Iterator[TrainState]:
     """Distil ``teacher`` into ``student``, one update per yielded state.
 
@@ -110,37 +138,252 @@ def train_student(
         generator: source of all randomness of the run.
         config: default :class:`TrainConfig`.
         max_skipped: how many updates in a row may be skipped.
+        resume: from :func:`load_training`, with the same config; None begins anew. The count of
+            ``max_skipped`` begins anew in any case.
 
     Raises:
         FloatingPointError: when more than ``max_skipped`` updates in a row were not finite.
     """
     config = config or TrainConfig()
-    parameters = [p for p in student.parameters() if p.requires_grad]
-    # Fused, all parameters in one call, counts for small networks; older torch lacks it on MPS.
-    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0, fused=fused)
-    student.train()
-    skipped = in_a_row = 0
-    for update in range(config.updates):
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr_at(update)
+
+    def loss() -> tuple[Tensor, DistillOutput]:
         x0 = draw_data(config.batch, generator)
         sample = distiller.draw(x0, generator)
         output = distiller.step(x0, sample, teacher=teacher, student=student, target=target)
-        optimizer.zero_grad(set_to_none=True)
-        output.loss.backward()
-        norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.clip))
-        loss = float(output.loss.detach())
-        if math.isfinite(loss) and math.isfinite(norm):
+        return output.loss, output
+
+    return _train(loss, student, target, config, max_skipped, resume)
+
+
+def train_teacher(
+    schedule: NoiseSchedule,
+    draw_data: Callable[[int, torch.Generator], Tensor],
+    *,
+    network: nn.Module,
+    average: nn.Module,
+    generator: torch.Generator,
+    prediction_type: str = "epsilon",
+    config: TrainConfig | None = None,
+    max_skipped: int = 10,
+    resume: Resume | None = None,
+) -> Iterator[TrainState]:
+    r"""Train a diffusion model by denoising score matching, one update per yielded state.
+
+    For t uniform on the schedule's timesteps and :math:`x_t = \alpha_t x_0 + \sigma_t\epsilon`,
+    the loss is the mean squared error between the network's output and what it is to predict,
+    :math:`\epsilon`, :math:`x_0` or :math:`v = \alpha_t\epsilon - \sigma_t x_0`. Source: Vincent
+    2011; Ho et al. 2020, equation 14; Salimans and Ho 2022 for v.
+
+    Args:
+        schedule: the levels.
+        draw_data: ``draw_data(batch, generator) -> x0`` of shape ``(batch, *)``.
+        network: ``network(x, t, cond)``, trained in place.
+        average: its moving average, the one to use; :func:`slam_edu.ema.ema_copy` makes it.
+        generator: source of all randomness of the run.
+        prediction_type: what the network predicts.
+        config: default :class:`TrainConfig`.
+        max_skipped: how many updates in a row may be skipped.
+        resume: as for :func:`train_student`.
+
+    Raises:
+        FloatingPointError: when more than ``max_skipped`` updates in a row were not finite.
+        ValueError: for an unknown prediction type.
+    """
+    config = config or TrainConfig()
+
+    def loss() -> tuple[Tensor, None]:
+        x0 = draw_data(config.batch, generator)
+        t = torch.randint(len(schedule), x0.shape[:1], generator=generator, device=x0.device)
+        noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
+        level = schedule(t)
+        wanted = to_output(Prediction(x0, noise), level, prediction_type)
+        return mse(network(add_noise(x0, noise, level), t, None), wanted), None
+
+    return _train(loss, network, average, config, max_skipped, resume)
+
+
+def _train(
+    loss_of_batch: Callable[[], tuple[Tensor, DistillOutput | None]],
+    network: nn.Module,
+    average: nn.Module,
+    config: TrainConfig,
+    max_skipped: int,
+    resume: Resume | None,
+) -> Iterator[TrainState]:
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    parameters = [p for _, p in named]
+    # Fused, all parameters in one call, counts for small networks; older torch lacks it on MPS.
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0, fused=fused)
+    first = skipped = in_a_row = 0
+    if resume is not None:
+        first, skipped = resume.update, resume.skipped
+        for name, p in named:
+            moments = resume.moments.get(name, {})
+            optimizer.state[p] = {k: v.to(p.device, copy=True) for k, v in moments.items()}
+    network.train()
+    for update in range(first, config.updates):
+        lr = config.lr_at(update)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        loss, output = loss_of_batch()
+        for p in parameters:
+            p.grad = None
+        loss.backward()
+        norm = _clip_gradient(parameters, config.clip)
+        value = float(loss.detach())
+        if math.isfinite(value) and math.isfinite(norm):
             optimizer.step()
-            update_ema(target, student, config.ema_rate)
+            update_ema(average, network, config.ema_rate)
             in_a_row = 0
         else:
             skipped, in_a_row = skipped + 1, in_a_row + 1
             if in_a_row > max_skipped:
                 raise FloatingPointError(
-                    f"the last {in_a_row} updates up to number {update + 1} had a loss of {loss} "
+                    f"the last {in_a_row} updates up to number {update + 1} had a loss of {value} "
                     f"or a gradient norm of {norm}; lower the learning rate ({config.lr:g}) "
                     f"or look at the data"
                 )
-        yield TrainState(update + 1, loss, norm, config.lr_at(update), skipped, output)
+        yield TrainState(update + 1, value, norm, lr, skipped, optimizer, output)
+
+
+def _clip_gradient(parameters: list[Tensor], largest: float) -> float:
+    """``clip_grad_norm_`` to the last bit; that one's checks take 2 % of a small network's update.
+
+    Returns:
+        The norm before clipping.
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+    factor = largest / (norm + 1e-6)
+    if factor < 1:
+        torch._foreach_mul_(grads, factor)
+    return float(norm)
+
+
+# -------------------------------------------------------------------- stopping and going on
+
+
+def save_training(
+    path: str | os.PathLike[str],
+    state: TrainState,
+    network: nn.Module,
+    average: nn.Module,
+    generator: torch.Generator,
+) -> None:
+    """Write a run to a safetensors file, whole or not at all.
+
+    The file holds the weights, their average, the optimiser's moments, the generator's state and
+    the number of updates.
+
+    Args:
+        path: the file, in a folder that exists.
+        state: the loop's last.
+        network: that is trained.
+        average: its moving average.
+        generator: the loop's.
+
+    Raises:
+        ValueError: if the folder does not exist.
+    """
+    from safetensors.torch import save_file
+
+    tensors = {"generator": generator.get_state()}
+    for name, p in network.named_parameters():
+        for key, moment in state.optimizer.state.get(p, {}).items():
+            tensors[f"optimizer/{name}/{key}"] = moment
+    for kind, module in (("network", network), ("average", average)):
+        tensors |= {f"{kind}/{name}": value for name, value in module.state_dict().items()}
+    tensors = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+    metadata = {"update": str(state.update), "skipped": str(state.skipped)}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata)
+
+
+def load_training(
+    path: str | os.PathLike[str],
+    network: nn.Module,
+    average: nn.Module,
+    generator: torch.Generator,
+) -> Resume:
+    """Read a file of :func:`save_training` into the networks and the generator.
+
+    Args:
+        path: the file.
+        network: that is trained; its weights are replaced.
+        average: its moving average; its weights are replaced.
+        generator: the loop's; its state is replaced.
+
+    Returns:
+        What the training loop takes as ``resume``.
+
+    Raises:
+        FileNotFoundError: if the file is not there.
+        ValueError: for a file that is damaged, is no such file, or is of other networks or of a
+            generator on another kind of device. Networks and generator are then as they were.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(path)!r} is not a file; allowed: a file of save_training")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        update, skipped = int(metadata["update"]), int(metadata["skipped"])
+        random_state = tensors["generator"]
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read ({error}); allowed: a whole file of save_training"
+        ) from error
+    # All is checked before anything is changed.
+    states = {}
+    for kind, module in (("network", network), ("average", average)):
+        ours = {k.split("/", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{kind}/")}
+        form, wanted = _form(ours), _form(module.state_dict())
+        odd = sorted(k for k in form.keys() | wanted.keys() if form.get(k) != wanted.get(k))
+        if odd:
+            raise ValueError(
+                f"{str(path)!r} is of another {kind}: they differ in {', '.join(odd)}; allowed: "
+                f"a file of a {kind} with the same names, shapes and dtypes"
+            )
+        states[kind] = ours
+    try:
+        generator.set_state(random_state)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{str(path)!r} is of another kind of generator than {generator.device}'s ({error})"
+        ) from error
+    network.load_state_dict(states["network"])
+    average.load_state_dict(states["average"])
+    moments: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer/"):
+            _, parameter, key = name.split("/")
+            moments.setdefault(parameter, {})[key] = value
+    return Resume(update, skipped, moments)
+
+
+def _form(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (value.shape, value.dtype) for name, value in tensors.items()}
+
+
+def progress(
+    states: Iterator[TrainState], updates: int, description: str = "training"
+) -> Iterator[TrainState]:
+    """The same states, with a bar on standard error that shows the loss; needs tqdm.
+
+    Args:
+        states: of a training loop.
+        updates: how many the run has.
+        description: the bar's first word.
+    """
+    from tqdm import tqdm
+
+    with tqdm(total=updates, desc=description, unit="update", leave=False, mininterval=0.5) as bar:
+        for state in states:
+            bar.update(state.update - bar.n)
+            if state.update % 100 == 0:
+                bar.set_postfix(loss=f"{state.loss:.4f}", refresh=False)
+            yield state

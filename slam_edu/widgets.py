@@ -6,6 +6,7 @@ the same in JupyterLab, Notebook and VS Code. Pictures that were drawn once are 
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
@@ -103,3 +104,49 @@ class LiveStudent:
             [self._draw(student)], [title], colors="student", size=3.6, limit=2.6, alt=title
         )
         self._picture.value = drawn.png()
+
+
+def experiment(
+    run: Callable[..., CourseFigure], **controls: Mapping | Sequence | tuple
+) -> ipywidgets.VBox:
+    """Controls, a button that runs an experiment with their values, and its figure.
+
+    Nothing runs before the button is pressed; an error is shown under the controls.
+
+    Args:
+        run: ``run(on_progress, **values) -> CourseFigure``; it calls ``on_progress(share)`` with a
+            number from 0 to 1 as it goes on. Results are kept: the same values run once.
+        controls: as of :func:`explorer`.
+
+    Raises:
+        ValueError: for an empty sequence of values.
+    """
+    made = {name: _control(name, values) for name, values in controls.items()}
+    button = ipywidgets.Button(description="run", button_style="primary")
+    bar = ipywidgets.FloatProgress(max=1.0, layout=ipywidgets.Layout(width="300px"))
+    note = ipywidgets.HTML("choose, then press run")
+    picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%"))
+    picture.add_class("slam-experiment-figure")
+    kept: dict[tuple, tuple[bytes, str]] = {}
+
+    def on_progress(share: float) -> None:
+        bar.value = share
+
+    def pressed(_button: object) -> None:
+        values = tuple(control.value for control in made.values())
+        button.disabled, note.value = True, "running"
+        try:
+            if values not in kept:
+                drawn = run(on_progress, **dict(zip(made, values, strict=True)))
+                kept[values] = drawn.png(), drawn.alt
+            picture.value, note.value = kept[values]
+            bar.value = 1.0
+        except (ValueError, ArithmeticError) as error:
+            note.value = f"<b>{type(error).__name__}:</b> {html.escape(str(error))}"
+        finally:
+            button.disabled = False
+
+    button.on_click(pressed)
+    box = ipywidgets.VBox([*made.values(), ipywidgets.HBox([button, bar]), note, picture])
+    box.add_class("slam-experiment")
+    return box

@@ -59,6 +59,20 @@ def test_every_update_is_reported():
     assert seen == [1, 2, 3]
 
 
+def test_a_bar_on_request_changes_nothing_else(capsys, monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    config = demo.DemoConfig(**{**vars(SMALL), "updates": 3})
+    results, seen = [], []
+    for bar in (False, True):
+        results.append(
+            demo.run(toy.ring(), config, lambda state, _: seen.append(state.update), bar=bar)
+        )
+        assert ("distilling:   0%" in capsys.readouterr().err) == bar
+    assert seen == [1, 2, 3, 1, 2, 3]
+    for a, b in zip(*(result.student.parameters() for result in results), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_the_table_names_every_row(small):
     lines = demo.table(small).splitlines()
     assert len(lines) == 5

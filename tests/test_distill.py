@@ -24,6 +24,8 @@ from slam_edu import (
     sub_level,
     to_prediction,
 )
+from slam_edu.distill import GAMMAS
+from slam_edu.toy import ring, solution_map, two_moons
 from tests.helpers import (
     KINDS,
     NoFloat64,
@@ -39,6 +41,7 @@ from tests.helpers import (
 )
 
 CONDITIONINGS = ("gamma", "level")
+LEVEL = {"conditioning": "level", "coupling": "linear"}
 COUPLINGS = ("markov", "linear")
 SD = NoiseSchedule.stable_diffusion(torch.float64)
 
@@ -375,6 +378,372 @@ def test_more_teacher_steps_come_nearer_to_the_exact_path():
     assert errors[1] / errors[2] == pytest.approx(2, rel=0.25)
 
 
+# -------------------------------------------------------------------- hops of random length
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_the_whole_hop_is_the_plain_step(conditioning, coupling):
+    """At gamma = 1 both hops are consistency distillation, to the last bit."""
+    x0, ones = noise(50, 2), torch.ones(50, dtype=torch.float64)
+    sample = sample_for(50, 2, index=torch.arange(50), gamma=ones)
+    cond, uncond = noise(50, 1, seed=7), noise(50, 1, seed=8)
+    outputs = []
+    for hop in ("full", "random"):
+        distiller = distiller_for(conditioning=conditioning, coupling=coupling, hop=hop)
+        outputs.append(distiller.step(x0, sample, **nets(), cond=cond, uncond=uncond))
+    plain, other = map(tensors_of, outputs)
+    assert plain.keys() == other.keys()
+    for name, tensor in plain.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+@pytest.mark.parametrize(
+    ("gamma", "hop"),
+    [(0.0, 1), (1e-9, 1), (0.05, 1), (0.0501, 2), (0.5, 10), (0.501, 11), (0.951, 20), (1.0, 20)],
+)
+def test_length_of_a_random_hop(gamma, hop):
+    """t' - s = ceil(20 gamma), at least 1; the lowest sub-path has 19 timesteps."""
+    x0, gammas = noise(50, 2), torch.full((50,), gamma, dtype=torch.float64)
+    sample = sample_for(50, 2, index=torch.arange(50), gamma=gammas)
+    out = distiller_for(hop="random").step(x0, sample, **nets())
+    lowest = max(1, math.ceil(19 * gamma))
+    assert (out.t - out.s).tolist() == [lowest] + [hop] * 49
+    assert out.s.tolist() == [0, *range(19, 999, 20)]
+
+
+@on_devices
+@pytest.mark.parametrize("index", [0, 30])
+def test_random_hops_are_uniform(index, device):
+    """t' takes each of s+1 ... t as often."""
+    distiller = SubPathDistiller(
+        NoiseSchedule.stable_diffusion().to(device), DistillConfig(hop="random")
+    )
+    x0 = noise(20_000, 2, dtype=torch.float32).to(device)
+    sample = distiller.draw(x0, torch.Generator(device).manual_seed(0))
+    sample = dataclasses.replace(sample, index=torch.full_like(sample.index, index))
+
+    def network(x, t, cond=None, gamma=None):
+        return x
+
+    out = distiller.step(x0, sample, teacher=network, student=network, target=network)
+    t, s = 20 * index + 19, max(20 * index - 1, 0)
+    assert out.s.unique().tolist() == [s]
+    counts = (out.t.cpu() - s).bincount()
+    expected = 20_000 / (t - s)
+    assert counts[0] == 0
+    assert len(counts) == t - s + 1
+    assert (counts[1:] - expected).abs().max() < 5 * math.sqrt(expected)
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_random_hop_is_consistency_distillation_on_it(conditioning, kind):
+    """From t' to s with one teacher call at t', the student at t' too, every line written out."""
+    distiller = distiller_for(
+        hop="random", conditioning=conditioning, guidance=2.0, student_prediction_type=kind,
+        sigma_data=0.7, timestep_scaling=0.02,
+    )  # fmt: skip
+    x0, sample, ours = noise(12, 3, 2), sample_for(12, 3, 2), nets()
+    cond, uncond = noise(12, 1, 1, seed=7), noise(12, 1, 1, seed=8)
+    out = distiller.step(x0, sample, **ours, cond=cond, uncond=uncond)
+
+    abar = torch.from_numpy(np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2))
+    t, s = [], []
+    for index, gamma in zip(sample.index.tolist(), sample.gamma.tolist(), strict=True):
+        low, high = max(20 * index - 1, 0), 20 * index + 19
+        s.append(low)
+        t.append(max(low + 1, low + math.ceil(gamma * (high - low))))
+    t, s = torch.tensor(t), torch.tensor(s)
+    alpha_t, sigma_t = column(abar[t].sqrt(), x0), column((1 - abar[t]).sqrt(), x0)
+    alpha_s, sigma_s = column(abar[s].sqrt(), x0), column((1 - abar[s]).sqrt(), x0)
+    theirs = nets()
+    x_t = alpha_t * x0 + sigma_t * sample.noise
+    e_c, e_u = (theirs["teacher"](x_t, t, c).detach() for c in (cond, uncond))
+    e = e_c + 2.0 * (e_c - e_u)
+    x_s = alpha_s * (x_t - sigma_t * e) / alpha_t + sigma_s * e
+
+    def f(name, x, t, alpha, sigma):
+        told = (t.double(), None) if conditioning == "level" else (t, torch.ones(12).double())
+        raw = theirs[name](x, told[0], cond, told[1])
+        if kind == "epsilon":
+            clean = (x - sigma * raw) / alpha
+        else:
+            clean = raw if kind == "sample" else alpha * x - sigma * raw
+        tau2 = (0.02 * column(t, x)) ** 2
+        return 0.49 / (tau2 + 0.49) * x + (tau2 / (tau2 + 0.49)).sqrt() * clean
+
+    y, p = f("target", x_s, s, alpha_s, sigma_s), f("student", x_t, t, alpha_t, sigma_t)
+    loss = (p - y.detach()).square().mean()
+    near = {"rtol": 1e-9, "atol": 1e-10}
+    assert torch.equal(out.t, t)
+    assert torch.equal(out.s, s)
+    assert out.gamma.tolist() == [1.0] * 12
+    assert_near(out.x_t, x_t, **near)
+    assert_near(out.x_gamma, x_t, **near)
+    assert_near(out.x_s, x_s, **near)
+    assert_near(out.level_gamma.rho, out.level_t.rho, rtol=1e-12)
+    assert_near(out.target, y, **near)
+    assert_near(out.prediction, p, **near)
+    assert_near(out.loss, loss, rtol=1e-9)
+    out.loss.backward()
+    loss.backward()
+    assert_near(ours["student"].weight.grad, theirs["student"].weight.grad, **near)
+    # Once each for condition and none: no further call than on a whole hop.
+    assert [len(net.calls) for net in ours.values()] == [2, 1, 1]
+    assert torch.equal(ours["teacher"].calls[0][1], t)
+    told_t, told_gamma = ours["student"].calls[0][1], ours["student"].calls[0][3]
+    assert_near(told_t, t.double(), rtol=1e-12)
+    assert (told_gamma is None) == (conditioning == "level")
+
+
+# -------------------------------------------------------------------- the chord continued
+
+
+def level_distiller(dtype=torch.float64, **config) -> SubPathDistiller:
+    return distiller_for(dtype, **LEVEL, **config)
+
+
+@pytest.mark.parametrize("gammas", ["uniform", "one", "upper_half"])
+@pytest.mark.parametrize("reach", [1.5, 2.0, 40.0])
+def test_reach_multiplies_gamma_up_to_the_noisiest_level(gammas, reach):
+    x0 = noise(4000, 2)
+    plain = level_distiller(gammas=gammas).draw(x0, torch.Generator().manual_seed(0))
+    drawn = level_distiller(gammas=gammas, reach=reach).draw(x0, torch.Generator().manual_seed(0))
+    abar = np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2)
+    rho = np.sqrt(1 / abar - 1)
+    clipped = 0
+    for index, one, many in zip(
+        drawn.index.tolist(), plain.gamma.tolist(), drawn.gamma.tolist(), strict=True
+    ):
+        rho_t, rho_s = rho[20 * index + 19], rho[max(20 * index - 1, 0)]
+        here = reach * one * rho_t + (1 - reach * one) * rho_s
+        if here > rho[999]:
+            clipped += 1
+            assert many * rho_t + (1 - many) * rho_s == pytest.approx(rho[999], rel=1e-9)
+        else:
+            assert many == pytest.approx(reach * one, rel=1e-12)
+    assert 0 < clipped < 4000
+
+
+@on_devices
+@pytest.mark.parametrize("reach", [1.0, 1.1, 2.2, 500.0])
+@pytest.mark.parametrize("gammas", ["one", "uniform"])
+def test_every_draw_is_taken_by_the_step(reach, gammas, device):
+    """In float32 1.1 is above 1.1, and the clipped level may round beyond the last one."""
+    distiller = SubPathDistiller(
+        NoiseSchedule.stable_diffusion().to(device),
+        DistillConfig(**LEVEL, reach=reach, gammas=gammas),
+    )
+    x0 = noise(2000, 2, dtype=torch.float32).to(device)
+    sample = distiller.draw(x0, torch.Generator(device).manual_seed(0))
+    assert sample.gamma.dtype == torch.float32
+    told = []
+
+    def network(x, t, cond=None, gamma=None):
+        told.append(t)
+        return x
+
+    out = distiller.step(x0, sample, teacher=network, student=network, target=network)
+    assert torch.isfinite(out.loss)
+    assert told[-1].max() <= 999
+    if gammas == "one" and reach > 1:
+        assert told[-1].max() == 999  # of the last sub-path at the latest
+
+
+@pytest.mark.parametrize("reach", [1.5, 2.0, 300.0])
+def test_up_to_gamma_one_reach_changes_nothing(reach):
+    x0, sample = noise(50, 2), sample_for(50, 2, index=torch.arange(50))
+    plain = tensors_of(level_distiller().step(x0, sample, **nets()))
+    other = tensors_of(level_distiller(reach=reach).step(x0, sample, **nets()))
+    for name, tensor in plain.items():
+        assert torch.equal(tensor, other[name]), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_continued_chord_formula_by_formula(kind):
+    """At gamma = 2: as far beyond x_t as x_s is behind it, and the student is told that level."""
+    distiller = level_distiller(
+        reach=2.0, student_prediction_type=kind, sigma_data=0.7, timestep_scaling=0.02
+    )
+    index = torch.arange(12) * 4
+    two = torch.full((12,), 2.0, dtype=torch.float64)
+    x0, ours, theirs = noise(12, 3, 2), nets(), nets()
+    sample = sample_for(12, 3, 2, index=index, gamma=two)
+    out = distiller.step(x0, sample, **ours)
+
+    t, s = 20 * index + 19, (20 * index - 1).clamp(min=0)
+    alpha_t, sigma_t = column(SD.alpha[t], x0), column(SD.sigma[t], x0)
+    alpha_s, sigma_s = column(SD.alpha[s], x0), column(SD.sigma[s], x0)
+    a = alpha_t / alpha_s
+    x_t = alpha_t * x0 + sigma_t * sample.noise
+    e = theirs["teacher"](x_t, t).detach()
+    x_s = alpha_s * (x_t - sigma_t * e) / alpha_t + sigma_s * e
+    x_2, sigma_2 = 2 * x_t - a * x_s, 2 * sigma_t - a * sigma_s
+    # The same two lines in z and rho: one teacher slope from s, through t, to the far end.
+    rho_2 = 2 * sigma_t / alpha_t - sigma_s / alpha_s
+    z_2 = x_s / alpha_s + (rho_2 - sigma_s / alpha_s) * e
+    near = {"rtol": 1e-10, "atol": 1e-10}
+    assert_near(x_2 / alpha_t, z_2, **near)
+    assert_near(out.x_s, x_s, **near)
+    assert_near(out.x_gamma, x_2, **near)
+    assert_near(out.level_gamma.alpha, alpha_t.flatten(), rtol=1e-14)
+    assert_near(out.level_gamma.sigma, sigma_2.flatten(), **near)
+    assert_near(out.level_gamma.rho, rho_2.flatten(), **near)
+
+    # Between two timesteps log rho is linear.
+    log_rho = SD.rho.log().numpy()
+    told = f64(np.interp(rho_2.flatten().log().numpy(), log_rho, np.arange(1000.0)))
+    assert bool((told > t).all())
+    n = (alpha_t**2 + sigma_2**2).sqrt()
+    x, alpha, sigma = x_2 / n, alpha_t / n, sigma_2 / n
+    raw = theirs["student"](x, told)
+    if kind == "epsilon":
+        clean = (x - sigma * raw) / alpha
+    else:
+        clean = raw if kind == "sample" else alpha * x - sigma * raw
+    tau2 = (0.02 * column(told, x)) ** 2
+    p = 0.49 / (tau2 + 0.49) * x + (tau2 / (tau2 + 0.49)).sqrt() * clean
+    assert_near(ours["student"].calls[0][0], x, rtol=1e-8, atol=1e-8)
+    assert_near(ours["student"].calls[0][1], told, rtol=1e-8)
+    assert_near(out.prediction, p, rtol=1e-7, atol=1e-7)
+    assert [len(net.calls) for net in ours.values()] == [1, 1, 1]  # at no further teacher call
+
+
+def test_gamma_beyond_the_reach_is_refused():
+    gamma = f64([0.0, 1.0, 2.0, 2.01])
+    sample = sample_for(4, 2, index=torch.full((4,), 20), gamma=gamma)
+    with pytest.raises(ValueError, match=r"gamma is 2\.01; allowed: 0 <= gamma <= 2"):
+        level_distiller(reach=2.0).step(noise(4, 2), sample, **nets())
+
+
+def test_a_chord_beyond_the_noisiest_level_is_refused():
+    """Draws are clipped there; a gamma of one's own is not, and has no timestep."""
+    sample = sample_for(2, 2, index=torch.tensor([10, 49]), gamma=f64([2.0, 2.0]))
+    with pytest.raises(ValueError, match=r"rho is 16\.263; allowed: .* <= rho <= 14\.6"):
+        level_distiller(reach=2.0).step(noise(2, 2), sample, **nets())
+
+
+@pytest.mark.parametrize("data", [two_moons, ring])
+def test_order_of_what_is_taught(data):
+    r"""The student at gamma is taught to end where x_s ends. How wrong is that?
+
+    The exact path from x_gamma ends at the clean end's level elsewhere than x_s, by
+    -1/2 h^2 z'' gamma (gamma - 2) to leading order in the hop h = rho_t - rho_s: of second order,
+    but of third at gamma = 2, the midpoint rule.
+    """
+    mixture, t = data(dtype=torch.float64), 599
+    x0 = mixture.sample(40, torch.Generator().manual_seed(0))
+    eps, hops, errors = noise(40, 2, seed=1), [], {gamma: [] for gamma in (0.5, 1.0, 2.0, 3.0)}
+    for subpaths in (50, 100, 200):
+        distiller = level_distiller(subpaths=subpaths, reach=3.0)
+        index = torch.full((40,), (t + 1) * subpaths // 1000 - 1)
+        for gamma, found in errors.items():
+            sample = SubPathSample(
+                index=index, gamma=torch.full((40,), gamma, dtype=torch.float64), noise=eps
+            )
+            networks = dict.fromkeys(("student", "target"), lambda x, t, c, g: x)
+            out = distiller.step(x0, sample, teacher=mixture.network(SD), **networks)
+            assert out.t.unique().tolist() == [t]
+            end = solution_map(mixture, out.x_gamma, out.level_gamma, out.level_s, tol=1e-11).x
+            found.append((end - out.x_s) / column(out.level_s.alpha, x0))
+        hops.append((out.level_t.rho - out.level_s.rho)[0].item())
+
+    def order(found):
+        sizes = [error.norm(dim=1).mean().log().item() for error in found]
+        return np.polyfit(np.log(hops), sizes, 1)[0]
+
+    assert hops[0] / hops[2] == pytest.approx(4, rel=0.05)
+    assert order(errors[0.5]) == pytest.approx(2, abs=0.1)
+    assert order(errors[1.0]) == pytest.approx(2, abs=0.1)
+    assert order(errors[2.0]) == pytest.approx(3, abs=0.1)
+    # -gamma (gamma - 2) in units of consistency distillation's error, its sign included.
+    smallest = {gamma: found[-1] for gamma, found in errors.items()}
+    for gamma, expected, near in ((0.5, 0.75, 0.01), (2.0, 0.0, 0.1), (3.0, -3.0, 0.4)):
+        along = (smallest[gamma] * smallest[1.0]).sum() / smallest[1.0].square().sum()
+        assert along.item() == pytest.approx(expected, abs=near)
+
+
+# -------------------------------------------------------------------- the consistency function
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_predict_is_the_steps_target(conditioning, kind):
+    distiller = distiller_for(conditioning=conditioning, student_prediction_type=kind)
+    x0, sample, ours = noise(50, 3, 2), sample_for(50, 3, 2, index=torch.arange(50)), nets()
+    cond = noise(50, 1, 1, seed=7)
+    out = distiller.step(x0, sample, **ours, cond=cond)
+    assert torch.equal(distiller.predict(ours["target"], out.x_s, out.s, cond), out.target)
+    without = distiller.step(x0, sample, **ours)
+    assert torch.equal(distiller.predict(ours["target"], without.x_s, without.s), without.target)
+    # One timestep for all, as a number or as a tensor.
+    last = without.x_s[-1:].expand(6, 3, 2)
+    for t in (979, torch.tensor(979), torch.full((6,), 979)):
+        f = distiller.predict(ours["target"], last, t)
+        assert_near(f, without.target[-1:].expand(6, 3, 2), rtol=1e-13)
+        _, told, c, g = ours["target"].calls[-1]
+        assert c is None
+        assert told.tolist() == [979] * 6
+        if conditioning == "gamma":
+            assert g.tolist() == [1.0] * 6
+            assert not told.is_floating_point()
+        else:
+            assert g is None
+
+
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_predict_is_the_student_at_gamma_one(conditioning):
+    """With its gradient: a network may be trained through it."""
+    distiller, ours, ones = (
+        distiller_for(conditioning=conditioning),
+        nets(),
+        torch.ones(6).double(),
+    )
+    out = distiller.step(noise(6, 2), sample_for(6, 2, gamma=ones), **ours)
+    f = distiller.predict(ours["student"], out.x_t, out.t)
+    assert_near(f, out.prediction, rtol=1e-12, atol=1e-13)
+    assert f.requires_grad
+
+
+def test_predict_at_zero_is_its_input():
+    for conditioning in CONDITIONINGS:
+        x = noise(4, 2)
+        assert_near(distiller_for(conditioning=conditioning).predict(TinyNet(1), x, 0), x, 1e-14)
+
+
+def test_predict_between_timesteps():
+    """Under level conditioning timesteps are real."""
+    distiller, told = level_distiller(), []
+    t, x = f64([3.25, 500.5, 998.75]), noise(3, 2)
+
+    def network(x, t, cond, gamma):
+        told.append(t)
+        return 0 * x
+
+    f = distiller.predict(network, x, t)
+    assert_near(told[0], t, rtol=1e-11)
+    c_skip, c_out = boundary_scalings(t)
+    assert_near(f, column(c_skip + c_out / SD(t).alpha, x) * x, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("x", "t", "message"),
+    [
+        (noise(4, 2), 1000, r"t is 1000; allowed: 0 <= t <= 999"),
+        (noise(4, 2), torch.tensor([0, 1, 2, -1]), r"t is -1; allowed: 0 <= t <= 999"),
+        (noise(4, 2), torch.tensor([0, 1, 2]), r"t has shape \(3,\); allowed: \(\) or \(B,\)"),
+        (noise(4, 2), torch.tensor([5]), r"t has shape \(1,\); allowed: .* = \(4,\)"),
+        (noise(4, 2), torch.zeros(4, 1), r"t has shape \(4, 1\); allowed: .* = \(4,\)"),
+        (noise(4, 2, dtype=torch.float32), 5, r"alpha has dtype torch\.float64 but the samples"),
+    ],
+)
+@pytest.mark.parametrize("conditioning", CONDITIONINGS)
+def test_predict_refuses(x, t, message, conditioning):
+    with pytest.raises(ValueError, match=message):
+        distiller_for(conditioning=conditioning).predict(TinyNet(1, x.dtype), x, t)
+
+
 # -------------------------------------------------------------------- gradients
 
 
@@ -546,6 +915,23 @@ def test_no_float64_in_float32_mode(conditioning, coupling, loss):
         sample = distiller.draw(x0, generator)
         out = distiller.step(x0, sample, **ours, cond=cond, uncond=torch.zeros_like(cond))
         out.loss.backward()
+        distiller.predict(ours["target"], x0, 19, cond)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *({"gammas": gammas} for gammas in GAMMAS),
+        {"hop": "random"},
+        {**LEVEL, "reach": 2.5, "gammas": "upper_half"},
+    ],
+)
+def test_no_float64_in_float32_mode_however_gamma_is_drawn(config):
+    distiller, x0 = distiller_for(torch.float32, **config), noise(6, 2, dtype=torch.float32)
+    generator, ours = torch.Generator().manual_seed(0), nets(torch.float32)
+    with NoFloat64():
+        sample = distiller.draw(x0, generator)
+        distiller.step(x0, sample, **ours).loss.backward()
 
 
 def test_the_guard_against_float64_works():
@@ -609,18 +995,78 @@ def test_draw_order():
 
 
 def test_draw_order_with_half_at_one():
+    """One uniform number decides both: below a half gamma is 1, above it is uniform again."""
     x0 = noise(1000, 2)
     drawn = distiller_for(gammas="half_one").draw(x0, torch.Generator().manual_seed(3))
     g = torch.Generator().manual_seed(3)
     kind = {"generator": g, "dtype": torch.float64}
     assert torch.equal(drawn.index, torch.randint(50, (1000,), generator=g))
-    uniform, coin = torch.rand(1000, **kind), torch.rand(1000, **kind)
-    assert torch.equal(drawn.gamma, torch.where(coin < 0.5, torch.ones_like(uniform), uniform))
+    u = torch.rand(1000, **kind)
+    expected = [1.0 if value < 0.5 else 2 * value - 1 for value in u.tolist()]
+    assert drawn.gamma.tolist() == expected
     assert torch.equal(drawn.noise, torch.randn(1000, 2, **kind))
 
 
+# What each way to draw gamma makes of a uniform number, and its distribution function.
+FROM_UNIFORM = {
+    "uniform": lambda u: u,
+    "upper_half": lambda u: 0.5 + 0.5 * u,
+    "half_one": lambda u: 1.0 if u < 0.5 else 2 * u - 1,
+    "toward_one": math.sqrt,
+    "toward_zero": lambda u: 1 - math.sqrt(1 - u),
+    "one": lambda u: 1.0,
+}
+BELOW = {
+    "uniform": lambda g: g,
+    "upper_half": lambda g: (2 * g - 1).clamp(min=0),
+    "half_one": lambda g: g / 2,
+    "toward_one": lambda g: g**2,
+    "toward_zero": lambda g: 1 - (1 - g) ** 2,
+    "one": torch.zeros_like,
+}
+
+
+def test_every_way_to_draw_gamma_is_tested():
+    assert tuple(FROM_UNIFORM) == tuple(BELOW) == GAMMAS
+
+
+@pytest.mark.parametrize("gammas", GAMMAS)
+def test_gamma_is_made_of_one_uniform_number(gammas):
+    x0 = noise(1000, 2)
+    drawn = distiller_for(gammas=gammas).draw(x0, torch.Generator().manual_seed(3))
+    g = torch.Generator().manual_seed(3)
+    torch.randint(50, (1000,), generator=g)
+    u = torch.rand(1000, generator=g, dtype=torch.float64)
+    expected = f64([FROM_UNIFORM[gammas](value) for value in u.tolist()])
+    assert_near(drawn.gamma, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *({"gammas": gammas} for gammas in GAMMAS),
+        *({"hop": "random", "gammas": gammas} for gammas in ("uniform", "toward_zero")),
+        *(
+            {"reach": reach, "gammas": gammas, "conditioning": "level", "coupling": "linear"}
+            for reach in (1.0, 2.0, 300.0)
+            for gammas in ("one", "uniform")
+        ),
+        {"conditioning": "level", "coupling": "linear", "loss": "huber", "teacher_steps": 4},
+    ],
+)
+def test_all_methods_see_the_same_index_and_noise(config):
+    """And leave the generator alike, so that they do in every batch of a run."""
+    x0, generators = noise(40, 3, 2), [torch.Generator().manual_seed(5) for _ in range(2)]
+    for _ in range(3):
+        plain = distiller_for().draw(x0, generators[0])
+        other = distiller_for(**config).draw(x0, generators[1])
+        assert torch.equal(other.index, plain.index)
+        assert torch.equal(other.noise, plain.noise)
+    assert torch.equal(generators[0].get_state(), generators[1].get_state())
+
+
 @on_devices
-@pytest.mark.parametrize("gammas", ["uniform", "half_one", "one"])
+@pytest.mark.parametrize("gammas", GAMMAS)
 def test_distribution_of_the_draws(gammas, device):
     x0 = noise(20_000, 2, dtype=torch.float32).to(device)
     schedule = NoiseSchedule.stable_diffusion().to(device)
@@ -630,13 +1076,13 @@ def test_distribution_of_the_draws(gammas, device):
     assert len(counts) == 20
     assert bool((counts - 1000).abs().max() < 5 * math.sqrt(1000))
     gamma = sample.gamma.cpu()
+    assert bool(((gamma >= 0) & (gamma <= 1)).all())
     at_one = (gamma == 1).float().mean().item()
-    assert at_one == pytest.approx({"uniform": 0, "half_one": 0.5, "one": 1}[gammas], abs=0.02)
-    rest = gamma[gamma < 1]
-    if gammas != "one":
-        assert rest.mean().item() == pytest.approx(0.5, abs=0.02)
-        assert rest.std().item() == pytest.approx(1 / math.sqrt(12), abs=0.02)
-        assert bool((rest >= 0).all())
+    assert at_one == pytest.approx({"half_one": 0.5, "one": 1}.get(gammas, 0), abs=0.02)
+    # The share of draws below each of these is what the distribution says (5 standard deviations).
+    places = torch.linspace(0, 0.99, 100)
+    share = (gamma[None] < places[:, None]).float().mean(dim=1)
+    assert (share - BELOW[gammas](places)).abs().max() < 5 * 0.5 / math.sqrt(20_000)
     assert abs(sample.noise.mean().item()) < 0.03
     assert sample.noise.std().item() == pytest.approx(1, abs=0.02)
     # Independent of one another.
@@ -687,6 +1133,7 @@ def test_config():
     config = DistillConfig()
     assert (config.subpaths, config.guidance, config.coupling) == (50, 8.0, "markov")
     assert (config.conditioning, config.loss, config.huber_c) == ("gamma", "l2", 1e-3)
+    assert (config.gammas, config.hop, config.reach) == ("uniform", "full", 1.0)
     assert config.output_type == "epsilon"
     other = config.replace(student_prediction_type="v_prediction", subpaths=25)
     assert other.output_type == "v_prediction"
@@ -707,7 +1154,26 @@ def test_config():
         ({"teacher_steps": 0}, r"teacher_steps is 0; allowed: an integer >= 1"),
         ({"coupling": "vp"}, r"coupling is 'vp'; allowed: 'markov', 'linear'"),
         ({"conditioning": "snr"}, r"conditioning is 'snr'; allowed: 'gamma', 'level'"),
-        ({"gammas": "zero"}, r"gammas is 'zero'; allowed: 'uniform', 'half_one', 'one'"),
+        (
+            {"gammas": "zero"},
+            r"gammas is 'zero'; allowed: 'uniform', 'upper_half', 'half_one', 'toward_one', "
+            r"'toward_zero', 'one'",
+        ),
+        ({"hop": "half"}, r"hop is 'half'; allowed: 'full', 'random'"),
+        (
+            {"hop": "random", "teacher_steps": 2},
+            r"teacher_steps is 2 with hop='random', whose hops have any length; allowed: 1",
+        ),
+        ({**LEVEL, "reach": 0.99}, r"reach is 0\.99; allowed: a finite number >= 1"),
+        ({**LEVEL, "reach": math.inf}, r"reach is inf; allowed: a finite number >= 1"),
+        ({**LEVEL, "reach": math.nan}, r"reach is nan; allowed: a finite number >= 1"),
+        (
+            {**LEVEL, "reach": 2.0, "conditioning": "gamma"},
+            r"reach is 2\.0 with conditioning='gamma', coupling='linear', hop='full'; allowed: 1, "
+            r"or 'level', 'linear' and 'full'",
+        ),
+        ({**LEVEL, "reach": 1.5, "coupling": "markov"}, r"coupling='markov', hop='full'; allowed"),
+        ({**LEVEL, "reach": 1.5, "hop": "random"}, r"'linear', hop='random'; allowed: 1, or"),
         ({"loss": "l1"}, r"loss is 'l1'; allowed: 'l2', 'huber'"),
         (
             {"teacher_prediction_type": "v"},

@@ -162,8 +162,9 @@ def test_the_linter_is_pinned_to_one_version():
     assert str(ruff.specifier).startswith("==")
 
 
-def test_the_core_needs_torch_and_numpy_alone():
-    assert {Requirement(text).name for text in PROJECT["dependencies"]} == {"torch", "numpy"}
+def test_the_core_needs_three_packages():
+    names = {Requirement(text).name for text in PROJECT["dependencies"]}
+    assert names == {"torch", "numpy", "safetensors"}
 
 
 def test_the_citation_names_this_project():

@@ -105,6 +105,57 @@ def test_the_ends_of_the_chord(ends, coupling, seed):
     assert_near(at_s.rho, level_s.rho, rtol=1e-12)
 
 
+# -------------------------------------------------------------------- beyond the noisy end
+
+beyond = st.floats(0.0, 4.0)
+
+
+@properties
+@given(sub_paths(), beyond, st.integers(0, 5))
+def test_the_chord_goes_on_straight(ends, gamma, seed):
+    """z and rho are linear in gamma beyond 1 too, and a DDIM pair keeps its x0 and noise."""
+    level_t, level_s = ends
+    x0, eps = noise(3, 2, seed=seed), noise(3, 2, seed=seed + 10)
+    x_t = level_t.alpha * x0 + level_t.sigma * eps
+    x_s = ddim_step(Prediction(x0, eps), level_s)
+    x = interpolate(x_t, x_s, level_t, level_s, f64(gamma), reach=4.0)
+    here = sub_level(level_t, level_s, f64(gamma), "linear", reach=4.0)
+    z = gamma * x_t / level_t.alpha + (1 - gamma) * x_s / level_s.alpha
+    assert_near(x / level_t.alpha, z, rtol=1e-9, atol=1e-9)
+    assert_near(here.rho, gamma * level_t.rho + (1 - gamma) * level_s.rho, rtol=1e-9)
+    assert torch.equal(here.alpha, level_t.alpha)
+    assert_near(x, here.alpha * x0 + here.sigma * eps, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("coupling", ["markov", "linear"])
+def test_reach_allows_and_changes_nothing(sd, coupling):
+    level_t, level_s, g = sd(499), sd(479), torch.linspace(0, 1, 11, dtype=torch.float64)
+    x_t, x_s = noise(11, 2), noise(11, 2, seed=1)
+    plain = sub_level(level_t, level_s, g, coupling)
+    assert torch.equal(sub_level(level_t, level_s, g, coupling, 3.0).sigma, plain.sigma)
+    x = interpolate(x_t, x_s, level_t, level_s, g)
+    assert torch.equal(interpolate(x_t, x_s, level_t, level_s, g, 3.0), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("reach", [1.0, 1.1, 2.2, 3.0])
+def test_the_reach_itself_is_allowed(dtype, reach):
+    """1.1 in float32 is above 1.1; the next number above it is refused."""
+    schedule = NoiseSchedule.stable_diffusion(dtype)
+    ends, gamma = (schedule(499), schedule(479)), torch.tensor(reach, dtype=dtype)
+    x_t, x_s = noise(2, 2, dtype=dtype), noise(2, 2, seed=1, dtype=dtype)
+    assert sub_level(*ends, gamma, "linear", reach).rho >= schedule(499).rho * (1 - 1e-6)
+    interpolate(x_t, x_s, *ends, gamma, reach)
+    above = torch.nextafter(gamma, gamma + 1)
+    for refused in (lambda: sub_level(*ends, above, "linear", reach),
+                    lambda: interpolate(x_t, x_s, *ends, above, reach)):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"gamma is .*; allowed: 0 <= gamma <= {reach:g}$"):
+            refused()
+
+
+# -------------------------------------------------------------------- the other coupling
+
+
 def test_markov_is_the_variance_of_drawing_forward(sd):
     """x_t drawn from x_s with independent noise: the chord point's noise, counted in a sample."""
     level_t, level_s, gamma, n = sd(499), sd(299), 0.6, 400_000
@@ -218,6 +269,14 @@ MANY = Level(f64([0.6, 0.6]), f64([0.8, 0.8]))
     [
         (lambda: sub_level(T_, S_, HALF, "vp"), r"coupling is 'vp'; allowed: 'markov', 'linear'"),
         (lambda: sub_level(T_, S_, f64(1.25)), r"gamma is 1\.25; allowed: 0 <= gamma <= 1"),
+        (
+            lambda: sub_level(T_, S_, f64(2.5), "linear", 2.0),
+            r"gamma is 2\.5; allowed: 0 <= gamma <= 2",
+        ),
+        (
+            lambda: sub_level(T_, S_, f64(-0.5), reach=2.0),
+            r"gamma is -0\.5; allowed: 0 <= gamma <= 2",
+        ),
         (lambda: sub_level(T_, S_, f64([0.5, -0.1])), r"gamma is -0\.1; allowed: 0 <= gamma <= 1"),
         (lambda: sub_level(T_, S_, f64(math.nan)), r"gamma is nan; allowed: 0 <= gamma <= 1"),
         (
@@ -236,6 +295,10 @@ MANY = Level(f64([0.6, 0.6]), f64([0.8, 0.8]))
         (lambda: sub_level(T_, MANY, HALF), r"level_s has shape \(2,\); allowed.*level_t, \(\)"),
         (lambda: interpolate(X, X, S_, T_, HALF), r"allowed: s < t, that is rho_s < rho_t"),
         (lambda: interpolate(X, X, T_, S_, f64(1.5)), r"gamma is 1\.5; allowed: 0 <= gamma <= 1"),
+        (
+            lambda: interpolate(X, X, T_, S_, f64([1.0, 1.6]), 1.5),
+            r"gamma is 1\.6; allowed: 0 <= gamma <= 1\.5",
+        ),
         (lambda: interpolate(X, X, T_, S_, f64(math.nan)), r"gamma is nan; allowed"),
         (
             lambda: interpolate(X, X, T_, S_, f64([0.5] * 3)),

@@ -1,9 +1,12 @@
-"""The training loop: what one update is, what happens to a bad one, and that runs repeat."""
+"""The training loops: what one update is, what happens to a bad one; runs repeat, and go on."""
 
 import copy
 import dataclasses
 import itertools
 import math
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -14,12 +17,19 @@ from slam_edu import (
     NoiseSchedule,
     SubPathDistiller,
     TrainConfig,
+    add_noise,
     ema_copy,
     last,
+    load_training,
     sample_consistency,
+    save_training,
     train_student,
+    train_teacher,
 )
-from tests.helpers import NoFloat64, assert_near, column, on_devices
+from slam_edu.toy import GaussianMixture
+from slam_edu.toy.networks import LevelMLP
+from slam_edu.training import _clip_gradient, progress
+from tests.helpers import KINDS, NoFloat64, assert_near, column, on_devices
 
 
 class Net(nn.Module):
@@ -315,6 +325,540 @@ def test_the_result_does_not_depend_on_what_the_caller_does_between_updates():
         copy.deepcopy(other["student"])(torch.rand(3, 2), torch.zeros(3))  # a preview, say
         torch.rand(5)
     assert same(weights(one["student"]), weights(other["student"]))
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 7.3, math.nan, math.inf])
+@pytest.mark.parametrize("largest", [0.25, 1.0])
+def test_clipping_is_pytorchs_to_the_last_bit(scale, largest):
+    def gradients():
+        generator = torch.Generator().manual_seed(0)
+        found = [nn.Parameter(torch.zeros(shape)) for shape in ((3, 4), (4,), (1,), (2, 2))]
+        for p in found[:-1]:  # one of them takes no part in the loss
+            p.grad = scale / 2 * torch.randn(p.shape, generator=generator)
+        return found
+
+    ours, theirs = gradients(), gradients()
+    norm = _clip_gradient(ours, largest)
+    expected = nn.utils.clip_grad_norm_(theirs, largest).item()
+    assert norm == expected or (math.isnan(norm) and math.isnan(expected))
+    if math.isfinite(scale):  # an update that is not finite is skipped
+        for a, b in zip(ours[:-1], theirs[:-1], strict=True):
+            assert torch.equal(a.grad, b.grad)
+    assert ours[-1].grad is None
+
+
+# -------------------------------------------------------------------- a diffusion model
+
+
+class Recording(LevelMLP):
+    """A network that keeps what it was given."""
+
+    def __init__(self, **options) -> None:
+        super().__init__(16, 2, **options)
+        self.calls = []
+
+    def forward(self, x, t, cond=None, gamma=None):
+        self.calls.append((x, t, cond, gamma, self.training))
+        return super().forward(x, t, cond, gamma)
+
+
+def teacher_problem(device: str = "cpu", seed: int = 1, **changes):
+    schedule = NoiseSchedule.stable_diffusion().to(device)
+    means = torch.tensor([[-1.0, 0.0], [1.0, 0.5], [0.0, -1.0]])
+    mixture = GaussianMixture(means, 0.3).to(device)
+    network = Recording(generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():  # it starts at zero, where a forgotten input would not show
+        network.output.weight.normal_(std=0.2, generator=torch.Generator().manual_seed(5))
+    options = {
+        "schedule": schedule,
+        "draw_data": mixture.sample,
+        "network": network.to(device),
+        "average": ema_copy(network),
+        "generator": torch.Generator(device).manual_seed(seed),
+        "config": TrainConfig(updates=20, batch=32, lr=3e-3),
+    }
+    return {**options, **changes}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_teachers_update_written_out(kind):
+    """Data, timesteps, noise, in this order; squared error of what is to be predicted; AdamW."""
+    config = TrainConfig(updates=4, batch=50, lr=2e-3, clip=0.1, ema_rate=0.7)
+    given, plain = teacher_problem(config=config), teacher_problem()
+    states = list(train_teacher(**given, prediction_type=kind))
+    network, average, g = plain["network"], plain["average"], plain["generator"]
+    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.0)
+    alphas_cumprod = torch.cumprod(
+        1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2, 0
+    )
+    for i, state in enumerate(states):
+        x0 = plain["draw_data"](50, g)
+        t = torch.randint(1000, (50,), generator=g)
+        eps = torch.randn(50, 2, generator=g)
+        alpha = column(alphas_cumprod[t].sqrt(), x0)
+        sigma = column((1 - alphas_cumprod[t]).sqrt(), x0)
+        wanted = {"epsilon": eps, "sample": x0, "v_prediction": alpha * eps - sigma * x0}[kind]
+        loss = (network(alpha * x0 + sigma * eps, t) - wanted).square().mean()
+        optimizer.param_groups[0]["lr"] = 2e-3 * (1 + math.cos(math.pi * i / 4)) / 2
+        optimizer.zero_grad()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(network.parameters(), 0.1)
+        optimizer.step()
+        with torch.no_grad():
+            for p, q in zip(average.parameters(), network.parameters(), strict=True):
+                p.lerp_(q, 0.3)
+        assert state.update == i + 1
+        assert state.loss == pytest.approx(loss.item(), rel=1e-4)
+        assert state.grad_norm == pytest.approx(norm.item(), rel=1e-4)
+        assert state.output is None
+        x, told, cond, gamma, training = given["network"].calls[i]
+        assert_near(x, alpha * x0 + sigma * eps, rtol=1e-5, atol=1e-6)
+        assert torch.equal(told, t)
+        assert (cond, gamma, training) == (None, None, True)
+    assert_alike(given["network"], network)
+    assert_alike(given["average"], average)
+    assert given["average"].calls == []
+
+
+@pytest.mark.parametrize(("kind", "left"), [*zip(KINDS, (0.06, 0.04, 0.35), strict=True)])
+def test_a_teacher_approaches_the_exact_denoiser(kind, left):
+    """Of the squared distance to the mixture's own denoiser, at all timesteps, little is left."""
+    given = teacher_problem(config=TrainConfig(updates=400, batch=256, lr=5e-3))
+    generator = torch.Generator().manual_seed(0)
+    given["network"] = LevelMLP(64, 2, generator=generator)
+    given["average"] = average = ema_copy(given["network"])
+    mixture, schedule = given["draw_data"].__self__, given["schedule"]
+    t = torch.arange(1000).repeat(4)
+    eps = torch.randn(4000, 2, generator=generator)
+    x = add_noise(mixture.sample(4000, generator), eps, schedule(t))
+    exact = mixture.network(schedule, kind)(x, t)
+
+    @torch.no_grad()
+    def distance():
+        return (average(x, t) - exact).square().mean().item()
+
+    before = distance()
+    for _ in train_teacher(**given, prediction_type=kind):
+        pass
+    assert distance() < left * before
+
+
+def test_a_teacher_sees_all_timesteps_alike():
+    given = teacher_problem(config=TrainConfig(updates=20, batch=1000))
+    for _ in train_teacher(**given):
+        pass
+    t = torch.cat([call[1] for call in given["network"].calls])
+    assert t.min() == 0
+    assert t.max() == 999
+    counts = (t // 50).bincount(minlength=20)
+    assert (counts - 1000).abs().max() < 5 * math.sqrt(1000)
+
+
+@on_devices
+def test_a_teachers_seeds_decide_alone(device):
+    def run(seed):
+        given = teacher_problem(device, seed)
+        losses = [state.loss for state in train_teacher(**given)]
+        return losses, weights(given["network"]), weights(given["average"])
+
+    before = torch.get_rng_state()
+    first = run(1)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(100)
+    second, other = run(1), run(2)
+    assert first[0] == second[0]
+    assert same(first[1], second[1])
+    assert same(first[2], second[2])
+    assert first[0] != other[0]
+
+
+def test_a_teachers_bad_update_is_skipped_too():
+    given = teacher_problem(max_skipped=1)
+    draw, calls = given["draw_data"], []
+
+    def sometimes(batch, generator):
+        calls.append(batch)
+        return draw(batch, generator) * (1e30 if len(calls) in (3, 6, 7) else 1)
+
+    given["draw_data"] = sometimes
+    states = train_teacher(**given)
+    assert [next(states).skipped for _ in range(6)] == [0, 0, 1, 1, 1, 2]
+    with pytest.raises(FloatingPointError, match="last 2 updates up to number 7"):
+        next(states)
+    assert calls == [32] * 7
+
+
+def test_a_teacher_makes_no_float64_in_float32_mode():
+    for kind in KINDS:
+        given = teacher_problem(config=TrainConfig(updates=2, batch=8))
+        with NoFloat64():
+            for _ in train_teacher(**given, prediction_type=kind):
+                pass
+
+
+def test_a_teachers_unknown_prediction_type():
+    with pytest.raises(ValueError, match=r"prediction_type is 'v'; allowed: 'epsilon', 'sample'"):
+        next(train_teacher(**teacher_problem(), prediction_type="v"))
+
+
+# -------------------------------------------------------------------- stopping and going on
+
+
+def run_of(what, device="cpu", config=None, **changes):
+    """A loop and its parts: loop(resume), network, average, generator."""
+    config = config or TrainConfig(updates=30, batch=16, lr=3e-3, warmup=6, final_lr=0.1)
+    make = teacher_problem if what == "teacher" else problem
+    given = make(device, config=config, **changes)
+    names = ("network", "average") if what == "teacher" else ("student", "target")
+    loop = train_teacher if what == "teacher" else train_student
+
+    def start(resume=None):
+        return loop(**given, resume=resume)
+
+    return start, given[names[0]], given[names[1]], given["generator"]
+
+
+def numbers(state):
+    return state.update, state.loss, state.grad_norm, state.lr, state.skipped
+
+
+def all_of(state, network, average, generator):
+    """Everything that a later update depends on, in one dictionary."""
+    tensors = {f"network.{k}": v for k, v in weights(network).items()}
+    tensors |= {f"average.{k}": v for k, v in weights(average).items()}
+    for name, p in network.named_parameters():
+        for key, value in state.optimizer.state.get(p, {}).items():
+            tensors[f"{name}.{key}"] = value.clone()
+    return {**tensors, "generator": generator.get_state()}
+
+
+def stir(network, average, generator):
+    """Make sure that nothing but the file can bring the right numbers back."""
+    with torch.no_grad():
+        for p in [*network.parameters(), *average.parameters()]:
+            p.add_(1.0)
+    generator.manual_seed(77)
+
+
+@on_devices
+@pytest.mark.parametrize("what", ["teacher", "student"])
+@pytest.mark.parametrize("stop", [1, 4, 6, 19])
+def test_a_run_goes_on_to_the_last_bit(what, stop, device, tmp_path):
+    """In the warm-up, at its end, and on the cosine."""
+    start, *parts = run_of(what, device)
+    whole = list(start())
+    expected = all_of(whole[-1], *parts)
+
+    start, *parts = run_of(what, device)
+    states = start()
+    for state in itertools.islice(states, stop):
+        last_state = state
+    path = tmp_path / "run.safetensors"
+    save_training(path, last_state, *parts)
+    saved = all_of(last_state, *parts)
+
+    start, *parts = run_of(what, device)
+    stir(*parts)
+    resume = load_training(path, *parts)
+    assert (resume.update, resume.skipped) == (stop, 0)
+    rest = list(start(resume))
+    assert [numbers(state) for state in rest] == [numbers(state) for state in whole[stop:]]
+    ended = all_of(rest[-1], *parts)
+    assert ended.keys() == expected.keys()
+    assert any(name.endswith("exp_avg_sq") for name in ended)
+    for name, value in expected.items():
+        assert torch.equal(ended[name], value), name
+    # Saving twice at one place is saving the same.
+    start, *parts = run_of(what, device)
+    resume = load_training(path, *parts)
+    for name, value in saved.items():
+        where = name.rsplit(".", 1)
+        if where[-1] in ("exp_avg", "exp_avg_sq", "step"):
+            assert torch.equal(resume.moments[where[0]][where[1]].to(device), value), name
+
+
+def test_saving_does_not_disturb_the_run(tmp_path):
+    start, *parts = run_of("student")
+    whole = [numbers(state) for state in start()]
+    start, *parts = run_of("student")
+    seen = []
+    for state in start():
+        seen.append(numbers(state))
+        save_training(tmp_path / "run.safetensors", state, *parts)
+    assert seen == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["run.safetensors"]
+
+
+def test_one_resume_serves_twice(tmp_path):
+    """The loop trains on a copy of the moments, so that a second try finds them as they were."""
+    start, *parts = run_of("student")
+    path = tmp_path / "run.safetensors"
+    save_training(path, list(itertools.islice(start(), 9))[-1], *parts)
+    start, *parts = run_of("student")
+    resume = load_training(path, *parts)
+    first = [numbers(state) for state in start(resume)]
+    load_training(path, *parts)
+    assert [numbers(state) for state in start(resume)] == first
+
+
+@pytest.mark.parametrize(("stop", "skipped"), [(2, 2), (7, 3)])
+def test_skipped_updates_are_remembered(stop, skipped, tmp_path):
+    """Also when all updates so far were skipped, and there are no moments yet."""
+
+    def made(calls=0):
+        start, *parts = run_of("student")
+        parts[0].calls, parts[0].bad = calls, {1, 2, 5}
+        return start, parts
+
+    start, parts = made()
+    whole = [numbers(state) for state in start()]
+    start, parts = made()
+    state = list(itertools.islice(start(), stop))[-1]
+    save_training(tmp_path / "a.safetensors", state, *parts)
+    start, parts = made(calls=stop)
+    resume = load_training(tmp_path / "a.safetensors", *parts)
+    assert resume.skipped == state.skipped == skipped
+    assert (resume.moments == {}) == (stop == 2)
+    rest = [numbers(state) for state in start(resume)]
+    assert repr(rest) == repr(whole[stop:])  # a NaN is not equal to itself
+
+
+def test_frozen_parameters_and_buffers_go_along(tmp_path):
+    def made():
+        start, *parts = run_of("student")
+        for network in parts[:2]:
+            network.register_buffer("count", torch.zeros(3))
+        parts[0].layers[0].requires_grad_(False)
+        return start, parts
+
+    start, parts = made()
+    whole = list(start())
+    expected = weights(parts[1])
+    start, parts = made()
+    state = list(itertools.islice(start(), 9))[-1]
+    parts[0].count.fill_(5.0)
+    save_training(tmp_path / "a.safetensors", state, *parts)
+    start, parts = made()
+    resume = load_training(tmp_path / "a.safetensors", *parts)
+    assert sorted(resume.moments) == ["layers.2.bias", "layers.2.weight"]
+    assert parts[0].count.tolist() == [5.0] * 3
+    assert parts[1].count.tolist() == [0.0] * 3
+    rest = list(start(resume))
+    assert [numbers(state) for state in rest] == [numbers(state) for state in whole[9:]]
+    for name, value in weights(parts[1]).items():
+        if name != "count":
+            assert torch.equal(value, expected[name])
+
+
+def test_a_run_that_was_done_has_nothing_left(tmp_path):
+    start, *parts = run_of("student")
+    save_training(tmp_path / "a.safetensors", list(start())[-1], *parts)
+    assert list(start(load_training(tmp_path / "a.safetensors", *parts))) == []
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A good file, and networks and a generator that it fits."""
+    start, *parts = run_of("student")
+    path = tmp_path / "run.safetensors"
+    save_training(path, list(itertools.islice(start(), 3))[-1], *parts)
+    _, *parts = run_of("student")
+    stir(*parts)
+    return path, parts
+
+
+def refused(path, parts, kind, message):
+    """An error that names the file, after which networks and generator are as before."""
+    network, average, generator = parts
+    before = weights(network), weights(average), generator.get_state()
+    with pytest.raises(kind, match=message) as error:
+        load_training(path, *parts)
+    assert str(path) in str(error.value)
+    assert same(weights(network), before[0])
+    assert same(weights(average), before[1])
+    assert torch.equal(generator.get_state(), before[2])
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.001, 0.1, 0.5, 0.999])
+def test_a_truncated_file(saved, kept):
+    path, parts = saved
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept * len(content))])
+    refused(path, parts, ValueError, r"cannot be read .*; allowed: a whole file of save_training")
+
+
+def test_a_file_of_something_else(saved):
+    from safetensors.torch import load_file, save_file
+
+    path, parts = saved
+    tensors = load_file(path)
+    message = r"cannot be read .*; allowed: a whole file of save_training"
+    for metadata in (None, {"update": "3"}, {"skipped": "0"}, {"update": "three", "skipped": "0"}):
+        save_file(tensors, path, metadata)
+        refused(path, parts, ValueError, message)
+    numbers_of_a_run = {"update": "3", "skipped": "0"}
+    without = {name: value for name, value in tensors.items() if name != "generator"}
+    save_file(without, path, numbers_of_a_run)
+    refused(path, parts, ValueError, message)
+    path.write_text("update: 3")
+    refused(path, parts, ValueError, message)
+    # A state of a generator on a GPU has 16 bytes.
+    save_file({**tensors, "generator": torch.zeros(16, dtype=torch.uint8)}, path, numbers_of_a_run)
+    refused(path, parts, ValueError, r"is of another kind of generator than cpu's")
+    save_file({**tensors, "generator": torch.zeros(5056)}, path, numbers_of_a_run)
+    refused(path, parts, ValueError, r"is of another kind of generator than cpu's")
+
+
+class Wider(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers[2] = nn.Linear(24, 3)
+
+
+class Longer(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = nn.Linear(1, 1)
+
+
+class Shorter(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = self.layers[:1]
+
+
+@pytest.mark.parametrize(
+    ("other", "names"),
+    [
+        (Wider(), r"layers\.2\.bias, layers\.2\.weight"),
+        (Longer(), r"more\.bias, more\.weight"),
+        (Shorter(), r"layers\.2\.bias, layers\.2\.weight"),
+        (Net().double(), r"layers\.0\.bias, .*, layers\.2\.weight"),
+    ],
+)
+def test_a_file_of_other_networks(saved, other, names):
+    path, (network, average, generator) = saved
+    end = "; allowed: a file of a {} with the same names, shapes and dtypes"
+    refused(
+        path, (other, average, generator), ValueError,
+        rf"is of another network: they differ in {names}{end.format('network')}",
+    )  # fmt: skip
+    refused(
+        path, (network, other, generator), ValueError,
+        rf"is of another average: they differ in {names}{end.format('average')}",
+    )  # fmt: skip
+
+
+def test_a_file_that_is_not_there(saved, tmp_path):
+    _, parts = saved
+    for path in (tmp_path / "no.safetensors", tmp_path / "no" / "a.safetensors", tmp_path):
+        refused(path, parts, FileNotFoundError, r"is not a file; allowed: a file of save_training")
+
+
+def test_a_file_is_written_whole_or_not_at_all(saved, monkeypatch):
+    """A crash while writing leaves the older file as it was, and nothing else."""
+    path, parts = saved
+    start, *others = run_of("student")
+    state = list(itertools.islice(start(), 9))[-1]
+    content = path.read_bytes()
+
+    def crash(tensors, filename, metadata=None):
+        with open(filename, "wb") as file:
+            file.write(content[:1000])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("safetensors.torch.save_file", crash)
+        with pytest.raises(KeyboardInterrupt):
+            save_training(path, state, *others)
+    assert path.read_bytes() == content
+    assert list(path.parent.iterdir()) == [path]
+    assert load_training(path, *parts).update == 3
+    save_training(path, state, *others)
+    assert load_training(path, *parts).update == 9
+
+
+def test_saving_into_a_folder_that_is_not_there(saved, tmp_path):
+    start, *parts = run_of("student")
+    with pytest.raises(ValueError, match=r"no' does not exist; allowed: a path in an existing"):
+        save_training(tmp_path / "no" / "a.safetensors", next(start()), *parts)
+
+
+def test_safetensors_is_loaded_when_it_is_needed():
+    code = "import sys, slam_edu.training; print('safetensors' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+# -------------------------------------------------------------------- the bar
+
+
+@pytest.fixture
+def bar_shown(monkeypatch):
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+
+
+@pytest.mark.usefixtures("bar_shown")
+def test_progress_yields_the_same_states_and_shows_a_bar(capsys):
+    states = list(train_student(**problem()))
+    assert capsys.readouterr().err == ""
+    seen = list(progress(iter(states), 30, "distilling"))
+    assert len(seen) == 30
+    assert all(a is b for a, b in zip(seen, states, strict=True))
+    printed = capsys.readouterr()
+    assert "distilling:   0%" in printed.err
+    assert "0/30" in printed.err
+    assert printed.out == ""
+
+
+@pytest.mark.usefixtures("bar_shown")
+def test_progress_shows_the_loss_and_how_far_it_is(capsys):
+    """Now and then: writing every update would cost more than training."""
+    [state] = itertools.islice(train_student(**problem()), 1)
+
+    def states(first, last):
+        for update in range(first, last + 1):
+            if update == 101:
+                time.sleep(0.6)
+            yield dataclasses.replace(state, update=update, loss=update / 8)
+
+    for _ in progress(states(1, 200), 200):
+        pass
+    printed = capsys.readouterr().err
+    assert "training:   0%" in printed
+    assert "101/200" in printed
+    assert "loss=12.5000" in printed  # of update 100
+    # A run that goes on begins where it stopped.
+    for _ in progress(states(91, 200), 200):
+        pass
+    assert "101/200" in capsys.readouterr().err
+
+
+def test_progress_is_lazy_and_ends_with_its_reader(capsys):
+    given, closed = problem(), []
+
+    def states():
+        try:
+            yield from train_student(**given)
+        finally:
+            closed.append(True)
+
+    before = weights(given["student"])
+    shown = progress(states(), 30)
+    assert same(weights(given["student"]), before)
+    assert next(shown).update == 1
+    shown.close()
+    del shown  # and with it the loop
+    assert closed == [True]
+
+
+def test_an_error_of_the_loop_comes_through_the_bar():
+    def states():
+        raise FloatingPointError("the last 11 updates")
+        yield
+
+    with pytest.raises(FloatingPointError, match="the last 11 updates"):
+        list(progress(states(), 30))
 
 
 # -------------------------------------------------------------------- the config

@@ -3,4 +3,6 @@
 - ``start``: a picture along its PF-ODE, a student at work (lesson 00)
 - ``diffusion``: noise levels, density and score (lesson 01)
 - ``solvers``: solvers in few steps (lesson 02)
+- ``consistency``: composed hops against the exact map (lesson 03)
+- ``subpaths``: a sub-path beside its chord (lesson 04)
 """

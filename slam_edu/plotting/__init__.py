@@ -4,6 +4,8 @@
 - ``demo``: the first result: a picture, its teacher, its student
 - ``diffusion``: noise levels, densities, scores, trajectories (lesson 01)
 - ``solvers``: few steps, orders, errors (lesson 02)
+- ``consistency``: boundary, training, errors that add up (lesson 03)
+- ``subpaths``: sub-paths, chords and levels between, what is taught (lesson 04)
 """
 
 from slam_edu.plotting.base import (
@@ -17,6 +19,17 @@ from slam_edu.plotting.base import (
     plane,
     points,
     snapshots,
+)
+from slam_edu.plotting.consistency import (
+    Health,
+    accounts,
+    boundary,
+    error_maps,
+    guesses_along_path,
+    health,
+    hop_tradeoff,
+    knowledge_front,
+    sample_rows,
 )
 from slam_edu.plotting.diffusion import (
     bends,
@@ -41,24 +54,45 @@ from slam_edu.plotting.solvers import (
     orders,
     sample_strip,
 )
+from slam_edu.plotting.subpaths import (
+    chord_beside_path,
+    cut_paths,
+    deviation_by_t,
+    gamma_features,
+    taught_law,
+    triangle,
+    two_noises,
+)
 
 __all__ = [
     "COLORS",
     "LIMIT",
     "CourseFigure",
+    "Health",
+    "accounts",
     "bends",
+    "boundary",
+    "chord_beside_path",
+    "cut_paths",
     "denoised",
     "densities",
     "density_panel",
+    "deviation_by_t",
     "distance_by_evaluations",
     "end_colors",
     "error_along_the_path",
+    "error_maps",
     "evaluations",
     "few_step_paths",
     "field",
     "figure",
+    "gamma_features",
     "grid_points",
+    "guesses_along_path",
+    "health",
+    "hop_tradeoff",
     "hops_and_path",
+    "knowledge_front",
     "middle_level",
     "noise_levels",
     "orders",
@@ -66,10 +100,14 @@ __all__ = [
     "plane",
     "plane_paths",
     "points",
+    "sample_rows",
     "sample_strip",
     "snapshots",
     "solution_regions",
     "staircase",
+    "taught_law",
+    "triangle",
     "two_coordinates",
+    "two_noises",
     "warped_grid",
 ]

@@ -22,6 +22,7 @@ import base64
 import io
 import os
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,55 @@ class CourseFigure(Figure):
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         return {
             "image/png": base64.b64encode(self.png()).decode("ascii"),
+            "text/plain": f"[figure] {self.alt}",
+        }
+
+
+class Animation:
+    """Figures shown one after the other, as an animated GIF that a notebook displays.
+
+    Args:
+        frames: figures of one size.
+        milliseconds: that each of them stays; the last one stays three times as long.
+        alt: one or two sentences that say what is to be seen.
+
+    Raises:
+        ValueError: for no frames, or frames of different sizes.
+    """
+
+    def __init__(self, frames: Sequence[CourseFigure], *, milliseconds: int, alt: str) -> None:
+        sizes = {tuple(frame.get_size_inches()) for frame in frames}
+        if len(sizes) != 1:
+            raise ValueError(
+                f"{len(frames)} frames of {len(sizes)} sizes; allowed: one or more, all of one "
+                f"size"
+            )
+        self.frames, self.milliseconds, self.alt = list(frames), milliseconds, alt
+
+    @cached_property
+    def _gif(self) -> bytes:
+        # Once: a second drawing of a figure may place its axes a hair differently.
+        images = [
+            Image.open(io.BytesIO(frame.png())).convert("RGB").quantize(
+                64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
+            )
+            for frame in self.frames
+        ]  # fmt: skip
+        times = [self.milliseconds] * len(images)
+        times[-1] *= 3
+        buffer = io.BytesIO()
+        images[0].save(
+            buffer, format="gif", save_all=True, append_images=images[1:], duration=times, loop=0
+        )
+        return buffer.getvalue()
+
+    def gif(self) -> bytes:
+        """The animation as a GIF file, the same bytes in every run."""
+        return self._gif
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        return {
+            "image/gif": base64.b64encode(self.gif()).decode("ascii"),
             "text/plain": f"[figure] {self.alt}",
         }
 
@@ -157,14 +207,20 @@ def grid_points(n: int = 80, limit: float = LIMIT, dtype: torch.dtype = torch.fl
 
 
 def field(
-    ax: Axes, values: Tensor, *, limit: float = LIMIT, cmap: str = "Greys", **kw: Any
+    ax: Axes,
+    values: Tensor,
+    *,
+    limit: float = LIMIT,
+    cmap: str = "Greys",
+    interpolation: str = "bilinear",
+    **kw: Any,
 ) -> AxesImage:
     """Show values on :func:`grid_points`, shape ``(n * n,)``, as an image."""
     n = round(len(values) ** 0.5)
     image = _numpy(values).reshape(n, n).T  # cartesian_prod runs over x first, images over rows
     return ax.imshow(
         image, origin="lower", extent=(-limit, limit, -limit, limit), cmap=cmap,
-        interpolation="bilinear", **kw,
+        interpolation=interpolation, **kw,
     )  # fmt: skip
 
 

@@ -8,11 +8,26 @@ and, under ``conditioning="level"``, as student and target.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from slam_edu._validation import check_count
+from slam_edu._validation import check_choice, check_count
+from slam_edu.embedding import gamma_embedding
+
+
+def smooth_gamma_features(gamma: Tensor) -> Tensor:
+    r"""Features of gamma that vanish at :math:`\gamma = 1`, shape ``(B, 6)``; see ``LevelMLP``."""
+    angle = (1 - gamma)[:, None] * (math.pi / 2 * 2.0 ** torch.arange(3, device=gamma.device))
+    return torch.cat([angle.sin(), 1 - angle.cos()], dim=1).to(gamma.dtype)
+
+
+GAMMA_INPUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "official": gamma_embedding,
+    "smooth": smooth_gamma_features,
+}
+"""Features of gamma by name; each maps ``(B,)`` to ``(B, F)``."""
 
 
 class LevelMLP(nn.Module):
@@ -20,11 +35,18 @@ class LevelMLP(nn.Module):
 
     The timestep enters every hidden layer as a learned projection of
     :math:`[\sin 2^j \pi u/2,\ \cos 2^j \pi u/2]` with :math:`u = t/T` and :math:`j = 0 \dots m-1`.
+    A network with a gamma input adds a projection of gamma's features there, zero at first, so
+    that it starts as the network without one.
 
     Args:
         width: units of a hidden layer.
         depth: number of hidden layers.
         frequencies: m, number of octaves of the timestep's features.
+        gamma: how the network is told its place on the sub-path. None: it is not, and refuses a
+            gamma (``DistillConfig(conditioning="level")``). ``"official"``: by
+            :func:`slam_edu.embedding.gamma_embedding`. ``"smooth"``: by
+            :math:`\sin(2^j \pi (1-\gamma)/2),\ 1 - \cos(2^j \pi (1-\gamma)/2)`, ``j = 0, 1, 2``,
+            which is 0 at :math:`\gamma = 1`.
         octaves: number of octaves of the coordinates' features,
             :math:`\sin, \cos(2^j \pi x/4)`; they help with fine detail.
         timesteps: T, length of the schedule.
@@ -32,7 +54,7 @@ class LevelMLP(nn.Module):
         generator: source of the initial weights; required, so that two networks can start alike.
 
     Raises:
-        ValueError: for a size that is not positive.
+        ValueError: for a size that is not positive, or an unknown kind of gamma input.
     """
 
     def __init__(
@@ -45,12 +67,14 @@ class LevelMLP(nn.Module):
         octaves: int = 0,
         timesteps: int = 1000,
         dim: int = 2,
+        gamma: str | None = None,
     ) -> None:
         super().__init__()
         sizes = (("width", width), ("depth", depth), ("frequencies", frequencies), ("dim", dim))
         for name, size in sizes:
             check_count(size, name)
         check_count(timesteps, "timesteps", low=2)
+        check_choice(gamma, (None, *GAMMA_INPUTS), "gamma")
         self.timesteps = timesteps
         self.register_buffer(
             "frequency", 2.0 ** torch.arange(frequencies) * (math.pi / 2), persistent=False
@@ -64,6 +88,11 @@ class LevelMLP(nn.Module):
         self.hidden = nn.ModuleList(_linear(width, width) for _ in range(depth - 1))
         self.output = _linear(width, dim)
         self._reset(generator)
+        self.gamma_features = GAMMA_INPUTS[gamma] if gamma else None
+        if gamma:
+            self.gamma = _linear(self.gamma_features(torch.ones(1)).shape[1], depth * width)
+            nn.init.zeros_(self.gamma.weight)
+            nn.init.zeros_(self.gamma.bias)
 
     @torch.no_grad()
     def _reset(self, generator: torch.Generator) -> None:
@@ -82,15 +111,23 @@ class LevelMLP(nn.Module):
         """Raw output at ``x`` of shape ``(B, dim)`` and timesteps ``t`` of shape ``(B,)``.
 
         Raises:
-            ValueError: for a ``cond`` or a ``gamma``, which this network has no input for.
+            ValueError: for a ``cond``, for a ``gamma`` without an input for it, or an input for
+                it without a ``gamma``.
         """
-        if cond is not None or gamma is not None:
+        if cond is not None:
+            raise ValueError("LevelMLP was given a cond; allowed: None, it has no condition")
+        if (gamma is None) != (self.gamma_features is None):
+            has = "no input" if self.gamma_features is None else "an input"
+            given = "none" if gamma is None else "one"
+            wants = "level" if self.gamma_features is None else "gamma"
             raise ValueError(
-                "LevelMLP was given a cond or a gamma; allowed: None, that is, no condition and "
-                "DistillConfig(conditioning='level')"
+                f"LevelMLP has {has} for gamma and was given {given}; allowed for this network: "
+                f"DistillConfig(conditioning={wants!r})"
             )
         angle = (t.to(x.dtype) / self.timesteps)[:, None] * self.frequency  # (B, m)
         shifts = self.level(torch.cat([angle.sin(), angle.cos()], dim=1))
+        if gamma is not None:
+            shifts = shifts + self.gamma(self.gamma_features(gamma.to(x.dtype)))
         first, *others = shifts.chunk(len(self.hidden) + 1, dim=1)  # depth of (B, width)
         waves = (x[:, :, None] * self.octave).flatten(1)  # (B, dim * octaves)
         h = nn.functional.silu(

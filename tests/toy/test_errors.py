@@ -1,11 +1,18 @@
-"""Errors of solvers: against closed forms, against each other, and their orders."""
+"""Errors of solvers and students: against closed forms, against each other, and their orders."""
 
 import math
 
 import pytest
 import torch
 
-from slam_edu import Level, NoiseSchedule, pf_ode_trajectory
+from slam_edu import (
+    DistillConfig,
+    Level,
+    NoiseSchedule,
+    SubPathDistiller,
+    boundary_scalings,
+    pf_ode_trajectory,
+)
 from slam_edu.toy import GaussianMixture, ring, solution_map, two_moons
 from slam_edu.toy.errors import (
     effects_at_end,
@@ -15,8 +22,10 @@ from slam_edu.toy.errors import (
     local_errors,
     measured_order,
     one_hop,
+    student_errors,
+    sub_path_errors,
 )
-from tests.helpers import assert_near, f64, noise
+from tests.helpers import TinyNet, assert_near, column, f64, noise
 
 SCHEDULE = NoiseSchedule.stable_diffusion(torch.float64)
 START, END = SCHEDULE(999), SCHEDULE(0)
@@ -202,3 +211,172 @@ def test_measured_order_of_a_power():
 def test_wrong_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# -------------------------------------------------------------------- students
+
+LEVEL = {"conditioning": "level", "coupling": "linear"}
+GAMMA = {"conditioning": "gamma", "coupling": "markov"}
+
+
+def distiller_for(**config) -> SubPathDistiller:
+    """Of a student that predicts x0, so that a test can make it say what it wants."""
+    return SubPathDistiller(SCHEDULE, DistillConfig(student_prediction_type="sample", **config))
+
+
+class Saying:
+    """A student whose consistency function is say(x, t, gamma), for t > 0 where it is not x."""
+
+    def __init__(self, say):
+        self.say, self.calls = say, []
+
+    def __call__(self, x, t, cond=None, gamma=None):
+        self.calls.append((x, t, gamma))
+        c_skip, c_out = (column(value, x) for value in boundary_scalings(t, dtype=x.dtype))
+        return (self.say(x, t, gamma) - c_skip * x) / c_out
+
+
+def gaussian_end(x, level):
+    """f* of one Gaussian: its z keeps its ratio to the standard deviation, down to timestep 0."""
+    z = x / column(level.alpha.expand(len(x)), x)
+    shrink = growth(END.rho) / growth(level.rho)
+    return END.alpha * z * column(shrink.expand(len(x)), x)
+
+
+@pytest.mark.parametrize("config", [LEVEL, GAMMA])
+@pytest.mark.parametrize("t", [1, 259, 999])
+def test_error_of_a_student_that_says_one_point(config, t):
+    """The distance of that point to f*, in closed form."""
+    point, x = f64([0.3, -0.4]), SCHEDULE(t).sigma * noise(20, 2)
+    student = Saying(lambda x, t, gamma: point.expand_as(x))
+    errors = student_errors(distiller_for(**config), student, GAUSSIAN, x, t, tol=1e-10)
+    expected = ((point - gaussian_end(x, SCHEDULE(t))) ** 2).sum(dim=1) ** 0.5
+    assert errors.shape == (20,)
+    assert_near(errors, expected, rtol=1e-8)
+    [(_, told, gamma)] = student.calls
+    assert told.tolist() == [t] * 20
+    assert gamma is None if config is LEVEL else gamma.tolist() == [1.0] * 20
+
+
+def test_errors_of_students_that_know_the_exact_map():
+    """None for the map itself, and what was added to it for another."""
+    mixture, t = two_moons(dtype=torch.float64), 599
+    x = SCHEDULE(t).sigma * noise(30, 2)
+    shift = noise(30, 2, seed=1)
+
+    def exact(x, t, gamma):
+        return solution_map(mixture, x, SCHEDULE(t), END, tol=1e-9).x
+
+    def shifted(x, t, gamma):
+        return exact(x, t, gamma) + shift
+
+    distiller = distiller_for(**LEVEL)
+    assert student_errors(distiller, Saying(exact), mixture, x, t, tol=1e-9).max() < 1e-7
+    errors = student_errors(distiller, Saying(shifted), mixture, x, t, tol=1e-9)
+    assert_near(errors, shift.norm(dim=1), rtol=1e-6)
+
+
+def test_the_tolerance_is_that_of_the_exact_map(monkeypatch):
+    asked = []
+
+    def spy(*args, tol, **more):
+        asked.append(tol)
+        return solution_map(*args, tol=tol, **more)
+
+    monkeypatch.setattr("slam_edu.toy.errors.solution_map", spy)
+    distiller, student = distiller_for(**LEVEL), Saying(lambda x, t, gamma: x)
+    x, eps = noise(3, 2), noise(3, 2, seed=1)
+    student_errors(distiller, student, GAUSSIAN, x, 500, tol=1e-4)
+    sub_path_errors(distiller, student, GAUSSIAN, x, eps, 5, [0.5], tol=1e-3)
+    assert asked == [1e-4, 1e-3]
+
+
+@pytest.mark.parametrize("config", [LEVEL, GAMMA, {**LEVEL, "reach": 2.0}])
+@pytest.mark.parametrize("index", [0, 20, 44])
+def test_errors_along_a_sub_path_in_closed_form(config, index):
+    """One Gaussian: teacher's hop, chord, its level and the exact end from there, written out."""
+    x0, eps = STD * noise(8, 2), noise(8, 2, seed=1)
+    gammas = [0.0 if index else 0.01, 0.25, 0.7, 1.0] + [1.5, 2.0] * ("reach" in config)
+
+    def say(x, t, gamma):
+        return (1.0 if gamma is None else 1 + column(gamma, x)) * f64([0.3, -0.4]).expand_as(x)
+
+    errors = sub_path_errors(
+        distiller_for(**config), Saying(say), GAUSSIAN, x0, eps, index, gammas, tol=1e-10
+    )
+    assert errors.shape == (len(gammas), 8)
+
+    t, s = SCHEDULE(20 * index + 19), SCHEDULE(max(20 * index - 1, 0))
+    x_t = t.alpha * x0 + t.sigma * eps
+    e = t.rho / (STD**2 + t.rho**2) * x_t / t.alpha  # the slope dz/drho of one Gaussian
+    x_s = s.alpha * (x_t / t.alpha + (s.rho - t.rho) * e)
+    a = t.alpha / s.alpha
+    for gamma, row in zip(gammas, errors, strict=True):
+        x = gamma * x_t + (1 - gamma) * a * x_s
+        if config is GAMMA:
+            low = (a * s.sigma) ** 2
+            sigma = (low + gamma**2 * (t.sigma**2 - low)).sqrt()
+        else:
+            sigma = gamma * t.sigma + (1 - gamma) * a * s.sigma
+        said = f64([0.3, -0.4]) * (1 + gamma if config is GAMMA else 1)
+        expected = (said - gaussian_end(x, Level(t.alpha, sigma))).norm(dim=1)
+        assert_near(row, expected, rtol=1e-7)
+
+
+def test_the_distillers_teacher_type_does_not_matter():
+    """The mixture is asked in the distiller's language, and its answer is the same."""
+    x0, eps = noise(6, 2), noise(6, 2, seed=1)
+    rows = []
+    for kind in ("epsilon", "v_prediction", "sample"):
+        distiller = distiller_for(teacher_prediction_type=kind, **LEVEL)
+        student = Saying(lambda x, t, gamma: 0 * x)
+        mixture = two_moons(dtype=torch.float64)
+        rows.append(sub_path_errors(distiller, student, mixture, x0, eps, 30, [0.2, 0.9]))
+    assert_near(rows[1], rows[0], rtol=1e-6)
+    assert_near(rows[2], rows[0], rtol=1e-6)
+
+
+def test_a_students_error_at_gamma_one_is_the_one_at_that_timestep():
+    mixture, student = two_moons(dtype=torch.float64), TinyNet(1)
+    distiller = distiller_for(**LEVEL)
+    x0, eps, t = noise(6, 2), noise(6, 2, seed=1), SCHEDULE(619)
+    along = sub_path_errors(distiller, student, mixture, x0, eps, 30, [0.5, 1.0], tol=1e-9)
+    x_t = t.alpha * x0 + t.sigma * eps
+    assert_near(along[1], student_errors(distiller, student, mixture, x_t, 619, tol=1e-9), 1e-6)
+    assert not along.requires_grad
+    assert not student_errors(distiller, student, mixture, x_t, 619).requires_grad
+    assert student.weight.grad is None
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda d, f, x: student_errors(d, f, GAUSSIAN, x, 1000),
+            r"t is 1000; allowed: 0 <= t <= 999",
+        ),
+        (
+            lambda d, f, x: student_errors(d, f, GAUSSIAN, x * math.nan, 500),
+            r"holds 6 NaN or Inf of 6",
+        ),
+        (
+            lambda d, f, x: sub_path_errors(d, f, GAUSSIAN, x, x, 50, [0.5]),
+            r"index is 50; allowed: 0 <= index <= 49",
+        ),
+        (
+            lambda d, f, x: sub_path_errors(d, f, GAUSSIAN, x, x, 5, [0.5, 1.5]),
+            r"gamma is 1\.5; allowed: 0 <= gamma <= 1",
+        ),
+        (
+            lambda d, f, x: sub_path_errors(d, f, GAUSSIAN, x, x[:2], 5, [0.5]),
+            r"noise has shape \(2, 2\); allowed: .*\(3, 2\)",
+        ),
+        (
+            lambda d, f, x: sub_path_errors(d, f, two_moons(), x, x, 5, [0.5]),
+            r"the schedule is torch\.float64 .*; allowed: .* torch\.float32",
+        ),
+    ],
+)
+def test_wrong_input_for_students(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(distiller_for(**LEVEL), Saying(lambda x, t, gamma: x), noise(3, 2))
