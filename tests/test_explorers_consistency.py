@@ -28,14 +28,14 @@ def test_ends_are_those_of_the_exact_map():
     assert_near(ends.end, end, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("t", [499, 249])
-def test_hops_are_the_distillers(t):
+@pytest.mark.parametrize(("t", "n"), [(499, 20), (249, 20), (249, 100)])
+def test_hops_are_the_distillers(t, n):
     """What the explorer composes is the teacher's hop of the distillation step, N t / 1000 times.
 
-    N = 20 has the noisy ends 49, 99, ..., so both timesteps are among them.
+    Both timesteps are among the noisy ends of both grids.
     """
     ends = consistency._ends("ring", t)
-    config = DistillConfig(subpaths=20, gammas="one", conditioning="level", coupling="linear")
+    config = DistillConfig(subpaths=n, gammas="one", conditioning="level", coupling="linear")
     distiller = SubPathDistiller(SCHEDULE, config)
     teacher = MIXTURE.network(SCHEDULE)
 
@@ -43,7 +43,7 @@ def test_hops_are_the_distillers(t):
         return torch.zeros_like(x)
 
     x = ends.start
-    for index in range((t + 1) // 50 - 1, -1, -1):
+    for index in range((t + 1) * n // 1000 - 1, -1, -1):
         level = SCHEDULE(distiller.grid.t[index])
         # Data and noise that make exactly this x_t.
         sample = SubPathSample(
@@ -55,7 +55,7 @@ def test_hops_are_the_distillers(t):
             x / level.alpha, sample, teacher=teacher, student=nothing, target=nothing
         )
         x = out.x_s
-    assert_near(ends.reached[20], x, rtol=0, atol=1e-9)
+    assert_near(ends.reached[n], x, rtol=0, atol=1e-9)
 
 
 def test_a_start_between_two_levels_takes_a_shorter_first_hop():

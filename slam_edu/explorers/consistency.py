@@ -117,5 +117,5 @@ def hops(
             check_choice(t, TIMES, "t")
             _ends(name, t)
     box = explorer(hop_figure, data_set=data_sets, hops=values, t=timesteps)
-    next(control for control in box.children if control.description == "hops").value = values[0]
+    next(control for control in box.children if control.description == "hops").value = first
     return box
