@@ -83,7 +83,8 @@ def sub_path_figure(data_set: str, t: int, k: int, gamma: float) -> CourseFigure
         alt=f"{name}, sub-path from {t} to {s}, gamma = {gamma:g}: what is taught at x_gamma is "
         f"{_short(mean)} off the truth on average; the law says {_short(law)}.",
     )
-    plane(left, f"{name}, sub-path {t} to {s}", _LIMIT)
+    # The k that was asked for is said too: near the data it may be longer than what is left.
+    plane(left, f"{name}, k = {k}: from {t} to {s}", _LIMIT)
     points(left, data, "#d4d4d4", size=2, alpha=0.8)
     paths(left, whole, "path", width=0.8, alpha=0.45)
     paths(left, Level.from_rho(rho).alpha[:, None, None] * curve, "path", width=3, alpha=1)
