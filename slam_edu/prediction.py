@@ -144,22 +144,29 @@ def network_predictor(
 ) -> Predictor:
     """Wrap ``network(x, t, cond)`` so that a solver, which knows levels alone, can call it.
 
-    The network is called at the real-valued timestep of the level; with ``uncond`` it is called
-    twice and guided.
+    The network is called at the real-valued timestep of the level; with ``uncond`` it predicts
+    twice and is guided: in one call for both where the conditions are tensors of one shape, as
+    diffusers' pipelines do it, else in two.
 
     Raises:
         ValueError: for an unknown ``prediction_type``.
     """
     check_choice(prediction_type, PREDICTION_TYPES, "prediction_type")
+    both = None
+    if isinstance(cond, Tensor) and isinstance(uncond, Tensor) and cond.shape == uncond.shape:
+        both = torch.cat([cond, uncond])
 
     def predict(x: Tensor, level: Level) -> Prediction:
         # The network knows the schedule's own scale; the solver may be at another one.
         x, level, t = schedule.rescale(x, level)
         t = t.expand(x.shape[0])
-        prediction = to_prediction(network(x, t, cond), x, level, prediction_type)
         if uncond is None:
-            return prediction
-        other = to_prediction(network(x, t, uncond), x, level, prediction_type)
+            return to_prediction(network(x, t, cond), x, level, prediction_type)
+        if both is None:
+            outputs = network(x, t, cond), network(x, t, uncond)
+        else:
+            outputs = network(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
+        prediction, other = (to_prediction(o, x, level, prediction_type) for o in outputs)
         return guided_prediction(prediction, other, guidance)
 
     return predict

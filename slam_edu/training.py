@@ -1,9 +1,10 @@
 r"""The training loops: generators that own the optimiser and the moving average.
 
 - :func:`train_teacher`: a diffusion model by denoising score matching,
-- :func:`train_student`: its distillation by :class:`slam_edu.distill.SubPathDistiller`.
+- :func:`train_student`: its distillation by :class:`slam_edu.distill.SubPathDistiller`,
+- :func:`train`: the loop under both, for any loss.
 
-Both draw from the generator they are given and yield after every update; plots and files stay with
+They draw from the generator they are given and yield after every update; plots and files stay with
 the caller. An update whose loss or gradient is not finite is skipped, optimiser and moving average
 alike, and counted. :func:`save_training` writes all that the next update depends on, and a loop
 that is given what :func:`load_training` returns goes on as if it had never stopped.
@@ -16,6 +17,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -152,12 +154,48 @@ def train_student(
         output = distiller.step(x0, sample, teacher=teacher, student=student, target=target)
         return output.loss, output
 
-    return _train(loss, student, target, config, max_skipped, resume)
+    return train(
+        loss, student, target, config=config, max_skipped=max_skipped, resume=resume
+    )
+
+
+def denoising_loss(
+    network: Callable[..., Tensor],
+    schedule: NoiseSchedule,
+    x0: Tensor,
+    cond: Any = None,
+    *,
+    generator: torch.Generator,
+    prediction_type: str = "epsilon",
+) -> Tensor:
+    r"""Denoising score matching, one batch of it.
+
+    For t uniform on the schedule's timesteps and :math:`x_t = \alpha_t x_0 + \sigma_t\epsilon`,
+    the loss is the mean squared error between the network's output and what it is to predict,
+    :math:`\epsilon`, :math:`x_0` or :math:`v = \alpha_t\epsilon - \sigma_t x_0`. Source: Vincent
+    2011; Ho et al. 2020, equation 14; Salimans and Ho 2022 for v.
+
+    Args:
+        network: ``network(x, t, cond)``.
+        schedule: the levels.
+        x0: data of shape (B, *).
+        cond: passed on to the network.
+        generator: of t and the noise.
+        prediction_type: what the network predicts.
+
+    Raises:
+        ValueError: for an unknown prediction type.
+    """
+    t = torch.randint(len(schedule), x0.shape[:1], generator=generator, device=x0.device)
+    noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
+    level = schedule(t)
+    wanted = to_output(Prediction(x0, noise), level, prediction_type)
+    return mse(network(add_noise(x0, noise, level), t, cond), wanted)
 
 
 def train_teacher(
     schedule: NoiseSchedule,
-    draw_data: Callable[[int, torch.Generator], Tensor],
+    draw_data: Callable[[int, torch.Generator], Tensor | tuple[Tensor, Any]],
     *,
     network: nn.Module,
     average: nn.Module,
@@ -169,14 +207,13 @@ def train_teacher(
 ) -> Iterator[TrainState]:
     r"""Train a diffusion model by denoising score matching, one update per yielded state.
 
-    For t uniform on the schedule's timesteps and :math:`x_t = \alpha_t x_0 + \sigma_t\epsilon`,
-    the loss is the mean squared error between the network's output and what it is to predict,
-    :math:`\epsilon`, :math:`x_0` or :math:`v = \alpha_t\epsilon - \sigma_t x_0`. Source: Vincent
-    2011; Ho et al. 2020, equation 14; Salimans and Ho 2022 for v.
+    Its loss is :func:`denoising_loss`.
 
     Args:
         schedule: the levels.
-        draw_data: ``draw_data(batch, generator) -> x0`` of shape ``(batch, *)``.
+        draw_data: ``draw_data(batch, generator) -> x0`` of shape ``(batch, *)``, or ``(x0, cond)``
+            with what the network is conditioned on. To be guided later it must see the empty
+            condition now and then (Ho and Salimans 2022): leaving some out is ``draw_data``'s part.
         network: ``network(x, t, cond)``, trained in place.
         average: its moving average, the one to use; :func:`slam_edu.ema.ema_copy` makes it.
         generator: source of all randomness of the run.
@@ -192,24 +229,42 @@ def train_teacher(
     config = config or TrainConfig()
 
     def loss() -> tuple[Tensor, None]:
-        x0 = draw_data(config.batch, generator)
-        t = torch.randint(len(schedule), x0.shape[:1], generator=generator, device=x0.device)
-        noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
-        level = schedule(t)
-        wanted = to_output(Prediction(x0, noise), level, prediction_type)
-        return mse(network(add_noise(x0, noise, level), t, None), wanted), None
+        drawn = draw_data(config.batch, generator)
+        x0, cond = drawn if isinstance(drawn, tuple) else (drawn, None)
+        value = denoising_loss(
+            network, schedule, x0, cond, generator=generator, prediction_type=prediction_type
+        )
+        return value, None
 
-    return _train(loss, network, average, config, max_skipped, resume)
+    return train(
+        loss, network, average, config=config, max_skipped=max_skipped, resume=resume
+    )
 
 
-def _train(
+def train(
     loss_of_batch: Callable[[], tuple[Tensor, DistillOutput | None]],
     network: nn.Module,
     average: nn.Module,
-    config: TrainConfig,
-    max_skipped: int,
-    resume: Resume | None,
+    *,
+    config: TrainConfig | None = None,
+    max_skipped: int = 10,
+    resume: Resume | None = None,
 ) -> Iterator[TrainState]:
+    """Minimise a loss, one update per yielded state: AdamW, clipping, moving average.
+
+    Args:
+        loss_of_batch: draws a batch and returns its loss, a scalar, and a record that the state
+            passes on, or None.
+        network: trained in place.
+        average: its moving average, updated in place.
+        config: default :class:`TrainConfig`; its ``batch`` is the caller's business.
+        max_skipped: how many updates in a row may be skipped.
+        resume: as for :func:`train_student`.
+
+    Raises:
+        FloatingPointError: when more than ``max_skipped`` updates in a row were not finite.
+    """
+    config = config or TrainConfig()
     named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
     parameters = [p for _, p in named]
     # Fused, all parameters in one call, counts for small networks; older torch lacks it on MPS.

@@ -262,7 +262,7 @@ def test_the_set_up_cell_does_nothing_where_the_course_is_installed():
 
 def test_the_set_up_cell_installs_from_the_address():
     assert run_setup(setup_cell_source(ADDRESS), found=False) == [
-        f'install -q "slam_edu[course] @ git+{ADDRESS}"'
+        f'install -q "slam_edu[course,sd] @ git+{ADDRESS}"'
     ]
 
 
@@ -270,7 +270,7 @@ def test_without_an_address_the_set_up_cell_says_what_to_do():
     with pytest.raises(ModuleNotFoundError) as caught:
         run_setup(setup_cell_source("", version="7.8.9"), found=False)
     assert "make lab" in str(caught.value)
-    assert '%pip install "slam_edu-7.8.9-py3-none-any.whl[course]"' in str(caught.value)
+    assert '%pip install "slam_edu-7.8.9-py3-none-any.whl[course,sd]"' in str(caught.value)
 
 
 @pytest.mark.parametrize("address", ["", ADDRESS])

@@ -44,7 +44,7 @@ OLDEST_PYTHON = (3, 10)  # requires-python in pyproject.toml; tests/test_environ
 EXTRAS = ("course", "sd", "test")
 # An extra that contains others (`test` names `slam_edu[course,sd]` in pyproject.toml).
 CONTAINS = {"test": ("course", "sd")}
-LAB_EXTRAS = ("course",)
+LAB_EXTRAS = ("course", "sd")
 TEST_EXTRAS = ("test",)
 # Installed first, so that the checkout itself can be installed without fetching a build system:
 # a second `make lab` after an edit of pyproject.toml then works without a network.

@@ -104,12 +104,12 @@ def setup_cell_source(address: str, version: str | None = None) -> str:
     """
     head = 'import importlib.util\n\nif importlib.util.find_spec("slam_edu") is None:'
     if address:
-        install = f'%pip install -q "slam_edu[course] @ git+{address}"'
+        install = f'%pip install -q "slam_edu[course,sd] @ git+{address}"'
         return f"{head}  # on Colab: about a minute\n    {install}"
     wheel = f"slam_edu-{version or read_version()}-py3-none-any.whl"
     lines = (
         head,
-        f"    install = '%pip install \"{wheel}[course]\"'",
+        f"    install = '%pip install \"{wheel}[course,sd]\"'",
         "    raise ModuleNotFoundError("
         + """f"run `make lab`; on Colab upload `make wheel`'s file, {install}")""",
     )
@@ -145,7 +145,7 @@ def readme_blocks(address: str, notebooks: list[str], version: str) -> dict[str,
             "cell:\n"
             "\n"
             "```\n"
-            f'%pip install "slam_edu-{version}-py3-none-any.whl[course]"\n'
+            f'%pip install "slam_edu-{version}-py3-none-any.whl[course,sd]"\n'
             "```"
         )
     badge = (

@@ -1,0 +1,141 @@
+"""A training run in a folder: configuration, log, checkpoint, and going on after a stop."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from slam_edu.ema import ema_copy
+from slam_edu.files import atomic_path
+from slam_edu.training import TrainConfig, load_training, save_training, train
+
+CHECKPOINT, CONFIG, LOG = "training.safetensors", "config.json", "log.csv"
+COLUMNS = ("update", "loss", "grad_norm", "lr", "seconds")
+
+
+def run_training(
+    folder: Path,
+    config: Any,
+    training: TrainConfig,
+    loss_of_batch: Callable[[torch.Generator], Tensor],
+    network: nn.Module,
+    *,
+    seed: int,
+    log_every: int = 100,
+    save_every: int = 250,
+    measure: Callable[[nn.Module], str] | None = None,
+    measure_every: int = 1000,
+    show: Callable[[str], None] = print,
+) -> nn.Module:
+    """Train a network to the end, or from where the folder's checkpoint is to the end.
+
+    Args:
+        folder: made if it is not there; holds ``config.json``, ``log.csv`` (means over
+            ``log_every`` updates; seconds are those of training, stops left out) and
+            ``training.safetensors``.
+        config: a dataclass, saved; a folder of another configuration is refused.
+        training: the loop's part of it.
+        loss_of_batch: draws from the generator and returns a scalar.
+        network: trained in place.
+        seed: of the run's generator.
+        log_every: updates per row of the log.
+        save_every: updates per checkpoint.
+        measure: what is said of the moving average, every ``measure_every`` updates and at the end.
+        measure_every: updates.
+        show: takes the lines that are printed.
+
+    Returns:
+        the moving average of the weights.
+
+    Raises:
+        ValueError: for a folder with another configuration, or a damaged checkpoint.
+        FloatingPointError: when too many updates in a row were not finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_config(folder / CONFIG, config)
+    average = ema_copy(network)
+    generator = torch.Generator().manual_seed(seed)
+    resume, before = None, 0.0
+    if (folder / CHECKPOINT).exists():
+        resume = load_training(folder / CHECKPOINT, network, average, generator)
+        before = _shorten_log(folder / LOG, resume.update)
+        show(f"going on after update {resume.update:,} of {training.updates:,}")
+    started = time.perf_counter()
+    sums = [0.0, 0.0]
+    for state in train(
+        lambda: (loss_of_batch(generator), None),
+        network,
+        average,
+        config=training,
+        resume=resume,
+    ):
+        sums = [sums[0] + state.loss, sums[1] + state.grad_norm]
+        last = state.update == training.updates
+        if state.update % log_every == 0:
+            seconds = before + time.perf_counter() - started
+            row = (state.update, *(s / log_every for s in sums), state.lr, seconds)
+            _append(folder / LOG, row)
+            show(f"update {row[0]:,}  loss {row[1]:.4f}  grad {row[2]:.2f}  {seconds / 60:.1f} min")
+            sums = [0.0, 0.0]
+        if state.update % save_every == 0 or last:
+            save_training(folder / CHECKPOINT, state, network, average, generator)
+        if measure is not None and (state.update % measure_every == 0 or last):
+            show(f"update {state.update:,}  {measure(average)}")
+    return average
+
+
+def _write_config(path: Path, config: Any) -> None:
+    ours = dataclasses.asdict(config)
+    ours = json.loads(json.dumps(ours))  # tuples become lists, as in the file
+    if path.exists():
+        theirs = json.loads(path.read_text("utf-8"))["config"]
+        odd = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+        if odd:
+            raise ValueError(
+                f"{str(path.parent)!r} holds a run with other settings ("
+                + "; ".join(f"{k}: {theirs.get(k)!r} there, {ours.get(k)!r} here" for k in odd)
+                + "); allowed: the same settings, or another folder"
+            )
+        return
+    about = {
+        "config": ours,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+
+
+def _append(path: Path, row: tuple[float, ...]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        if new:
+            writer.writerow(COLUMNS)
+        writer.writerow([row[0], *(f"{value:.6g}" for value in row[1:])])
+
+
+def _shorten_log(path: Path, update: int) -> float:
+    """Drop rows after the checkpoint; returns the seconds of the last row that stays."""
+    if not path.exists():
+        return 0.0
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if int(row["update"]) <= update]
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    return float(rows[-1]["seconds"]) if rows else 0.0
