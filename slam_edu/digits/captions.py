@@ -109,6 +109,7 @@ def read_prompt(prompt: str) -> Asked:
     if len(colours) == 2:
         stroke, background = colours
     elif colours:
-        of_ground = re.search(rf"\bon (a )?{colours[0]}\b|{colours[0]} (background|paper)", prompt)
+        where = rf"\bon (a )?{colours[0]}\b|{colours[0]} (background|paper)"
+        of_ground = re.search(where, prompt.lower())
         stroke, background = (None, colours[0]) if of_ground else (colours[0], None)
     return Asked(digit=digits[0] if digits else None, stroke=stroke, background=background)

@@ -2,8 +2,8 @@
 
 Trained apart from the generator, on the same 16,000 training digits. Its features, 128 numbers
 before the last layer, are what Fréchet and kernel distances are measured in
-(:mod:`slam_edu.digits.evaluate`): Inception's, made for photographs of 299 pixels, say little about
-digits of 32.
+(:mod:`slam_edu.digits.evaluate`): Inception's, made for photographs of 299 pixels, say little
+about digits of 32.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,6 +29,11 @@ from slam_edu.resources import data_path
 ARCHIVE = "digits/handwriting.npz"
 SPLITS = ("train", "test")
 SIZE = 32
+#: What numpy raises where a byte of an archive is wrong, or the file is of another kind.
+DAMAGE = (
+    ValueError, KeyError, TypeError, OSError, EOFError, NotImplementedError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 #: The largest turn in degrees, change of size and shift in pixels of the augmentation.
 TURN, SCALE, SHIFT = 7.0, 0.07, 1.5
 #: How often a caption says all three; otherwise it is one of ``captions.PARTIAL``.
@@ -75,9 +81,9 @@ def handwriting(split: str = "train") -> tuple[np.ndarray, np.ndarray]:
         raise ValueError(f"split is {split!r}; allowed: {', '.join(map(repr, SPLITS))}")
     path = data_path(ARCHIVE)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             images, labels = archive[f"{split}_images"], archive[f"{split}_labels"]
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGE as error:
         raise ValueError(
             f"{str(path)!r} is damaged ({error}); get it back with `git checkout -- "
             f"data/{ARCHIVE}` or by installing slam_edu again"

@@ -82,6 +82,9 @@ def build_tokenizer() -> CLIPTokenizer:
         words,
         trainers.BpeTrainer(
             vocab_size=10_000, initial_alphabet=bytes_, end_of_word_suffix="</w>",
+            # Named, they are numbered in this order; else in that of a hash table, another one in
+            # each run, by which ties between pairs are decided and so the words' ids.
+            special_tokens=[f"{byte}</w>" for byte in bytes_],
             show_progress=False,
         ),
     )  # fmt: skip

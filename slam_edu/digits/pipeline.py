@@ -1,8 +1,8 @@
 """The shipped models: a Stable Diffusion of coloured digits, and the eyes that judge it.
 
-``data/digits-sd`` is an ordinary diffusers folder; ``StableDiffusionPipeline.from_pretrained`` on it
-is all that is needed. :func:`load_pipeline` finds it, in a checkout and in an installed wheel, and
-checks each file against the checksum it was shipped with.
+``data/digits-sd`` is an ordinary diffusers folder; ``StableDiffusionPipeline.from_pretrained`` on
+it is all that is needed. :func:`load_pipeline` finds it, in a checkout and in an installed wheel,
+and checks each file against the checksum it was shipped with.
 """
 
 from __future__ import annotations

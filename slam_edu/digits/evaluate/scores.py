@@ -128,7 +128,8 @@ class Evaluator:
         """
         if len(images) != len(self.prompts):
             raise ValueError(
-                f"there are {len(images)} images for {len(self.prompts)} prompts; allowed: one each"
+                f"there are {len(images)} images for {len(self.prompts)} prompts; "
+                f"allowed: one each"
             )
         right = self.right(images)
         digit, stroke, background = right.double().mean(0).tolist()

@@ -199,8 +199,8 @@ def as_text(results: dict) -> str:
         f"{results['count']:,} images for as many prompts; distances to as many held-out real "
         f"images.",
         "",
-        "| drawn by | steps | guidance w | network calls | digit | stroke | background | all right "
-        "| Fréchet | over floor | kernel x 1000 |",
+        "| drawn by | steps | guidance w | network calls | digit | stroke | background "
+        "| all right | Fréchet | over floor | kernel x 1000 |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
 

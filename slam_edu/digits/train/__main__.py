@@ -78,7 +78,9 @@ def configured(kind: type, settings: list[str]) -> Any:
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals or name not in fields:
-            raise ValueError(f"{setting!r} is no setting; allowed: {', '.join(fields)}, as name=value")
+            raise ValueError(
+                f"{setting!r} is no setting; allowed: {', '.join(fields)}, as name=value"
+            )
         default = fields[name]
         try:
             if isinstance(default, tuple):

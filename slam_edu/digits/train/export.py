@@ -38,7 +38,7 @@ def build_pipeline(
         beta_schedule="scaled_linear",
         prediction_type=prediction_type,
         clip_sample=False,
-        set_alpha_to_one=True,  # the last step ends at the clean level, as the library's solvers do
+        set_alpha_to_one=True,  # the last step ends at the clean level, as the library's do
         steps_offset=1,
         # From t = 999 down: the leading spacing of Stable Diffusion's files starts at 751 with
         # four steps, from noise as if it were x_751 (Lin et al. 2024).
@@ -113,7 +113,8 @@ def _copy_runs(folder: Path, runs: dict[str, Path]) -> None:
         with (run / LOG).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         about["minutes"] = round(float(rows[-1]["seconds"]) / 60, 1)
-        (folder / "training" / f"{name}.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+        text = json.dumps(about, indent=2) + "\n"
+        (folder / "training" / f"{name}.json").write_text(text, "utf-8")
         shutil.copyfile(run / LOG, folder / "training" / f"{name}.csv")
 
 

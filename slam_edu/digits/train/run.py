@@ -32,7 +32,7 @@ def run_training(
     *,
     seed: int,
     log_every: int = 100,
-    save_every: int = 250,
+    save_every: int = 200,
     measure: Callable[[nn.Module], str] | None = None,
     measure_every: int = 1000,
     show: Callable[[str], None] = print,
@@ -49,8 +49,10 @@ def run_training(
         network: trained in place.
         seed: of the run's generator.
         log_every: updates per row of the log.
-        save_every: updates per checkpoint.
-        measure: what is said of the moving average, every ``measure_every`` updates and at the end.
+        save_every: updates per checkpoint, a multiple of ``log_every``, so that the log of a run
+            that was stopped is that of one that was not.
+        measure: what is said of the moving average every ``measure_every`` updates and at the
+            end.
         measure_every: updates.
         show: takes the lines that are printed.
 
@@ -58,9 +60,14 @@ def run_training(
         the moving average of the weights.
 
     Raises:
-        ValueError: for a folder with another configuration, or a damaged checkpoint.
+        ValueError: for a folder with another configuration, a damaged checkpoint, or a
+            ``save_every`` that is no multiple of ``log_every``.
         FloatingPointError: when too many updates in a row were not finite.
     """
+    if save_every % log_every:
+        raise ValueError(
+            f"save_every is {save_every}; allowed: a multiple of log_every, which is {log_every}"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     _write_config(folder / CONFIG, config)
     average = ema_copy(network)
@@ -69,9 +76,10 @@ def run_training(
     if (folder / CHECKPOINT).exists():
         resume = load_training(folder / CHECKPOINT, network, average, generator)
         before = _shorten_log(folder / LOG, resume.update)
-        show(f"going on after update {resume.update:,} of {training.updates:,}")
+        word = "finished:" if resume.update == training.updates else "going on after"
+        show(f"{word} update {resume.update:,} of {training.updates:,}")
     started = time.perf_counter()
-    sums = [0.0, 0.0]
+    sums, summed = [0.0, 0.0], 0
     for state in train(
         lambda: (loss_of_batch(generator), None),
         network,
@@ -79,14 +87,15 @@ def run_training(
         config=training,
         resume=resume,
     ):
-        sums = [sums[0] + state.loss, sums[1] + state.grad_norm]
+        sums, summed = [sums[0] + state.loss, sums[1] + state.grad_norm], summed + 1
         last = state.update == training.updates
-        if state.update % log_every == 0:
+        if state.update % log_every == 0 or last:
             seconds = before + time.perf_counter() - started
-            row = (state.update, *(s / log_every for s in sums), state.lr, seconds)
+            row = (state.update, *(s / summed for s in sums), state.lr, seconds)
             _append(folder / LOG, row)
-            show(f"update {row[0]:,}  loss {row[1]:.4f}  grad {row[2]:.2f}  {seconds / 60:.1f} min")
-            sums = [0.0, 0.0]
+            progress = f"update {row[0]:,}  loss {row[1]:.4f}  grad {row[2]:.2f}"
+            show(f"{progress}  {seconds / 60:.1f} min")
+            sums, summed = [0.0, 0.0], 0
         if state.update % save_every == 0 or last:
             save_training(folder / CHECKPOINT, state, network, average, generator)
         if measure is not None and (state.update % measure_every == 0 or last):

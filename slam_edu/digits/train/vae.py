@@ -118,7 +118,8 @@ def psnr(vae: AutoencoderKL, images: Tensor) -> float:
 def normalise_latents(vae: AutoencoderKL, images: Tensor) -> None:
     """Give each latent channel mean 0 and one common variance, which ``scaling_factor`` undoes.
 
-    The affine map goes into the two 1 x 1 convolutions beside the latents, so that the autoencoder
+    What is normalised is the posterior's mean, which the diffusion model is trained on. The affine
+    map goes into the two 1 x 1 convolutions beside the latents, so that the autoencoder
     computes what it did. Stable Diffusion's own latents are scaled alone; a mean that is left in
     would be a signal at t = 999, where sampling starts from noise without one.
 
@@ -126,7 +127,7 @@ def normalise_latents(vae: AutoencoderKL, images: Tensor) -> None:
         vae: changed in place, its configuration's ``scaling_factor`` too.
         images: to measure with, of shape (B, 3, 32, 32), in [-1, 1].
     """
-    latents = torch.cat([vae.encode(x).latent_dist.sample() for x in images.split(256)])
+    latents = torch.cat([vae.encode(x).latent_dist.mean for x in images.split(256)])
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     overall = latents.std()
     gain = overall / std

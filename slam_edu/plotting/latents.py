@@ -1,0 +1,303 @@
+r"""Figures of lesson 06: images in rows, latents, the words' maps, guidance, latent trajectories.
+
+Images are tensors of shape (B, 3, H, W) in [-1, 1]. A grid of them is put together in one array
+and drawn pixel by pixel, without smoothing: 32 pixels are few, and all of them are to be seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator, ScalarFormatter
+from torch import Tensor
+
+from slam_edu._validation import check_count
+from slam_edu.plotting.base import COLORS, CourseFigure, figure, paths, plane, points
+from slam_edu.plotting.solvers import NAMES
+
+_GAP = 3  # white pixels between two images of 32
+_LATENT_LIMIT = 3.0  # a latent has about unit variance
+_SOLVERS = {
+    "ddim": {"color": COLORS["teacher"], "ls": "-", "marker": "o"},
+    "dpmpp_2m": {"color": "#f0a35e", "ls": "-.", "marker": "D"},
+}
+#: Line styles and shades for growing guidance: one colour says "the PF-ODE".
+_GUIDED = (("-", "#7fd1b5"), ("-", "#009E73"), ("--", "#006b4f"), (":", "#003d2d"))
+
+
+# -------------------------------------------------------------------- images
+
+
+def mosaic(images: Tensor, columns: int, gap: int = _GAP) -> np.ndarray:
+    """Images in a grid with white gaps, of shape (height, width, 3), in [0, 1].
+
+    Args:
+        images: of shape (B, 3, H, W), in [-1, 1]; row by row, the last row may be shorter.
+        columns: images of a row.
+        gap: pixels between two images.
+
+    Raises:
+        ValueError: for another shape, or fewer than one column.
+    """
+    check_count(columns, "columns")
+    if images.ndim != 4 or images.shape[1] != 3 or not len(images):
+        raise ValueError(f"images have shape {tuple(images.shape)}; allowed: (B, 3, H, W), B >= 1")
+    pixels = ((images.detach().cpu() + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    _, height, width, _ = pixels.shape
+    rows = -(-len(pixels) // columns)
+    canvas = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 3))
+    for i, image in enumerate(pixels):
+        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
+        canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def image_grid(images: Tensor, *, columns: int, title: str, alt: str) -> CourseFigure:
+    """Images row by row under one title.
+
+    Args:
+        images: of shape (B, 3, H, W).
+        columns: images of a row.
+        title: over all of them.
+        alt: what is to be seen.
+    """
+    rows = -(-len(images) // columns)
+    fig, (ax,) = figure(size=(1.25 * columns, 1.25 * rows + 0.5), alt=alt)
+    ax.imshow(mosaic(images, columns), interpolation="nearest")
+    ax.set_title(title, fontsize=10)
+    ax.set_axis_off()
+    return fig
+
+
+def image_rows(
+    rows: Mapping[str, Tensor],
+    *,
+    alt: str,
+    title: str = "",
+    columns: Sequence[str] = (),
+    size: float = 0.78,
+    gaps: Sequence[int] = (),
+) -> CourseFigure:
+    """Rows of images, each with its name on the left.
+
+    Args:
+        rows: for each name, images of shape (B, 3, H, W), B the same in all rows.
+        alt: what is to be seen.
+        title: over all of them.
+        columns: names of the columns, written over the first row; none by default.
+        size: width of an image in inches.
+        gaps: columns, counted from 0, before which there is twice the gap.
+
+    Raises:
+        ValueError: for rows of unlike lengths, or another number of column names.
+    """
+    lengths = {len(images) for images in rows.values()}
+    if len(lengths) != 1 or (columns and len(columns) not in lengths):
+        raise ValueError(
+            f"rows of {sorted(lengths)} images with {len(columns)} names; allowed: rows of one "
+            f"length, and as many names or none"
+        )
+    [count] = lengths
+    images = torch.cat(list(rows.values()))
+    height, width = images.shape[2:]
+    canvas = mosaic(images, count)
+    pitch = width + _GAP
+    starts = [i * pitch for i in range(count)]
+    for column in sorted(gaps, reverse=True):
+        at = column * pitch
+        canvas = np.concatenate(
+            [canvas[:, :at], np.ones((len(canvas), _GAP, 3)), canvas[:, at:]], axis=1
+        )
+        starts = [start + _GAP * (i >= column) for i, start in enumerate(starts)]
+    label = 0.085 * max(map(len, rows))
+    extra = (0.22 if columns else 0.0) + (0.28 if title else 0.0)
+    fig, (ax,) = figure(
+        size=(size * canvas.shape[1] / pitch + label, size * len(rows) + extra), alt=alt
+    )
+    ax.imshow(canvas, interpolation="nearest")
+    middle = (height - 1) / 2
+    ax.set_yticks([middle + i * (height + _GAP) for i in range(len(rows))], list(rows), fontsize=9)
+    ax.xaxis.tick_top()
+    ax.set_xticks([start + (width - 1) / 2 for start in starts] if columns else [], columns)
+    ax.tick_params(length=0, labelsize=9)
+    ax.spines[:].set_visible(False)
+    if title:
+        ax.set_title(title, fontsize=10)
+    return fig
+
+
+def _as_images(values: Tensor, cmap: str, low: float, high: float, size: int) -> Tensor:
+    """Numbers (B, h, w) as coloured images (B, 3, size, size) in [-1, 1]."""
+    scaled = ((values.detach().cpu() - low) / (high - low)).clamp(0, 1).numpy()
+    rgb = torch.as_tensor(colormaps[cmap](scaled)[..., :3], dtype=torch.float32)  # (B, h, w, 3)
+    repeat = size // values.shape[-1]
+    image = rgb.permute(0, 3, 1, 2).repeat_interleave(repeat, 2).repeat_interleave(repeat, 3)
+    return 2 * image - 1
+
+
+# -------------------------------------------------------------------- latents
+
+
+def latent_channels(images: Tensor, latents: Tensor, decoded: Tensor) -> CourseFigure:
+    """Images, the channels of their latents, and what is decoded from them; one image a row.
+
+    Args:
+        images: of shape (B, 3, H, W).
+        latents: of shape (B, C, h, w); grey is 0, black -3 and white 3.
+        decoded: of shape (B, 3, H, W).
+    """
+    channels = latents.shape[1]
+    rows = {}
+    for i in range(len(images)):
+        maps = _as_images(latents[i], "gray", -_LATENT_LIMIT, _LATENT_LIMIT, images.shape[-1])
+        rows[" " * i] = torch.cat([images[i : i + 1].cpu(), maps, decoded[i : i + 1].cpu()])
+    names = ["image", *(f"channel {i + 1}" for i in range(channels)), "decoded"]
+    return image_rows(
+        rows,
+        columns=names,
+        size=0.95,
+        gaps=(1, channels + 1),
+        alt=f"{len(images)} rows. Left a coloured digit, then the {channels} channels of its "
+        f"latent as coarse grey pictures in which the digit's place and shape can be made out, "
+        f"right the decoded image, which the eye cannot tell from the first.",
+    )
+
+
+# -------------------------------------------------------------------- text
+
+
+def word_maps(
+    images: Tensor, tokens: Sequence[str], maps: Tensor, shown: Sequence[int]
+) -> CourseFigure:
+    """Images, and for each the maps of some tokens; one image a row.
+
+    A map is scaled by the largest value of its token over all rows.
+
+    Args:
+        images: of shape (B, 3, H, W).
+        tokens: of the prompt.
+        maps: of shape (B, L, h, w).
+        shown: which tokens, by number.
+    """
+    size = images.shape[-1]
+    columns = []
+    for token in shown:
+        top = maps[:, token].max().item()
+        columns.append(_as_images(maps[:, token], "magma", 0.0, top, size))
+    rows = {}
+    for i in range(len(images)):
+        rows[" " * i] = torch.cat([images[i : i + 1].cpu(), *(c[i : i + 1] for c in columns)])
+    names = [tokens[i] for i in shown]
+    return image_rows(
+        rows,
+        columns=["image", *names],
+        size=0.92,
+        gaps=(1,),
+        alt=f"{len(images)} rows: an image, and beside it for each of the tokens "
+        f"{', '.join(names)} a coarse map of how much each place takes from it, dark for little "
+        f"and bright for much.",
+    )
+
+
+# -------------------------------------------------------------------- guidance
+
+
+def guided_planes(
+    panels: Mapping[str, tuple[Tensor, Tensor]], asked: Tensor, others: Tensor
+) -> CourseFigure:
+    """Guidance in the plane: exact trajectories and ends, one panel per w.
+
+    Args:
+        panels: for each title, trajectories of shape (n, B, 2) to be drawn as lines, and ends of
+            shape (m, 2) to be drawn as points.
+        asked: data that the prompt asks for, shape (k, 2).
+        others: all other data, shape (l, 2).
+    """
+    fig, axes = figure(
+        len(panels),
+        size=(2.9, 3.15),
+        alt=f"Panels for {', '.join(panels)}. Grey clusters on a ring, the three that are asked "
+        f"for darker. Green trajectories lead from the middle to them; with larger w the ends "
+        f"crowd into the middle one of the three and leave its neighbours.",
+    )
+    for ax, (title, (trajectory, ends)) in zip(axes, panels.items(), strict=True):
+        plane(ax, title, limit=2.4)
+        points(ax, others, "#d9d9d9", size=3, alpha=1)
+        points(ax, asked, "#9a9a9a", size=3, alpha=1)
+        paths(ax, trajectory, "path", width=0.9, alpha=0.55)
+        points(ax, ends, "path", size=5, alpha=0.8, zorder=3)
+    return fig
+
+
+# -------------------------------------------------------------------- trajectories
+
+
+def latent_bends(timesteps: Tensor, change: Mapping[str, Tensor], alt: str) -> CourseFigure:
+    """Change of slope over each sub-path, and which share of it has happened.
+
+    Args:
+        timesteps: ends of the sub-paths, falling, shape (n + 1,).
+        change: for each guidance, the length of the change of slope, shape (n, B).
+        alt: what is to be seen.
+    """
+    fig, (left, right) = figure(2, size=(4.3, 3.1), alt=alt)
+    starts = timesteps[:-1]
+    for (name, value), (style, color) in zip(change.items(), _GUIDED, strict=False):
+        low, middle, high = value.quantile(value.new_tensor([0.1, 0.5, 0.9]), dim=1)
+        left.fill_between(starts, low, high, color=color, alpha=0.15, lw=0)
+        left.plot(starts, middle, style, color=color, lw=1.8, label=name)
+        bent = value.mean(dim=1).cumsum(0)
+        right.plot(timesteps[1:], 100 * bent / bent[-1], style, color=color, lw=1.8, label=name)
+    left.set(ylim=(0, None))
+    left.set_title("change of slope per sub-path", fontsize=10)
+    right.set(ylim=(0, 102))
+    right.set_title("share of it that has happened, per cent", fontsize=10)
+    left.legend(frameon=False, fontsize=9, loc="upper left")
+    for ax in (left, right):
+        ax.set(xlim=(timesteps[0].item(), 0), xlabel="timestep t")
+        _open(ax)
+    return fig
+
+
+def solver_errors(curves: Mapping[str, Mapping[str, Mapping[int, float]]]) -> CourseFigure:
+    """Relative error in the latent over network evaluations, one panel per guidance.
+
+    Args:
+        curves: for each title, for each method of :data:`slam_edu.solver.METHODS`, the error by
+            the number of steps.
+    """
+    fig, axes = figure(
+        len(curves),
+        size=(4.1, 3.2),
+        sharey=True,
+        alt=f"Panels for {' and '.join(curves)}: the distance from a finely solved latent over "
+        f"the number of steps, both logarithmic. All curves fall with more steps; up to four "
+        f"steps they are far from the right edge's values.",
+    )
+    for ax, (title, methods) in zip(axes, curves.items(), strict=True):
+        for method, curve in methods.items():
+            ax.plot(
+                list(curve), list(curve.values()), ms=5, lw=1.5, label=NAMES[method],
+                **_SOLVERS[method],
+            )  # fmt: skip
+        ax.set(xscale="log", yscale="log", xlabel="steps")
+        ax.set_xticks(list(next(iter(methods.values()))))
+        ax.set_yticks([0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1])
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter(ScalarFormatter())
+            axis.set_minor_locator(NullLocator())
+        ax.set_title(title, fontsize=10)
+        _open(ax)
+    axes[0].set_ylabel("relative error of the latent")
+    axes[0].legend(frameon=False, fontsize=9, loc="lower left")
+    return fig
+
+
+def _open(ax: Axes) -> None:
+    """Axes without a box: only the two lines that carry numbers."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=9)

@@ -1,0 +1,351 @@
+"""The digits: what is shipped, and that an image is a function of index, seed and split."""
+
+import itertools
+import math
+import zipfile
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from slam_edu.digits import data as digits_data
+from slam_edu.digits.captions import FULL, PARTIAL, caption, read_prompt
+from slam_edu.digits.colours import COLOURS, NAMES
+from slam_edu.digits.data import CaptionedDigits, DigitBatch, coloured, handwriting
+from slam_edu.resources import data_path
+
+COUNTS = {"train": 16_000, "test": 4_000}
+#: (split, index, seed): caption, digit, mean, and R, G, B at (10, 16), (16, 12), (20, 18): what
+#: this code gave when it was written.
+GOLDEN = {
+    ("train", 0, 0): (
+        "a handwritten five in black ink on white paper", 5, 0.7519119,
+        [[-0.639145] * 3, [0.921569] * 3, [-0.695316] * 3],
+    ),
+    ("train", 12345, 3): (
+        "handwritten 9, green on purple", 9, -0.0265900,
+        [[-0.726377, 0.111244, -0.455883], [0.302969, -0.675062, 0.430498],
+         [0.055926, -0.486349, 0.217767]],
+    ),
+    ("test", 7, 0): (
+        "the number 9", 9, -0.7703564,
+        [[-0.844789, -0.755628, -0.745721], [-0.786423, -0.522163, -0.492800],
+         [-0.617272, 0.154442, 0.240188]],
+    ),
+    ("test", 3999, 11): (
+        "a yellow six on a purple background", 6, 0.0649357,
+        [[0.668097, 0.040268, -0.257763], [0.438668, -0.435377, 0.201095],
+         [0.891913, 0.504277, -0.705395]],
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(params=["train", "test"])
+def split(request):
+    return CaptionedDigits(request.param)
+
+
+@pytest.fixture(scope="module")
+def many():
+    """3,000 images of the training split."""
+    return CaptionedDigits("train").batch(range(3000), seed=5)
+
+
+def originals(count: int) -> torch.Tensor:
+    """MNIST's own images, in [0, 1]."""
+    return torch.tensor(handwriting("train")[0][:count]).float() / 255
+
+
+def ink_of(batch: DigitBatch) -> torch.Tensor:
+    """m of pixel = background + m (stroke - background), written here with the RGB values."""
+    rgb = torch.tensor(list(COLOURS.values())) / 127.5 - 1
+    ground = rgb[batch.background][:, :, None, None]
+    line = rgb[batch.stroke][:, :, None, None] - ground
+    return ((batch.images - ground) * line).sum(1) / line.square().sum(1)
+
+
+def same(a: DigitBatch, b: DigitBatch) -> bool:
+    torch.testing.assert_close(a.images, b.images, rtol=0, atol=1e-5)
+    return a.captions == b.captions and all(
+        torch.equal(getattr(a, name), getattr(b, name)) for name in ("digit", "stroke", "background")
+    )
+
+
+# -------------------------------------------------------------------- what is shipped
+
+
+def test_the_archive_is_small_and_whole():
+    path = data_path("digits/handwriting.npz")
+    assert path.stat().st_size <= 4e6
+    with zipfile.ZipFile(path) as archive:
+        assert archive.testzip() is None
+    for name, count in COUNTS.items():
+        images, labels = handwriting(name)
+        assert (images.shape, images.dtype) == ((count, 28, 28), np.uint8)
+        assert (labels.shape, labels.dtype) == ((count,), np.uint8)
+        assert len(CaptionedDigits(name)) == count
+        # MNIST's own frequencies are 9 % (five) to 11.2 % (one).
+        shares = np.bincount(labels, minlength=10) / count
+        assert len(shares) == 10
+        assert shares.min() > 0.085
+        assert shares.max() < 0.12
+        assert images.max() == 255
+        assert images.min() == 0
+        assert (images == 0).mean() > 0.7  # paper is 0
+    # No digit is in both.
+    train, test = (
+        {i.tobytes() for i in handwriting(name)[0]} for name in ("train", "test")
+    )
+    assert len(train) == 16_000
+    assert not train & test
+
+
+def test_nobody_can_change_the_shared_digits():
+    images, labels = handwriting("test")
+    for array in (images, labels):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1
+
+
+# -------------------------------------------------------------------- a pure function
+
+
+@pytest.mark.parametrize("key", GOLDEN, ids=str)
+def test_golden_values(key):
+    name, index, seed = key
+    words, digit, mean, pixels = GOLDEN[key]
+    batch = CaptionedDigits(name).batch([index], seed)
+    assert batch.captions == [words]
+    assert batch.digit.tolist() == [digit]
+    found = torch.stack([batch.images[0, :, r, c] for r, c in ((10, 16), (16, 12), (20, 18))])
+    torch.testing.assert_close(found, torch.tensor(pixels), rtol=0, atol=1e-5)
+    assert batch.images.mean().item() == pytest.approx(mean, abs=1e-5)
+
+
+def test_alone_or_in_any_batch_and_order(split):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    indices = [17, 3, 3999, 3, 250, 1000]
+    together = split.batch(indices, seed=4)
+    assert same(split.batch(torch.tensor(indices), 4), together)
+    assert same(split.batch(np.array(indices), 4), together)
+    assert same(CaptionedDigits(split.split).batch(tuple(indices), 4), together)
+    split.batch(range(50), seed=9)  # what was asked for before does not matter
+    backwards = split.batch(indices[::-1], 4)
+    for i, index in enumerate(indices):
+        alone = split.batch([index], 4)
+        one = DigitBatch(
+            together.images[i : i + 1],
+            together.captions[i : i + 1],
+            *(getattr(together, name)[i : i + 1] for name in ("digit", "stroke", "background")),
+        )
+        assert same(alone, one)
+        assert backwards.captions[5 - i] == one.captions[0]
+        torch.testing.assert_close(backwards.images[5 - i], one.images[0], rtol=0, atol=1e-5)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seed_and_split_matter_and_the_digit_stays():
+    """Neighbouring seeds, neighbouring indices and the splits share no draws."""
+    train, test = CaptionedDigits("train"), CaptionedDigits("test")
+    one, other = train.batch(range(200), 0), train.batch(range(200), 1)
+    assert torch.equal(one.digit, other.digit)
+    assert torch.equal(one.digit, torch.tensor(handwriting("train")[1][:200].astype(np.int64)))
+    batches = (
+        one, other, train.batch(range(1, 201), 0), train.batch(range(2, 202), 0),
+        test.batch(range(200), 0), test.batch(range(1, 201), 0),
+    )  # fmt: skip
+    for a, b in itertools.combinations(batches, 2):
+        equal = (a.stroke == b.stroke) & (a.background == b.background)
+        assert equal.sum() < 20  # 1 in 56 by chance
+
+
+def test_shapes_ranges_and_types(split):
+    batch = split.batch(range(30), 2)
+    assert len(batch) == len(batch.captions) == 30
+    assert batch.images.shape == (30, 3, 32, 32)
+    assert batch.images.dtype == torch.float32
+    assert batch.images.abs().max() <= 1
+    for name, many in (("digit", 10), ("stroke", 8), ("background", 8)):
+        value = getattr(batch, name)
+        assert (value.shape, value.dtype) == ((30,), torch.int64)
+        assert value.min() >= 0
+        assert value.max() < many
+    image, words = split[12]
+    other = split.batch([12], 0)
+    assert torch.equal(image, other.images[0])
+    assert words == other.captions[0]
+
+
+def test_it_is_a_sequence(monkeypatch):
+    data = CaptionedDigits("test")
+    monkeypatch.setattr(CaptionedDigits, "__len__", lambda self: 5)
+    assert [words for _, words in data] == data.batch(range(5)).captions
+    for index in (-1, 5):
+        with pytest.raises(IndexError, match=rf"index is {index}; allowed: 0 to 4"):
+            data[index]
+
+
+# -------------------------------------------------------------------- what is drawn
+
+
+def test_every_pair_of_colours_occurs_and_never_twice_the_same(many):
+    pairs = Counter(zip(many.stroke.tolist(), many.background.tolist(), strict=True))
+    assert len(pairs) == 56
+    assert all(stroke != background for stroke, background in pairs)
+    for count in pairs.values():  # 54 of 3,000 each
+        assert abs(count - 3000 / 56) < 5 * math.sqrt(3000 / 56)
+
+
+def test_every_wording_occurs(many):
+    """Three in four say all."""
+    found = Counter()
+    for i, words in enumerate(many.captions):
+        names = NAMES[many.stroke[i]], NAMES[many.background[i]]
+        fits = [w for w in FULL + PARTIAL if caption(w, int(many.digit[i]), *names) == words]
+        assert len(fits) == 1
+        found[fits[0]] += 1
+    assert found.keys() == {*FULL, *PARTIAL}
+    share = sum(found[w] for w in FULL) / 3000
+    assert share == pytest.approx(0.75, abs=5 * math.sqrt(0.75 * 0.25 / 3000))
+    for wordings in (FULL, PARTIAL):
+        counts = [found[w] for w in wordings]
+        assert max(counts) < 1.4 * min(counts)
+
+
+def test_captions_say_what_is_there(many):
+    for i, words in enumerate(many.captions):
+        asked = read_prompt(words)
+        assert asked.digit in (None, int(many.digit[i]))
+        assert asked.stroke in (None, NAMES[many.stroke[i]])
+        assert asked.background in (None, NAMES[many.background[i]])
+
+
+def test_pixels_lie_between_the_two_colours(many):
+    ink = ink_of(many)
+    assert ink.min() > -1e-5
+    assert ink.max() < 1 + 1e-5
+    again = coloured(ink, many.stroke, many.background)
+    torch.testing.assert_close(again, many.images, rtol=0, atol=1e-5)
+    # Most of an image is background, and somewhere there is the full stroke.
+    assert ink.flatten(1).median(1).values.max() < 1e-5
+    assert ink.flatten(1).max(1).values.min() > 0.75
+
+
+def test_the_augmentation_is_light(many):
+    """The ink stays, in its place, upright, and inside the frame."""
+    ink, before = ink_of(many), originals(3000)
+    ratio = ink.sum((1, 2)) / before.sum((1, 2))
+    assert ratio.mean().item() == pytest.approx(1, abs=0.01)
+    assert ratio.min() > 0.84  # (1 - .07)^2 and (1 + .07)^2, and what interpolation adds
+    assert ratio.max() < 1.17
+    assert ratio.std() > 0.04
+
+    def centre(image):
+        place = torch.arange(float(image.shape[1])) - (image.shape[1] - 1) / 2
+        mass = image.sum((1, 2))
+        return torch.stack([(image.sum(axis) @ place) / mass for axis in (1, 2)], 1)
+
+    shift = centre(ink) - centre(before)
+    assert shift.abs().max() < 2.2
+    assert shift.mean(0).abs().max() < 0.1
+    assert shift.std(0).min() > 0.7  # 1.5 / sqrt 3 = .87
+    ring = torch.cat([ink[:, 0], ink[:, -1], ink[:, :, 0], ink[:, :, -1]], 1)
+    assert (ring.amax(1) > 0.1).float().mean() < 0.01
+
+    def likeness(image):
+        a, b = (v.flatten(1) - v.flatten(1).mean(1, keepdim=True) for v in (image, padded))
+        return ((a * b).sum(1) / a.norm(dim=1) / b.norm(dim=1)).mean()
+
+    padded = torch.nn.functional.pad(before, (2, 2, 2, 2))
+    assert likeness(ink) > 0.7
+    for changed in (ink.flip(1), ink.flip(2), ink.transpose(1, 2)):
+        assert likeness(changed) < 0.5
+
+
+# -------------------------------------------------------------------- wrong input
+
+
+@pytest.mark.parametrize(
+    ("indices", "seed", "message"),
+    [
+        ([0, -1], 0, r"index -1 is not in the test split; allowed: 0 to 3999"),
+        ([4000], 0, r"index 4000 is not in the test split; allowed: 0 to 3999"),
+        ([], 0, r"index \(none\) is not in the test split; allowed: 0 to 3999"),
+        ([1], -3, r"seed is -3; allowed: 0 or more"),
+    ],
+)
+def test_wrong_index_or_seed(indices, seed, message):
+    with pytest.raises(ValueError, match=message):
+        CaptionedDigits("test").batch(indices, seed)
+
+
+@pytest.mark.parametrize("name", ["val", "", "TRAIN"])
+def test_wrong_split(name):
+    for ask in (CaptionedDigits, handwriting):
+        with pytest.raises(ValueError, match=rf"split is '{name}'; allowed: 'train', 'test'"):
+            ask(name)
+
+
+# -------------------------------------------------------------------- a damaged archive
+
+
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    """A copy of the archive that the library reads in place of its own, afresh."""
+    path = tmp_path / "handwriting.npz"
+    path.write_bytes(data_path("digits/handwriting.npz").read_bytes())
+    monkeypatch.setattr(digits_data, "data_path", lambda name: path)
+    handwriting.cache_clear()
+    yield path
+    handwriting.cache_clear()
+
+
+def refused(path):
+    with pytest.raises(ValueError, match="is damaged") as caught:
+        CaptionedDigits("train")
+    for part in (str(path), "git checkout -- data/digits/handwriting.npz", "installing slam_edu"):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.0001, 0.5, 0.9999])
+def test_a_truncated_archive(archive, kept):
+    content = archive.read_bytes()
+    archive.write_bytes(content[: int(kept * len(content))])
+    refused(archive)
+
+
+def test_a_changed_byte(archive):
+    """Anywhere in the images, and in the archive's own record of how they are compressed."""
+    content = bytearray(archive.read_bytes())
+    generator = torch.Generator().manual_seed(0)
+    places = torch.randint(1000, int(0.8 * len(content)), (12,), generator=generator).tolist()
+    for place in [*places, content.index(b"PK\x01\x02") + 10]:
+        changed = content.copy()
+        changed[place] ^= 0xFF
+        archive.write_bytes(changed)
+        refused(archive)
+
+
+def test_a_file_of_something_else(archive):
+    archive.write_text("<html>404</html>")
+    refused(archive)
+    with archive.open("wb") as file:
+        np.save(file, np.zeros(3))
+    refused(archive)
+    np.savez(archive, images=np.zeros(3), labels=np.zeros(3))
+    refused(archive)
+    np.savez(archive, train_images=np.zeros((3, 28, 28), np.uint8))
+    refused(archive)
+    np.savez(archive, train_images=np.array([None]), train_labels=np.array([None]))
+    refused(archive)
+
+
+def test_a_missing_archive(tmp_path, monkeypatch):
+    monkeypatch.setattr("slam_edu.resources._PACKAGE", tmp_path / "slam_edu")
+    handwriting.cache_clear()
+    with pytest.raises(FileNotFoundError, match=r"'digits/handwriting\.npz' is missing"):
+        CaptionedDigits("test")
+    monkeypatch.undo()
+    assert len(CaptionedDigits("test")) == 4000
