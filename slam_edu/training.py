@@ -276,7 +276,7 @@ def train(
         first, skipped = resume.update, resume.skipped
         for name, p in named:
             moments = resume.moments.get(name, {})
-            optimizer.state[p] = {k: v.to(p.device, copy=True) for k, v in moments.items()}
+            optimizer.state[p] = {k: _laid_out_as(p, v) for k, v in moments.items()}
     network.train()
     for update in range(first, config.updates):
         lr = config.lr_at(update)
@@ -301,6 +301,16 @@ def train(
                     f"or look at the data"
                 )
         yield TrainState(update + 1, value, norm, lr, skipped, optimizer, output)
+
+
+def _laid_out_as(p: Tensor, moment: Tensor) -> Tensor:
+    """A copy of a moment on p's device and in its memory format, which a fused optimiser assumes.
+
+    The file has no memory format: a channels-last weight's moments would be read in wrong order.
+    """
+    if moment.shape != p.shape:  # the count of steps
+        return moment.to(p.device, copy=True)
+    return torch.empty_like(p, dtype=moment.dtype).copy_(moment)
 
 
 def _clip_gradient(parameters: list[Tensor], largest: float) -> float:

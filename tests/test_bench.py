@@ -1,7 +1,9 @@
 """The benchmark compares like with like, and its command line works."""
 
 import collections
+import copy
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -129,7 +131,7 @@ def test_the_bare_update_trains():
             assert not torch.equal(p, old)
 
 
-@pytest.mark.parametrize("table", ["core", "toy"])
+@pytest.mark.parametrize("table", ["core", "toy", "digits"])
 def test_the_table(table, monkeypatch, capsys):
     rows = [
         bench.Row(name="fast", bare=0.010, ours=0.011, target=1.3),
@@ -150,6 +152,35 @@ def test_a_line_with_a_rate():
     assert bench.line(row).split() == words
     missed = dataclasses.replace(row, target=1.2)
     assert bench.line(missed).split()[-3:] == ["NO", "200", "updates/s"]
+
+
+def test_a_line_without_a_target():
+    row = bench.Row(name="update", bare=0.004, ours=0.005, target=math.inf)
+    assert bench.line(row).split() == ["update", "4.00", "5.00", "1.25"]
+
+
+def test_the_digits_update_trains(monkeypatch):
+    kept = []
+    monkeypatch.setattr(bench, "ema_copy", lambda net: kept.append(net) or copy.deepcopy(net))
+    update = bench.digits_update(batch=2, channels=(16, 32), attention=(False, True))
+    before = [p.clone() for p in kept[0].parameters()]
+    update()
+    unet = kept[0].unet
+    assert unet.config.down_block_types == ("DownBlock2D", "CrossAttnDownBlock2D")
+    assert unet.config.up_block_types == ("CrossAttnUpBlock2D", "UpBlock2D")
+    changed = [not torch.equal(p, b) for p, b in zip(kept[0].parameters(), before, strict=True)]
+    assert sum(changed) > 0.9 * len(changed)
+
+
+def test_each_of_the_digits_variants_runs(monkeypatch):
+    small = {"batch": 2, "channels": (16, 32)}
+    whole = bench.digits_update
+    monkeypatch.setattr(bench, "digits_update", lambda **variant: whole(**{**variant, **small}))
+    monkeypatch.setattr(bench.shutil, "which", lambda name: None)
+    rows = list(bench.digits(1))
+    names = [f"update with {name}" for name in bench.DIGITS_VARIANTS if name != "torch.compile"]
+    assert [row.name for row in rows] == names
+    assert all(row.bare > 0 and row.ours > 0 for row in rows)
 
 
 def test_measurements_are_interleaved():

@@ -150,6 +150,67 @@ def test_network_predictor_calls_the_network_at_the_levels_timestep():
     assert network.calls[0][2] is None
 
 
+class Attending:
+    """A network whose every output depends on its own sample, timestep and condition alone."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple] = []
+
+    def __call__(self, x, t, cond):
+        self.calls.append((x, t, cond))
+        drive = cond.mean(tuple(range(1, cond.ndim))) if cond.ndim else cond
+        wave = torch.cos(t / 200) + drive * (1 + t / 500)
+        return torch.sin(x) * column(wave.expand(len(x)), x)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_network_predictor_guides_in_one_call(kind):
+    """Conditions of one shape, one for each sample: half of the calls, and the same numbers."""
+    schedule = NoiseSchedule.stable_diffusion(torch.float64)
+    network, x = Attending(), noise(3, 2, 4)
+    cond, uncond = noise(3, 5, 6, seed=1), noise(3, 5, 6, seed=2)
+    predict = network_predictor(
+        network, schedule, prediction_type=kind, cond=cond, uncond=uncond, guidance=2.5
+    )
+    for here in (schedule(f64(123.25)), schedule(f64([3.5, 499.0, 998.25]))):
+        network.calls.clear()
+        ours = predict(x, here)
+        [(both_x, both_t, both_cond)] = network.calls
+        t = schedule.timestep(here).expand(3)
+        assert torch.equal(both_x, torch.cat([x, x]))
+        assert_near(both_t, torch.cat([t, t]), rtol=1e-12)
+        assert torch.equal(both_cond, torch.cat([cond, uncond]))
+        one, other = (to_prediction(network(x, t, c), x, here, kind) for c in (cond, uncond))
+        expected = guided_prediction(one, other, 2.5)
+        assert_near(ours.x0, expected.x0, rtol=1e-11, atol=1e-11)
+        assert_near(ours.eps, expected.eps, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("cond", "uncond"),
+    [
+        (noise(3, 5, seed=1), noise(3, 4, seed=2)),  # prompts of other lengths
+        (noise(3, 5, seed=1), noise(1, 5, seed=2)),
+        (noise(1, 5, seed=1), noise(1, 5, seed=2)),  # one condition for the whole batch
+        (f64(0.3), f64(-0.1)),
+    ],
+    ids=["lengths", "one uncond", "one each", "numbers"],
+)
+def test_network_predictor_guides_in_two_calls(cond, uncond):
+    """Where the conditions cannot be put into one batch with the samples."""
+    schedule = NoiseSchedule.stable_diffusion(torch.float64)
+    network, x, here = Attending(), noise(3, 2), schedule(f64(123.25))
+    predict = network_predictor(network, schedule, cond=cond, uncond=uncond, guidance=2.5)
+    ours = predict(x, here)
+    assert len(network.calls) == 2
+    for (told, _, found), expected in zip(network.calls, (cond, uncond), strict=True):
+        assert torch.equal(told, x)
+        assert found is expected
+    t = torch.full((3,), 123.25, dtype=torch.float64)
+    eps = [network(x, t, c) for c in (cond, uncond)]
+    assert_near(ours.eps, eps[0] + 2.5 * (eps[0] - eps[1]), rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_network_predictor_takes_levels_of_any_scale(kind):
     """The network hears of the same point at its own scale, whatever the solver's is."""

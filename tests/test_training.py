@@ -28,7 +28,7 @@ from slam_edu import (
 )
 from slam_edu.toy import GaussianMixture
 from slam_edu.toy.networks import LevelMLP
-from slam_edu.training import _clip_gradient, progress
+from slam_edu.training import _clip_gradient, denoising_loss, progress, train
 from tests.helpers import KINDS, NoFloat64, assert_near, column, on_devices
 
 
@@ -507,6 +507,117 @@ def test_a_teachers_unknown_prediction_type():
         next(train_teacher(**teacher_problem(), prediction_type="v"))
 
 
+# -------------------------------------------------------------------- its loss, and any loss
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_denoising_loss_written_out(kind):
+    schedule = NoiseSchedule.stable_diffusion()
+    generator = torch.Generator().manual_seed(3)
+    x0 = torch.randn(40, 2, 3, generator=generator)
+    cond, seen = object(), []
+
+    def network(x, t, cond):
+        seen.append((x, t, cond))
+        return 0.3 * x + column(torch.cos(t / 300), x)
+
+    g = torch.Generator().manual_seed(4)
+    found = denoising_loss(network, schedule, x0, cond, generator=g, prediction_type=kind)
+    g.manual_seed(4)
+    t = torch.randint(1000, (40,), generator=g)
+    eps = torch.randn(40, 2, 3, generator=g)
+    alpha, sigma = (column(v, x0) for v in (schedule.alpha[t], schedule.sigma[t]))
+    x = alpha * x0 + sigma * eps
+    wanted = {"epsilon": eps, "sample": x0, "v_prediction": alpha * eps - sigma * x0}[kind]
+    expected = (0.3 * x + column(torch.cos(t / 300), x) - wanted).square().mean()
+    assert found.shape == ()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    [(told, when, condition)] = seen
+    assert_near(told, x, rtol=1e-5, atol=1e-6)
+    assert torch.equal(when, t)
+    assert condition is cond
+
+
+def test_the_denoising_loss_of_the_right_answer_is_zero():
+    """A network that knows the one datum there is."""
+    schedule = NoiseSchedule.stable_diffusion()
+    x0 = torch.full((50, 2), 0.4)
+
+    def network(x, t, cond):
+        here = schedule(t)
+        return (x - column(here.alpha, x) * cond) / column(here.sigma, x)
+
+    g = torch.Generator().manual_seed(0)
+    assert denoising_loss(network, schedule, x0, 0.4, generator=g).item() < 1e-6
+    assert denoising_loss(network, schedule, x0, 0.0, generator=g).item() > 0.1
+
+
+def test_a_denoising_loss_of_an_unknown_type():
+    with pytest.raises(ValueError, match=r"prediction_type is 'v'; allowed: 'epsilon', 'sample'"):
+        denoising_loss(
+            lambda x, t, cond: x, NoiseSchedule.stable_diffusion(), torch.zeros(2, 2),
+            generator=torch.Generator(), prediction_type="v",
+        )  # fmt: skip
+
+
+def test_a_teacher_is_told_the_condition():
+    """Data drawn with a condition: the network gets it with its own samples."""
+
+    class Indifferent(Recording):
+        def forward(self, x, t, cond=None, gamma=None):
+            output = super().forward(x, t)
+            self.calls[-1] = (x, t, cond, gamma)
+            return output
+
+    config = TrainConfig(updates=5, batch=16, lr=3e-3)
+    given = teacher_problem(config=config)
+    given["network"].__class__ = Indifferent
+    draw, drawn = given["draw_data"], []
+
+    def with_condition(batch, generator):
+        x0 = draw(batch, generator)
+        drawn.append((x0, x0[:, 0] > 0))
+        return drawn[-1]
+
+    states = list(train_teacher(**{**given, "draw_data": with_condition}))
+    assert len(states) == len(drawn) == 5
+    for (x0, cond), (x, t, told, gamma) in zip(drawn, given["network"].calls, strict=True):
+        assert told is cond
+        assert gamma is None
+        assert x.shape == x0.shape
+        assert t.shape == (16,)
+    # Without it the run of a network that does not look at it is the same.
+    plain = teacher_problem(config=config)
+    expected = list(train_teacher(**plain))
+    assert [numbers(state) for state in states] == [numbers(state) for state in expected]
+
+
+def test_any_loss_can_be_trained():
+    """A least-squares problem; the loop passes on the record, and starts at ``resume``."""
+    network = Net()
+    average = ema_copy(network)
+    g = torch.Generator().manual_seed(0)
+    records = []
+
+    def loss():
+        x = torch.randn(32, 2, generator=g)
+        records.append(object())
+        return (network(x, torch.zeros(32)) - 0.5 * x).square().mean(), records[-1]
+
+    config = TrainConfig(updates=200, lr=1e-2)
+    states = list(train(loss, network, average, config=config))
+    assert [state.update for state in states] == list(range(1, 201))
+    assert [state.output for state in states] == records
+    assert sum(s.loss for s in states[-20:]) < 0.05 * sum(s.loss for s in states[:20])
+    assert not same(weights(network), weights(average))
+    with pytest.raises(FloatingPointError, match="last 3 updates up to number 3"):
+        list(
+            train(lambda: (loss()[0] * math.nan, None), network, average, config=config,
+                  max_skipped=2)
+        )  # fmt: skip
+    assert len(list(itertools.islice(train(loss, network, average), 2))) == 2  # a default config
+
+
 # -------------------------------------------------------------------- stopping and going on
 
 
@@ -654,6 +765,36 @@ def test_frozen_parameters_and_buffers_go_along(tmp_path):
     for name, value in weights(parts[1]).items():
         if name != "count":
             assert torch.equal(value, expected[name])
+
+
+def test_channels_last_weights_go_on_too(tmp_path):
+    """The file has no memory format, which fused optimisers read moments by."""
+    config = TrainConfig(updates=12, lr=1e-2)
+
+    def made():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.SiLU(), nn.Conv2d(5, 3, 3))
+        network.to(memory_format=torch.channels_last)
+        return network, ema_copy(network), torch.Generator().manual_seed(1)
+
+    def loop(network, average, g, resume=None):
+        def loss():
+            x = torch.randn(4, 3, 8, 8, generator=g)
+            return (network(x) - x[:, :, 2:-2, 2:-2]).square().mean(), None
+
+        return train(loss, network, average, config=config, resume=resume)
+
+    whole = [numbers(state) for state in loop(*made())]
+    parts = made()
+    state = list(itertools.islice(loop(*parts), 5))[-1]
+    save_training(tmp_path / "a.safetensors", state, *parts)
+    parts = made()
+    resume = load_training(tmp_path / "a.safetensors", *parts)
+    rest = [numbers(state) for state in loop(*parts, resume)]
+    assert [r[0] for r in rest] == list(range(6, 13))
+    for ours, expected in zip(rest, whole[5:], strict=True):
+        assert ours == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_run_that_was_done_has_nothing_left(tmp_path):

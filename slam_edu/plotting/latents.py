@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator, ScalarFormatter
 from torch import Tensor
 
-from slam_edu._validation import check_count
 from slam_edu.plotting.base import COLORS, CourseFigure, figure, paths, plane, points
+from slam_edu.plotting.digits import mosaic, show_mosaic
 from slam_edu.plotting.solvers import NAMES
 
 _GAP = 3  # white pixels between two images of 32
@@ -32,30 +32,6 @@ _GUIDED = (("-", "#7fd1b5"), ("-", "#009E73"), ("--", "#006b4f"), (":", "#003d2d
 # -------------------------------------------------------------------- images
 
 
-def mosaic(images: Tensor, columns: int, gap: int = _GAP) -> np.ndarray:
-    """Images in a grid with white gaps, of shape (height, width, 3), in [0, 1].
-
-    Args:
-        images: of shape (B, 3, H, W), in [-1, 1]; row by row, the last row may be shorter.
-        columns: images of a row.
-        gap: pixels between two images.
-
-    Raises:
-        ValueError: for another shape, or fewer than one column.
-    """
-    check_count(columns, "columns")
-    if images.ndim != 4 or images.shape[1] != 3 or not len(images):
-        raise ValueError(f"images have shape {tuple(images.shape)}; allowed: (B, 3, H, W), B >= 1")
-    pixels = ((images.detach().cpu() + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    _, height, width, _ = pixels.shape
-    rows = -(-len(pixels) // columns)
-    canvas = np.ones((rows * (height + gap) - gap, columns * (width + gap) - gap, 3))
-    for i, image in enumerate(pixels):
-        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        canvas[top : top + height, left : left + width] = image
-    return canvas
-
-
 def image_grid(images: Tensor, *, columns: int, title: str, alt: str) -> CourseFigure:
     """Images row by row under one title.
 
@@ -67,9 +43,7 @@ def image_grid(images: Tensor, *, columns: int, title: str, alt: str) -> CourseF
     """
     rows = -(-len(images) // columns)
     fig, (ax,) = figure(size=(1.25 * columns, 1.25 * rows + 0.5), alt=alt)
-    ax.imshow(mosaic(images, columns), interpolation="nearest")
-    ax.set_title(title, fontsize=10)
-    ax.set_axis_off()
+    show_mosaic(ax, images.cpu(), columns, title)
     return fig
 
 
@@ -88,7 +62,8 @@ def image_rows(
         rows: for each name, images of shape (B, 3, H, W), B the same in all rows.
         alt: what is to be seen.
         title: over all of them.
-        columns: names of the columns, written over the first row; none by default.
+        columns: names of the columns, written over the first row, in one line or more; none by
+            default.
         size: width of an image in inches.
         gaps: columns, counted from 0, before which there is twice the gap.
 
@@ -102,25 +77,23 @@ def image_rows(
             f"length, and as many names or none"
         )
     [count] = lengths
-    images = torch.cat(list(rows.values()))
+    images = torch.cat([row.cpu() for row in rows.values()])
     height, width = images.shape[2:]
-    canvas = mosaic(images, count)
+    canvas = mosaic(images, count, _GAP).numpy()
     pitch = width + _GAP
-    starts = [i * pitch for i in range(count)]
+    starts = [_GAP + i * pitch for i in range(count)]
     for column in sorted(gaps, reverse=True):
-        at = column * pitch
-        canvas = np.concatenate(
-            [canvas[:, :at], np.ones((len(canvas), _GAP, 3)), canvas[:, at:]], axis=1
-        )
+        canvas = np.insert(canvas, [column * pitch] * _GAP, 1.0, axis=1)
         starts = [start + _GAP * (i >= column) for i, start in enumerate(starts)]
     label = 0.085 * max(map(len, rows))
-    extra = (0.22 if columns else 0.0) + (0.28 if title else 0.0)
+    lines = max((1 + name.count("\n") for name in columns), default=0)
+    extra = 0.06 + 0.16 * lines + (0.28 if title else 0.0)
     fig, (ax,) = figure(
         size=(size * canvas.shape[1] / pitch + label, size * len(rows) + extra), alt=alt
     )
     ax.imshow(canvas, interpolation="nearest")
-    middle = (height - 1) / 2
-    ax.set_yticks([middle + i * (height + _GAP) for i in range(len(rows))], list(rows), fontsize=9)
+    middles = [_GAP + i * (height + _GAP) + (height - 1) / 2 for i in range(len(rows))]
+    ax.set_yticks(middles, list(rows))
     ax.xaxis.tick_top()
     ax.set_xticks([start + (width - 1) / 2 for start in starts] if columns else [], columns)
     ax.tick_params(length=0, labelsize=9)
@@ -171,36 +144,39 @@ def latent_channels(images: Tensor, latents: Tensor, decoded: Tensor) -> CourseF
 
 
 def word_maps(
-    images: Tensor, tokens: Sequence[str], maps: Tensor, shown: Sequence[int]
+    images: Tensor, attention: Mapping[str, Tensor], effects: Mapping[str, Tensor]
 ) -> CourseFigure:
-    """Images, and for each the maps of some tokens; one image a row.
+    """Images, and for each where some words are looked at, and where they act; one image a row.
 
-    A map is scaled by the largest value of its token over all rows.
+    Attention is shown relative to each word's mean over all rows, with one contrast for all
+    words, which the title states; effects from zero to the column's largest value.
 
     Args:
         images: of shape (B, 3, H, W).
-        tokens: of the prompt.
-        maps: of shape (B, L, h, w).
-        shown: which tokens, by number.
+        attention: for each word, its map, of shape (B, h, w).
+        effects: for each change of words, the size of what it changes, of shape (B, h, w).
     """
     size = images.shape[-1]
-    columns = []
-    for token in shown:
-        top = maps[:, token].max().item()
-        columns.append(_as_images(maps[:, token], "magma", 0.0, top, size))
-    rows = {}
-    for i in range(len(images)):
-        rows[" " * i] = torch.cat([images[i : i + 1].cpu(), *(c[i : i + 1] for c in columns)])
-    names = [tokens[i] for i in shown]
+    relative = torch.stack([maps / maps.mean() - 1 for maps in attention.values()])
+    contrast = relative.abs().quantile(0.98).item()
+    columns = [images.cpu()]
+    columns += [_as_images(maps, "magma", -contrast, contrast, size) for maps in relative]
+    columns += [_as_images(m, "magma", 0.0, m.max().item(), size) for m in effects.values()]
     return image_rows(
-        rows,
-        columns=["image", *names],
-        size=0.92,
-        gaps=(1,),
-        alt=f"{len(images)} rows: an image, and beside it for each of the tokens "
-        f"{', '.join(names)} a coarse map of how much each place takes from it, dark for little "
-        f"and bright for much.",
+        {" " * i: torch.stack(row) for i, row in enumerate(zip(*columns, strict=True))},
+        columns=["image", *attention, *effects],
+        title=f"attention, {contrast:.0%} below to above a word's mean; "
+        "change of the guess when a word changes",
+        size=0.95,
+        gaps=(1, 1 + len(attention)),
+        alt=f"{len(images)} rows: an image, then coarse maps. The first {len(attention)} show "
+        f"the attention to {_listed(attention)}, the others what changes with {_listed(effects)}; "
+        f"bright is much.",
     )
+
+
+def _listed(names: Mapping[str, object]) -> str:
+    return ", ".join(name.replace("\n", " ") for name in names)
 
 
 # -------------------------------------------------------------------- guidance

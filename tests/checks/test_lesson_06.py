@@ -68,7 +68,7 @@ WRONG_SCALINGS = {
         encodes(lambda m, s: (m - m.mean()) / m.std()), decode, "normalises this batch",
     ),
     "own deviation": (encodes(lambda m, s: m / m.std()), decode, "deviation of this batch"),
-    "SD 1.5's": (encodes(lambda m, s: m * 0.18215), decode, "their values do not"),
+    "SD 1.5's": (encodes(lambda m, s: m * 0.18215), decode, "shape of the latents fits"),
     "draws": (draws, decode, "it draws from the distribution"),
     "distribution": (lambda vae, x: vae.encode(x).latent_dist, decode, "take its mean"),
     "whole answer": (lambda vae, x: vae.encode(x), decode, "as latent_dist"),

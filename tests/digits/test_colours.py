@@ -1,4 +1,4 @@
-"""The colour reader: exact on the data, right through noise, silent on what is none of its pairs."""
+"""The colour reader: exact on the data, right through noise, silent where no pair fits."""
 
 import itertools
 import math
@@ -46,6 +46,7 @@ def test_the_palette():
     colours = palette(torch.float64)
     assert colours.shape == (8, 3)
     assert colours.dtype == torch.float64
+    assert palette().dtype == torch.float32
     assert colours.abs().max() <= 1
     for name, values in COLOURS.items():
         row = colours[colour_index(name)]
@@ -104,6 +105,22 @@ def test_a_stroke_that_fills_the_middle_is_no_background():
     image[:, 5:7, 0:4] = colours[NAMES.index("white")][:, None, None]  # and touches the edge
     stroke, background = read_colours(image[None])
     assert (NAMES[stroke], NAMES[background]) == ("white", "green")
+
+
+def test_the_background_is_what_most_of_the_ring_is_nearer_to():
+    """Neither one side of the frame decides, nor the mean over it."""
+    white, green = (palette()[NAMES.index(name)][:, None] for name in ("white", "green"))
+    image = green[:, :, None].repeat(1, 12, 12)
+    image[:, 4:8, 4:8] = white[:, :, None]
+    for side in ((0, slice(None)), (-1, slice(None)), (slice(None), 0), (slice(None), -1)):
+        touching = image.clone()
+        touching[(slice(None), *side)] = white
+        assert [NAMES[i] for i in map(int, read_colours(touching[None]))] == ["white", "green"]
+    # 24 of the 44 pixels hold .4 of the stroke, the others all of it: .67 in the mean.
+    ring = image.clone()
+    ring[:, 0], ring[:, -1] = 0.4 * white + 0.6 * green, 0.4 * white + 0.6 * green
+    ring[:, 1:-1, 0], ring[:, 1:-1, -1] = white, white
+    assert [NAMES[i] for i in map(int, read_colours(ring[None]))] == ["white", "green"]
 
 
 def test_no_colours_in_noise():

@@ -68,7 +68,8 @@ def ink_of(batch: DigitBatch) -> torch.Tensor:
 def same(a: DigitBatch, b: DigitBatch) -> bool:
     torch.testing.assert_close(a.images, b.images, rtol=0, atol=1e-5)
     return a.captions == b.captions and all(
-        torch.equal(getattr(a, name), getattr(b, name)) for name in ("digit", "stroke", "background")
+        torch.equal(getattr(a, name), getattr(b, name))
+        for name in ("digit", "stroke", "background")
     )
 
 
@@ -94,9 +95,7 @@ def test_the_archive_is_small_and_whole():
         assert images.min() == 0
         assert (images == 0).mean() > 0.7  # paper is 0
     # No digit is in both.
-    train, test = (
-        {i.tobytes() for i in handwriting(name)[0]} for name in ("train", "test")
-    )
+    train, test = ({i.tobytes() for i in handwriting(name)[0]} for name in ("train", "test"))
     assert len(train) == 16_000
     assert not train & test
 
@@ -321,9 +320,13 @@ def test_a_changed_byte(archive):
     content = bytearray(archive.read_bytes())
     generator = torch.Generator().manual_seed(0)
     places = torch.randint(1000, int(0.8 * len(content)), (12,), generator=generator).tolist()
-    for place in [*places, content.index(b"PK\x01\x02") + 10]:
+    changes = [(place, content[place] ^ 0xFF) for place in places]
+    # The header of 30 bytes names two lengths; the data begin with a kind of block: 3 is none.
+    changes.append((30 + content[26] + content[28], 0x07))
+    changes.append((content.index(b"PK\x01\x02") + 10, 99))  # a kind of compression
+    for place, value in changes:
         changed = content.copy()
-        changed[place] ^= 0xFF
+        changed[place] = value
         archive.write_bytes(changed)
         refused(archive)
 

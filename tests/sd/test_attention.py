@@ -15,6 +15,7 @@ from slam_edu.digits.train.export import build_pipeline
 from slam_edu.sampling import last, sample_ddim
 from slam_edu.sd import LatentDiffusion
 from slam_edu.sd.attention import prompt_tokens, recorded_attention, word_attention
+from slam_edu.solver import ddim_step
 from tests.helpers import assert_near
 
 PROMPTS = ["a red seven", "a blue two on a white background"]
@@ -78,6 +79,26 @@ def test_maps_are_those_of_the_prompt_not_of_the_empty_one(model):
     assert_near(alone, guided, rtol=0, atol=1e-6)
     _, nothing = word_attention(model, ["", ""], noise(model), steps=1)
     assert (alone - nothing).abs().max() > 1e-4
+
+
+def test_each_step_has_its_own_maps(model):
+    """The second step's are those of a single call where the first step ended."""
+    _, maps = word_attention(model, PROMPTS, noise(model), guidance=2.0, steps=2)
+    levels = model.schedule(torch.tensor([999, 499]))
+    predictor = model.predictor(PROMPTS, 2.0)
+    with torch.no_grad():
+        x = ddim_step(predictor(noise(model), levels[0]), levels[1])
+        with recorded_attention(model.pipeline.unet) as recorded:
+            predictor(x, levels[1])
+    full = [layer[:2].transpose(1, 2) for layer in recorded if layer.shape[1] == 64]
+    small = [layer[:2].transpose(1, 2) for layer in recorded if layer.shape[1] == 16]
+    assert len(full) + len(small) == len(recorded)
+    # Mean over an enlarged place is the small layer's own number.
+    pooled = torch.nn.functional.avg_pool2d(maps[1], 2)
+    pooled_full = [torch.nn.functional.avg_pool2d(m.unflatten(2, (8, 8)), 2) for m in full]
+    expected = torch.stack(pooled_full + [m.unflatten(2, (4, 4)) for m in small]).mean(0)
+    assert_near(pooled, expected, rtol=0, atol=1e-6)
+    assert (maps[0] - maps[1]).abs().max() > 1e-5
 
 
 def test_a_map_is_the_softmax_of_queries_and_keys(model):

@@ -17,6 +17,7 @@ Both distances are torchmetrics' own, on our features instead of Inception's.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -169,9 +170,11 @@ def feature_distances(real: Tensor, drawn: Tensor) -> tuple[float, float, float]
     passed_on.num_features = FEATURES
     size = min(KERNEL_SUBSET_SIZE, len(real), len(drawn))
     frechet = FrechetInceptionDistance(feature=passed_on)
-    kernel = KernelInceptionDistance(
-        feature=passed_on, subsets=KERNEL_SUBSETS, subset_size=size, coef=1.0
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance` will save")
+        kernel = KernelInceptionDistance(
+            feature=passed_on, subsets=KERNEL_SUBSETS, subset_size=size, coef=1.0
+        )
     for metric in (frechet, kernel):
         # In float64: a sum of 2,000 squares loses what a small distance is made of.
         metric.set_dtype(torch.float64)

@@ -167,7 +167,7 @@ def read_results(path: Path, count: int | None = None) -> dict:
         return {"count": count, "rows": []}
     try:
         results = json.loads(path.read_text("utf-8"))
-        found = results["count"]
+        found, _ = results["count"], results["rows"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{str(path)!r} cannot be read ({error}); allowed: a results file of "

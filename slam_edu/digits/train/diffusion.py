@@ -58,7 +58,7 @@ class DiffusionConfig:
     text_width: int = 128
     empty: float = 0.1
     versions: int = 8
-    updates: int = 11_000
+    updates: int = 7_000
     batch: int = 64
     lr: float = 1e-3
     warmup: int = 300
@@ -94,8 +94,8 @@ def train_diffusion(
     def loss_of_batch(generator: torch.Generator) -> Tensor:
         latents, ids = draw_data(config.batch, generator)
         return denoising_loss(
-            network, schedule, latents, ids, generator=generator,
-            prediction_type=config.prediction_type,
+            network, schedule, latents, ids,
+            generator=generator, prediction_type=config.prediction_type,
         )  # fmt: skip
 
     training = TrainConfig(
@@ -130,7 +130,7 @@ def encoded_digits(
     path = folder / LATENTS
     if not path.exists():
         latents, ids = encode_digits(vae, tokenizer, CaptionedDigits("train"), versions)
-        tensors = {"latents": latents.half(), "ids": ids.to(torch.int16)}
+        tensors = {"latents": latents.half().contiguous(), "ids": ids.to(torch.int16)}
         with atomic_path(path) as temporary:
             save_file(tensors, temporary, {"versions": json.dumps(versions)})
     tensors = load_file(path)

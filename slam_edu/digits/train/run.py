@@ -78,6 +78,8 @@ def run_training(
         before = _shorten_log(folder / LOG, resume.update)
         word = "finished:" if resume.update == training.updates else "going on after"
         show(f"{word} update {resume.update:,} of {training.updates:,}")
+    else:  # a run that was stopped before its first checkpoint may have left rows
+        (folder / LOG).unlink(missing_ok=True)
     started = time.perf_counter()
     sums, summed = [0.0, 0.0], 0
     for state in train(

@@ -93,6 +93,7 @@ def train_vae(folder: Path, config: VAEConfig | None = None) -> AutoencoderKL:
         measure=lambda network: f"held-out PSNR {psnr(network, held_out):.2f} dB",
         measure_every=500,
     )
+    average.to(memory_format=torch.contiguous_format)
     normalise_latents(average, data.batch(range(4096), seed=2).images)
     return average.eval()
 

@@ -1,0 +1,223 @@
+"""A pipeline taken apart draws what the pipeline draws."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from slam_edu import NoiseSchedule, last, sample_ddim, solve_pf_ode
+from slam_edu.digits.evaluate import Setting, draw_images
+from slam_edu.schedule import Level
+from slam_edu.sd import LatentDiffusion
+from tests.digits.conftest import tiny_pipeline
+from tests.helpers import max_error
+
+PROMPTS = ["a red seven on a yellow background", "handwritten 3", ""]
+LONG = "red " * 60
+
+
+@pytest.fixture(scope="module", params=["epsilon", "v_prediction"])
+def model(request):
+    pipeline = tiny_pipeline(request.param)
+    pipeline.vae.register_to_config(scaling_factor=0.6)
+    return LatentDiffusion(pipeline)
+
+
+@pytest.fixture(scope="module")
+def one():
+    return LatentDiffusion(tiny_pipeline())
+
+
+def draw_noise(model, count=3, seed=0):
+    return model.draw_noise(count, torch.Generator().manual_seed(seed))
+
+
+def pipelines_images(model, noise, steps, guidance, **options):
+    """Images of diffusers' own pipeline, in [-1, 1]."""
+    images = model.pipeline(
+        PROMPTS[: len(noise)], latents=noise, num_inference_steps=steps,
+        guidance_scale=guidance + 1, **{"output_type": "pt", **options},
+    ).images  # fmt: skip
+    return images if options else 2 * images - 1
+
+
+# -------------------------------------------------------------------- the same images
+
+
+@pytest.mark.parametrize("steps", [4, 50])
+@pytest.mark.parametrize("guidance", [0.0, 2.0])
+def test_draw_images_is_the_pipeline(steps, guidance, model):
+    noise = draw_noise(model)
+    expected = pipelines_images(model, noise, steps, guidance)
+    images = draw_images(model, PROMPTS, Setting(steps=steps, guidance=guidance), noise)
+    assert max_error(images, expected) <= 1e-5
+    # One after the other as well.
+    images = draw_images(model, PROMPTS, Setting(steps=steps, guidance=guidance), noise, batch=1)
+    assert max_error(images, expected) <= 1e-5
+
+
+def test_the_comparison_would_notice(model):
+    """Guidance, prompts, steps and noise change these images by far more than 1e-5."""
+    noise = draw_noise(model)
+    images = draw_images(model, PROMPTS, Setting(steps=4, guidance=2.0), noise)
+    others = {
+        "guidance": draw_images(model, PROMPTS, Setting(steps=4, guidance=1.0), noise),
+        "steps": draw_images(model, PROMPTS, Setting(steps=5, guidance=2.0), noise),
+        "noise": draw_images(model, PROMPTS, Setting(steps=4, guidance=2.0), noise.roll(1, 0)),
+    }
+    for name, other in others.items():
+        # Prompt 3 is the empty one: guidance leaves it alone.
+        assert (images - other)[:2].abs().amax((1, 2, 3)).min() > 1e-3, name
+    swapped = draw_images(model, PROMPTS[1::-1], Setting(steps=4, guidance=2.0), noise[:2])
+    assert (images[:2] - swapped).abs().amax((1, 2, 3)).min() > 1e-3
+
+
+@pytest.mark.parametrize("guidance", [0.0, 3.0])
+def test_the_predictor_in_a_solver_is_the_pipeline(guidance, model):
+    """DDIM's steps by ``solve_pf_ode`` along the pipeline's own timesteps."""
+    noise = draw_noise(model)
+    expected = pipelines_images(model, noise, 10, guidance, output_type="latent")
+    noisy = model.schedule(torch.arange(999, 0, -100))
+    levels = Level(
+        torch.cat([noisy.alpha, torch.ones(1)]), torch.cat([noisy.sigma, torch.zeros(1)])
+    )
+    with torch.no_grad():
+        *_, state = solve_pf_ode(model.predictor(PROMPTS, guidance), noise, levels)
+    assert max_error(state.x, expected) <= 1e-5 * expected.abs().max()
+
+
+def test_the_samplers_take_the_parts(model):
+    noise = draw_noise(model)
+    with torch.no_grad():
+        states = sample_ddim(
+            model.network, noise, model.schedule, 4,
+            prediction_type=model.prediction_type, cond=model.encode_prompts(PROMPTS),
+        )  # fmt: skip
+        images = model.decode(last(states))
+    assert max_error(images, pipelines_images(model, noise, 4, 0.0)) <= 1e-5
+
+
+# -------------------------------------------------------------------- the parts
+
+
+def test_attributes(model):
+    assert model.prediction_type == model.pipeline.scheduler.config.prediction_type
+    assert model.latent_shape == (4, 8, 8)
+    exact = NoiseSchedule.stable_diffusion()
+    assert model.schedule.dtype == torch.float32
+    torch.testing.assert_close(model.schedule.alpha, exact.alpha, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model.schedule.sigma, exact.sigma, rtol=1e-5, atol=1e-6)
+
+
+def test_prompts_are_encoded_as_the_pipeline_does(one):
+    prompts = [*PROMPTS, LONG, "übermäßig 七"]
+    ours = one.encode_prompts(prompts)
+    with torch.no_grad():
+        theirs, uncond = one.pipeline.encode_prompt(prompts, "cpu", 1, True)
+    assert ours.shape == (5, 24, 32)
+    assert not ours.requires_grad
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    empty = one.encode_prompts([""] * 5)
+    torch.testing.assert_close(empty, uncond, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(one.encode_prompts(""), empty[:1], rtol=1e-5, atol=1e-6)
+    single = one.encode_prompts(PROMPTS[0])
+    torch.testing.assert_close(single, ours[:1], rtol=1e-5, atol=1e-6)
+    assert max_error(one.encode_prompts(tuple(prompts)), ours) == 0
+
+
+def test_images_to_latents_and_back(model):
+    vae = model.pipeline.vae
+    images = 2 * torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(0)) - 1
+    latents = model.encode_images(images, batch=2)
+    assert latents.shape == (5, 4, 8, 8)
+    assert not latents.requires_grad
+    with torch.no_grad():
+        expected = 0.6 * vae.encode(images).latent_dist.mean
+    torch.testing.assert_close(latents, expected, rtol=1e-4, atol=1e-5)
+    decoded = model.decode(latents, batch=3)
+    assert decoded.shape == (5, 3, 32, 32)
+    assert not decoded.requires_grad
+    with torch.no_grad():
+        raw = vae.decode(latents / 0.6).sample
+        far = vae.decode(100 * latents / 0.6).sample
+    torch.testing.assert_close(decoded, raw.clamp(-1, 1), rtol=1e-4, atol=1e-5)
+    assert far.abs().max() > 1  # else clipping would not show
+    clipped = model.decode(100 * latents)
+    torch.testing.assert_close(clipped, far.clamp(-1, 1), rtol=1e-3, atol=1e-4)
+
+
+def test_the_network_is_the_unet(one):
+    x, t = draw_noise(one, 2), torch.tensor([17, 801])
+    cond = one.encode_prompts(PROMPTS[:2])
+    output = one.network(x, t, cond)
+    expected = one.pipeline.unet(x, t, cond, return_dict=False)[0]
+    torch.testing.assert_close(output, expected)
+    assert output.requires_grad  # it can be trained through
+
+
+def test_guidance_asks_once_for_both(one):
+    seen = []
+    handle = one.pipeline.unet.register_forward_pre_hook(
+        lambda module, inputs: seen.append(len(inputs[0]))
+    )
+    x, here = draw_noise(one, 3), one.schedule(500)
+    try:
+        with torch.no_grad():
+            plain = one.predictor(PROMPTS)(x, here)
+            guided = one.predictor(PROMPTS, 2.0)(x, here)
+            empty = one.predictor([""] * 3)(x, here)
+    finally:
+        handle.remove()
+    assert seen == [3, 6, 3]
+    assert max_error(guided.eps, plain.eps + 2 * (plain.eps - empty.eps)) < 1e-5
+    assert max_error(guided.x0, plain.x0 + 2 * (plain.x0 - empty.x0)) < 1e-4
+
+
+def test_noise_comes_from_the_generator_alone(one):
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    first = draw_noise(one, 200, seed=5)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.rand(3)
+    assert torch.equal(draw_noise(one, 200, seed=5), first)
+    assert not torch.equal(draw_noise(one, 200, seed=6), first)
+    assert first.shape == (200, 4, 8, 8)
+    assert first.dtype == torch.float32
+    assert first.mean().item() == pytest.approx(0, abs=0.02)
+    assert first.std().item() == pytest.approx(1, abs=0.02)
+    # As diffusers' pipeline draws it.
+    theirs = one.pipeline.prepare_latents(
+        200, 4, 32, 32, torch.float32, torch.device("cpu"), torch.Generator().manual_seed(5)
+    )
+    if theirs.shape == first.shape:
+        assert torch.equal(first, theirs)
+
+
+def test_a_rectangular_latent():
+    """sample_size may be a pair of height and width."""
+    pipeline = tiny_pipeline()
+    pipeline.unet.register_to_config(sample_size=[8, 4])
+    model = LatentDiffusion(pipeline)
+    assert model.latent_shape == (4, 8, 4)
+    assert draw_noise(model, 2).shape == (2, 4, 8, 4)
+
+
+# -------------------------------------------------------------------- wrong input
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder", "tokenizer", "unet", "scheduler"])
+def test_a_missing_part(part, one):
+    names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+    parts = {name: getattr(one.pipeline, name) for name in names}
+    message = rf"a SimpleNamespace without {part} was passed in; allowed: a pipeline with vae, "
+    with pytest.raises(ValueError, match=message):
+        LatentDiffusion(SimpleNamespace(**{**parts, part: None}))
+    del parts[part]
+    with pytest.raises(ValueError, match=message):
+        LatentDiffusion(SimpleNamespace(**parts))
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.0])
+def test_a_wrong_count_of_noise(count, one):
+    with pytest.raises(ValueError, match=rf"count is {count}; allowed: an integer >= 1"):
+        one.draw_noise(count, torch.Generator())
