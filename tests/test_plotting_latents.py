@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib import colormaps
 
 from slam_edu.plotting import latents as plots
 from slam_edu.plotting.latents import _as_images
@@ -106,8 +107,11 @@ def test_attention_is_relative_to_the_words_mean_and_effects_to_their_largest():
     # Equal in shares of the mean, so of one colour, whichever word it is.
     assert np.allclose(sheet[top, first], sheet[top + 31, second], atol=0.02)
     assert np.allclose(sheet[top, first + 31], sheet[top + 31, second + 31], atol=0.02)
-    assert sheet[top, first].sum() > sheet[top + 16, first].sum() > sheet[top, first + 31].sum()
-    assert sheet[top, third].sum() > sheet[top, third + 31].sum()
+    brightest, middle, darkest = (colormaps["magma"](share)[:3] for share in (1.0, 0.5, 0.0))
+    assert np.allclose(sheet[top, first], brightest, atol=0.02)
+    assert np.allclose(sheet[top + 16, first], middle, atol=0.02)
+    assert np.allclose(sheet[top, first + 31], darkest, atol=0.02)
+    assert np.allclose(sheet[top, third], brightest, atol=0.02)
     assert np.allclose(sheet[low, third], sheet[top, third + 31])
 
 

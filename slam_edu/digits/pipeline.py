@@ -44,6 +44,7 @@ def load_pipeline(folder: str | os.PathLike[str] | None = None) -> StableDiffusi
     check_files(folder)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
+        import transformers  # noqa: F401 - diffusers would miss it later, and say less
         from diffusers import StableDiffusionPipeline
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(

@@ -19,6 +19,7 @@ from slam_edu.plotting.base import COLORS, CourseFigure, figure, paths, plane, p
 from slam_edu.plotting.digits import mosaic, show_mosaic
 from slam_edu.plotting.solvers import NAMES
 
+_DPI = 96
 _GAP = 3  # white pixels between two images of 32
 _LATENT_LIMIT = 3.0  # a latent has about unit variance
 _SOLVERS = {
@@ -53,7 +54,7 @@ def image_rows(
     alt: str,
     title: str = "",
     columns: Sequence[str] = (),
-    size: float = 0.78,
+    scale: int = 2,
     gaps: Sequence[int] = (),
 ) -> CourseFigure:
     """Rows of images, each with its name on the left.
@@ -64,7 +65,7 @@ def image_rows(
         title: over all of them.
         columns: names of the columns, written over the first row, in one line or more; none by
             default.
-        size: width of an image in inches.
+        scale: pixels of the screen for one of the image, in each direction.
         gaps: columns, counted from 0, before which there is twice the gap.
 
     Raises:
@@ -85,12 +86,15 @@ def image_rows(
     for column in sorted(gaps, reverse=True):
         canvas = np.insert(canvas, [column * pitch] * _GAP, 1.0, axis=1)
         starts = [start + _GAP * (i >= column) for i, start in enumerate(starts)]
-    label = 0.085 * max(map(len, rows))
+    # A whole number of the screen's pixels for each of the image's, or they would differ in size.
     lines = max((1 + name.count("\n") for name in columns), default=0)
-    extra = 0.06 + 0.16 * lines + (0.28 if title else 0.0)
-    fig, (ax,) = figure(
-        size=(size * canvas.shape[1] / pitch + label, size * len(rows) + extra), alt=alt
-    )
+    high, wide = scale * canvas.shape[0], scale * canvas.shape[1]
+    left = 12 + 7 * max(map(len, rows))
+    top = 6 + 15 * lines + (22 if title else 0)
+    right, bottom = 8, 4
+    size = (left + wide + right, bottom + high + top)
+    fig = CourseFigure(figsize=(size[0] / _DPI, size[1] / _DPI), dpi=_DPI, alt=alt)
+    ax = fig.add_axes((left / size[0], bottom / size[1], wide / size[0], high / size[1]))
     ax.imshow(canvas, interpolation="nearest")
     middles = [_GAP + i * (height + _GAP) + (height - 1) / 2 for i in range(len(rows))]
     ax.set_yticks(middles, list(rows))
@@ -99,7 +103,7 @@ def image_rows(
     ax.tick_params(length=0, labelsize=9)
     ax.spines[:].set_visible(False)
     if title:
-        ax.set_title(title, fontsize=10)
+        ax.set_title(title, fontsize=10, pad=8 + 11 * lines)
     return fig
 
 
@@ -132,7 +136,7 @@ def latent_channels(images: Tensor, latents: Tensor, decoded: Tensor) -> CourseF
     return image_rows(
         rows,
         columns=names,
-        size=0.95,
+        scale=3,
         gaps=(1, channels + 1),
         alt=f"{len(images)} rows. Left a coloured digit, then the {channels} channels of its "
         f"latent as coarse grey pictures in which the digit's place and shape can be made out, "
@@ -167,7 +171,6 @@ def word_maps(
         columns=["image", *attention, *effects],
         title=f"attention, {contrast:.0%} below to above a word's mean; "
         "change of the guess when a word changes",
-        size=0.95,
         gaps=(1, 1 + len(attention)),
         alt=f"{len(images)} rows: an image, then coarse maps. The first {len(attention)} show "
         f"the attention to {_listed(attention)}, the others what changes with {_listed(effects)}; "
@@ -195,7 +198,7 @@ def guided_planes(
     """
     fig, axes = figure(
         len(panels),
-        size=(2.9, 3.15),
+        size=(2.5, 2.75),
         alt=f"Panels for {', '.join(panels)}. Grey clusters on a ring, the three that are asked "
         f"for darker. Green trajectories lead from the middle to them; with larger w the ends "
         f"crowd into the middle one of the three and leave its neighbours.",
@@ -213,7 +216,7 @@ def guided_planes(
 
 
 def latent_bends(timesteps: Tensor, change: Mapping[str, Tensor], alt: str) -> CourseFigure:
-    """Change of slope over each sub-path, and which share of it has happened.
+    """Change of slope over each sub-path, median over the paths, and which share has happened.
 
     Args:
         timesteps: ends of the sub-paths, falling, shape (n + 1,).
@@ -223,16 +226,15 @@ def latent_bends(timesteps: Tensor, change: Mapping[str, Tensor], alt: str) -> C
     fig, (left, right) = figure(2, size=(4.3, 3.1), alt=alt)
     starts = timesteps[:-1]
     for (name, value), (style, color) in zip(change.items(), _GUIDED, strict=False):
-        low, middle, high = value.quantile(value.new_tensor([0.1, 0.5, 0.9]), dim=1)
-        left.fill_between(starts, low, high, color=color, alpha=0.15, lw=0)
-        left.plot(starts, middle, style, color=color, lw=1.8, label=name)
+        left.plot(starts, value.median(dim=1).values, style, color=color, lw=1.8, label=name)
         bent = value.mean(dim=1).cumsum(0)
         right.plot(timesteps[1:], 100 * bent / bent[-1], style, color=color, lw=1.8, label=name)
-    left.set(ylim=(0, None))
+    left.set(yscale="log")
+    left.yaxis.set_major_formatter(ScalarFormatter())
     left.set_title("change of slope per sub-path", fontsize=10)
     right.set(ylim=(0, 102))
     right.set_title("share of it that has happened, per cent", fontsize=10)
-    left.legend(frameon=False, fontsize=9, loc="upper left")
+    left.legend(frameon=False, fontsize=9, loc="upper center", ncols=2)
     for ax in (left, right):
         ax.set(xlim=(timesteps[0].item(), 0), xlabel="timestep t")
         _open(ax)

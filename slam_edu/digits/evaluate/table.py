@@ -23,7 +23,7 @@ from slam_edu.sd.components import LatentDiffusion
 
 SAMPLERS = ("ddim", "dpmpp_2m")
 #: Guidance w of the trade-off at 50 DDIM steps; diffusers' guidance_scale is w + 1.
-GUIDANCES = (0.0, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0)
+GUIDANCES = (0.0, 0.5, 1.0, 2.0, 3.0)
 STEPS = (1, 2, 4, 8, 16)
 NOISE_SEED = 2024
 
