@@ -5,4 +5,6 @@
 - ``solvers``: solvers in few steps (lesson 02)
 - ``consistency``: composed hops against the exact map (lesson 03)
 - ``subpaths``: a sub-path beside its chord (lesson 04)
+- ``distillation``: students of a live ablation (lesson 05)
+- ``latents``: prompt, guidance, steps and seed of the shipped teacher (lesson 06)
 """

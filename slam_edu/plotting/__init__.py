@@ -6,6 +6,9 @@
 - ``solvers``: few steps, orders, errors (lesson 02)
 - ``consistency``: boundary, training, errors that add up (lesson 03)
 - ``subpaths``: sub-paths, chords and levels between, what is taught (lesson 04)
+- ``students``, ``study``: students against the exact map, the study's figures (lesson 05)
+- ``latents``: images, latents, words and guidance (lesson 06)
+- ``digits``: grids of drawn digits, the shipped teacher's table
 """
 
 from slam_edu.plotting.base import (
