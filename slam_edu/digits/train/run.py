@@ -133,7 +133,7 @@ def _write_config(path: Path, config: Any) -> None:
 def _append(path: Path, row: tuple[float, ...]) -> None:
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         if new:
             writer.writerow(COLUMNS)
         writer.writerow([row[0], *(f"{value:.6g}" for value in row[1:])])
@@ -146,7 +146,7 @@ def _shorten_log(path: Path, update: int) -> float:
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if int(row["update"]) <= update]
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     return float(rows[-1]["seconds"]) if rows else 0.0
