@@ -32,8 +32,15 @@ LATENT_CHANNELS, LATENT_SIZE = 4, 8
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def _seeded(build: Callable[[], Module], seed: int) -> Module:
-    # Layers draw their weights from torch's global state and take no generator.
+def seeded(build: Callable[[], Module], seed: int) -> Module:
+    """What ``build`` makes when torch's random state is that of ``seed``, which is then put back.
+
+    Layers draw their weights from torch's global state and take no generator.
+
+    Args:
+        build: makes a module.
+        seed: of its initial weights.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build()
@@ -51,7 +58,7 @@ def build_vae(
     """
     from diffusers import AutoencoderKL
 
-    return _seeded(
+    return seeded(
         lambda: AutoencoderKL(
             sample_size=32,
             latent_channels=LATENT_CHANNELS,
@@ -141,7 +148,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer, seed: int = 0, width: int = 128
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    return _seeded(lambda: CLIPTextModel(config), seed)
+    return seeded(lambda: CLIPTextModel(config), seed)
 
 
 def build_unet(
@@ -157,7 +164,7 @@ def build_unet(
     """
     from diffusers import UNet2DConditionModel
 
-    return _seeded(
+    return seeded(
         lambda: UNet2DConditionModel(
             sample_size=LATENT_SIZE,
             block_out_channels=channels,

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from slam_edu.digits.classifier import DigitClassifier
 from slam_edu.digits.data import CaptionedDigits
-from slam_edu.digits.networks import _seeded
+from slam_edu.digits.networks import seeded
 from slam_edu.digits.train.run import run_training
 from slam_edu.training import TrainConfig
 
@@ -47,7 +47,7 @@ def train_classifier(folder: Path, config: ClassifierConfig | None = None) -> Di
     config = config or ClassifierConfig()
     data = CaptionedDigits("train")
     held_out = CaptionedDigits("test").batch(range(2000), seed=1)
-    network = _seeded(lambda: DigitClassifier(config.channels), config.seed)
+    network = seeded(lambda: DigitClassifier(config.channels), config.seed)
 
     def loss_of_batch(generator: torch.Generator) -> Tensor:
         index = torch.randint(len(data), (config.batch,), generator=generator)
