@@ -21,8 +21,8 @@ nothing fails when it is missed, because a machine shared with others may miss a
 - **method**: one update of SLAM against one of consistency distillation, both by the library.
 
 ``digits``: what made the training of :mod:`slam_edu.digits` fast. One update of the digits' UNet
-and text encoder (batch 64, one thread unless ``--threads`` says more) in other ways, against the way
-that was chosen; a ratio below 1 says that the other way is faster. There is no target.
+and text encoder (batch 64, one thread unless ``--threads`` says more) in other ways, against the
+way that was chosen; a ratio below 1 says that the other way is faster. There is no target.
 """
 
 from __future__ import annotations
