@@ -41,13 +41,6 @@ def test_the_prompt_grid_names_rows_and_columns():
     assert "zero, one, two" in fig.alt
 
 
-def test_few_steps_has_a_row_for_each_way():
-    fig = plots.few_steps({"50 steps": images(4), "2 steps": images(4, 1)}, list("abcd"))
-    assert [ax.get_yticklabels()[0].get_text() for ax in fig.axes] == ["50 steps", "2 steps"]
-    shown = fig.axes[1].get_images()[0].get_array()
-    np.testing.assert_allclose(shown, plots.mosaic(images(4, 1), 4).numpy())
-
-
 def test_the_trade_off_shows_its_values_and_says_where_the_least_is():
     rows = [
         (Setting(guidance=3.0), scores(1.0, 40.0)),

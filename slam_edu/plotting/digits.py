@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import NullLocator
 from torch import Tensor
 
 from slam_edu.digits.evaluate.scores import Scores
@@ -60,8 +62,9 @@ def prompt_grid(images: Tensor, rows: Sequence[str], columns: Sequence[str]) -> 
         columns: names of the columns, two words each at most.
     """
     n, m = len(rows), len(columns)
-    alt = f"{n} by {m} drawn digits: {', '.join(rows)} by {', '.join(columns)}."
-    fig, (ax,) = figure(size=(0.78 * m + 0.6, 0.78 * n + 0.7), alt=alt)
+    names = [name.replace("\n", " ") for name in columns]
+    alt = f"{n} by {m} drawn digits: {', '.join(rows)} by {', '.join(names)}."
+    fig, (ax,) = figure(size=(0.78 * m + 0.1 * max(map(len, rows)), 0.78 * n + 0.7), alt=alt)
     gap, size = 2, images.shape[-1]
     ax.imshow(mosaic(images, m, gap).numpy(), interpolation="nearest")
     ax.set_xticks([gap + (size + gap) * i + (size - 1) / 2 for i in range(m)], columns, fontsize=8)
@@ -70,26 +73,6 @@ def prompt_grid(images: Tensor, rows: Sequence[str], columns: Sequence[str]) -> 
     ax.tick_params(length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)
-    return fig
-
-
-def few_steps(rows: Mapping[str, Tensor], prompts: Sequence[str]) -> CourseFigure:
-    """The same noise drawn in different ways, one row each.
-
-    Args:
-        rows: name of the row to its images, of shape (len(prompts), 3, H, W), in [-1, 1].
-        prompts: what the columns were asked for, said in the alternative text.
-    """
-    m = len(prompts)
-    alt = "Rows: " + ", ".join(rows) + ". Columns: " + ", ".join(prompts) + "."
-    fig, axes = figure(1, len(rows), size=(0.7 * m + 1.9, 0.78), alt=alt)
-    for ax, (name, images) in zip(axes, rows.items(), strict=True):
-        ax.imshow(mosaic(images, m).numpy(), interpolation="nearest")
-        ax.set_xticks([])
-        ax.set_yticks([2 + (images.shape[-2] - 1) / 2], [name], fontsize=9)
-        ax.tick_params(length=0)
-        for spine in ax.spines.values():
-            spine.set_visible(False)
     return fig
 
 
@@ -121,7 +104,7 @@ def trade_off(rows: Sequence[tuple[Setting, Scores]], floor: Scores) -> CourseFi
     right.axhline(
         5 * floor.frechet, color=COLORS["noise"], linestyle="--", label="five times real images'"
     )
-    right.set_yscale("log")
+    _plain_log(right.yaxis, (0.2, 0.3, 0.5, 1, 2, 3, 5))
     right.set_ylabel("Fréchet distance")
     right.set_title("Distance to held-out real images", fontsize=10)
     for ax in (left, right):
@@ -150,10 +133,17 @@ def steps_curve(rows: Sequence[tuple[Setting, Scores]], floor: Scores) -> Course
     left.set_ylabel("all right, %")
     right.set_ylabel("Fréchet distance")
     right.axhline(floor.frechet, color=COLORS["data"], linestyle=":", label="real images")
-    right.set_yscale("log")
+    _plain_log(right.yaxis, (0.3, 1, 3, 10, 30))
     for ax in (left, right):
-        ax.set_xscale("log", base=2)
+        _plain_log(ax.xaxis, (2, 4, 8, 16, 32, 100))
         ax.set_xlabel("network calls (guidance takes two a step)")
         ax.legend(fontsize=8, frameon=False)
         ax.grid(alpha=0.2)
     return fig
+
+
+def _plain_log(axis: Axis, ticks: Sequence[float]) -> None:
+    """A logarithmic axis with these ticks, as plain numbers."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_minor_locator(NullLocator())

@@ -23,8 +23,7 @@ WAYS = (
     ("DDIM, 8", "ddim", 8),
     ("DDIM, 4", "ddim", 4),
     ("DDIM, 2", "ddim", 2),
-    ("DPM-Solver++, 4", "dpmpp_2m", 4),
-    ("DPM-Solver++, 2", "dpmpp_2m", 2),
+    ("DPM++ 2M, 4", "dpmpp_2m", 4),
 )
 SEED = 1
 
@@ -60,9 +59,10 @@ def write_figures(
     trade_off = [row for row in rows if row[0].steps == 50 and row[0].sampler == "ddim"]
     curves = [row for row in rows if row[0].guidance == guidance]
     columns = [f"{stroke} on\n{background}" for stroke, background in COLUMNS]
+    asked = [f"{stroke} {i}\non {background}" for i, (stroke, background) in enumerate(COLUMNS)]
     figures = {
         "grid": plots.prompt_grid(grid, WORDS, columns),
-        "few_steps": plots.few_steps(few, [prompts[i] for i in diagonal]),
+        "few_steps": plots.prompt_grid(torch.cat(list(few.values())), list(few), asked),
         "trade_off": plots.trade_off(trade_off, floor),
         "steps": plots.steps_curve(curves, floor),
     }
