@@ -399,8 +399,8 @@ def digits_update(
         build_text_encoder,
         build_tokenizer,
         build_unet,
-        token_ids,
     )
+    from slam_edu.sd.components import token_ids
 
     tokenizer = build_tokenizer()
     unet = build_unet(channels=channels)

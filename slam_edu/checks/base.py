@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -74,6 +74,27 @@ def require(condition: bool, sentence: str) -> None:
     """Raise :class:`Wrong` with the sentence unless the condition holds."""
     if not condition:
         raise Wrong(sentence)
+
+
+def require_function(answer: object) -> None:
+    """Require something that can be called."""
+    require(
+        callable(answer),
+        f"The check was given a {type(answer).__name__}; give it your function, by name alone.",
+    )
+
+
+def refuse(
+    answer: Tensor,
+    mistakes: Sequence[tuple[Tensor, str]],
+    *,
+    rtol: float = 1e-4,
+    atol: float = 1e-5,
+) -> None:
+    """Raise :class:`Wrong` with the sentence of the mistake that gives exactly this answer."""
+    for wrong, sentence in mistakes:
+        if torch.allclose(answer.detach().to(wrong), wrong, rtol=rtol, atol=atol):
+            raise Wrong(sentence)
 
 
 def require_shape(answer: object, shape: tuple[int, ...], what: str) -> Tensor:

@@ -7,7 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from slam_edu.checks.base import Wrong, exercise, require, require_close, require_shape
+from slam_edu.checks.base import (
+    Wrong,
+    exercise,
+    require,
+    require_close,
+    require_function,
+    require_shape,
+)
 from slam_edu.prediction import Prediction
 from slam_edu.schedule import Level, NoiseSchedule
 from slam_edu.solver import ddim_step
@@ -24,7 +31,7 @@ def denoiser(answer: Callable[[Tensor, Tensor, Level], Tensor]) -> str:
 
     Held against the exact posterior mean of a mixture that is not the lesson's.
     """
-    _require_function(answer)
+    require_function(answer)
     mixture = spiral(components=12, dtype=_F64)
     # alpha, sigma, their squares and rho all differ here, so that mistakes can be told apart.
     level = NoiseSchedule.stable_diffusion(_F64)(300)
@@ -108,7 +115,7 @@ def euler_step(answer: Callable[[Tensor, Tensor, Level, Level], Tensor]) -> str:
 
     Held against :func:`slam_edu.solver.ddim_step`, which is the same step by other algebra.
     """
-    _require_function(answer)
+    require_function(answer)
     schedule = NoiseSchedule.stable_diffusion(_F64)
     t, s = schedule(700), schedule(400)
     mixture = spiral(components=12, dtype=_F64)
@@ -201,14 +208,6 @@ def euler_step(answer: Callable[[Tensor, Tensor, Level, Level], Tensor]) -> str:
         "level as they are, and do not compute one from the other.",
     )
     return "One straight step along dz/drho. Lesson 02 asks how far such a step can be trusted."
-
-
-def _require_function(answer: object) -> None:
-    if not callable(answer):
-        raise Wrong(
-            f"The check is given a {type(answer).__name__}; give it your function itself, by "
-            "name and without parentheses behind it."
-        )
 
 
 def _noisy(mixture: GaussianMixture, level: Level) -> tuple[Tensor, Tensor]:

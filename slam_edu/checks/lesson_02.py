@@ -7,7 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from slam_edu.checks.base import Wrong, exercise, require, require_close, require_shape
+from slam_edu.checks.base import (
+    exercise,
+    refuse,
+    require,
+    require_close,
+    require_function,
+    require_shape,
+)
 from slam_edu.schedule import Level, NoiseSchedule
 from slam_edu.toy import two_moons
 
@@ -21,24 +28,6 @@ def _levels() -> tuple[Level, Level]:
     return schedule(600), schedule(250)
 
 
-def _agree(answer: Tensor, other: Tensor) -> bool:
-    return torch.allclose(answer.to(other), other, **_CLOSE)
-
-
-def _refuse(answer: Tensor, mistakes: tuple[tuple[Tensor, str], ...]) -> None:
-    """Raise with the sentence of the mistake that gives exactly this answer, if there is one."""
-    for wrong, sentence in mistakes:
-        if _agree(answer, wrong):
-            raise Wrong(sentence)
-
-
-def _require_function(answer: object) -> None:
-    require(
-        callable(answer),
-        f"The check was given a {type(answer).__name__}; give it your function, by name alone.",
-    )
-
-
 @exercise("Exercise 1, one DDIM step")
 def ddim(answer: Callable[[Tensor, Tensor, Level, Level], Tensor]) -> str:
     """``answer(x, eps, level_t, level_s) -> x_s`` of shape ``(B, 2)``; levels of shape ``()``."""
@@ -46,7 +35,7 @@ def ddim(answer: Callable[[Tensor, Tensor, Level, Level], Tensor]) -> str:
     x = torch.randn(_COUNT, 2, generator=generator, dtype=torch.float64)
     eps = torch.randn(_COUNT, 2, generator=generator, dtype=torch.float64)
     t, s = _levels()
-    _require_function(answer)
+    require_function(answer)
     before = x.clone(), eps.clone()
     x_s = require_shape(answer(x, eps, t, s), (_COUNT, 2), "What your function returns")
     require(
@@ -61,7 +50,7 @@ def ddim(answer: Callable[[Tensor, Tensor, Level, Level], Tensor]) -> str:
     )
     x0 = (x - t.sigma * eps) / t.alpha
     z_s = x0 + s.rho * eps
-    _refuse(
+    refuse(
         x_s,
         (
             (x0, "This is the clean sample x0. One thing is left: noise it again, to level s."),
@@ -92,6 +81,7 @@ def ddim(answer: Callable[[Tensor, Tensor, Level, Level], Tensor]) -> str:
             (x + (s.rho - t.rho) * eps, "rho is used, but on x: the equation dz/drho = eps holds "
              "for z = x/alpha."),
         ),
+        **_CLOSE,
     )  # fmt: skip
     require_close(
         x_s,
@@ -123,7 +113,7 @@ def heun(answer: Callable[[Callable[..., Tensor], Tensor, Level, Level], Tensor]
     before = x.clone()
     t, s = _levels()
     slope = _Slope()
-    _require_function(answer)
+    require_function(answer)
     returned = answer(slope, x, t, s)
     calls = slope.calls
     x_s = require_shape(returned, (_COUNT, 2), "What your function returns")
@@ -141,7 +131,7 @@ def heun(answer: Callable[[Callable[..., Tensor], Tensor, Level, Level], Tensor]
     half = Level.from_rho((t.rho + s.rho) / 2)
     middle = slope(euler(x, eps_t, t, half), half)
     right = euler(x, (eps_t + eps_s) / 2)
-    _refuse(
+    refuse(
         x_s,
         (
             (there, "This is the Euler step. Look again where it ended, and average the slopes."),
@@ -163,6 +153,7 @@ def heun(answer: Callable[[Callable[..., Tensor], Tensor, Level, Level], Tensor]
             ((there + euler(there, eps_s)) / 2, "You average two positions. Average the two "
              "slopes, then take one step from x."),
         ),
+        **_CLOSE,
     )  # fmt: skip
     require_close(
         x_s,

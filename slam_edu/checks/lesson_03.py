@@ -8,30 +8,19 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from slam_edu.checks.base import Wrong, exercise, require, require_close, require_shape
+from slam_edu.checks.base import (
+    exercise,
+    refuse,
+    require,
+    require_close,
+    require_function,
+    require_shape,
+)
 from slam_edu.consistency import boundary_scalings
 from slam_edu.schedule import Level, NoiseSchedule
 
 _COUNT = 60
 _CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # answers are float32
-
-
-def _agree(answer: Tensor, other: Tensor) -> bool:
-    return torch.allclose(answer.detach().to(other), other, **_CLOSE)
-
-
-def _refuse(answer: Tensor, mistakes: tuple[tuple[Tensor, str], ...]) -> None:
-    """Raise with the sentence of the mistake that gives exactly this answer, if there is one."""
-    for wrong, sentence in mistakes:
-        if _agree(answer, wrong):
-            raise Wrong(sentence)
-
-
-def _require_function(answer: object) -> None:
-    require(
-        callable(answer),
-        f"The check was given a {type(answer).__name__}; give it your function, by name alone.",
-    )
 
 
 # -------------------------------------------------------------------- exercise 1
@@ -40,7 +29,7 @@ def _require_function(answer: object) -> None:
 @exercise("Exercise 1, the consistency function")
 def consistency(answer: Callable[[Tensor, Tensor, Tensor, Level], Tensor]) -> str:
     """``answer(x, v, t, level) -> f`` of shape ``(B, 2)``; t and the level of shape ``(B, 1)``."""
-    _require_function(answer)
+    require_function(answer)
     generator = torch.Generator().manual_seed(31)
     x = torch.randn(_COUNT, 2, generator=generator)
     v = torch.randn(_COUNT, 2, generator=generator)
@@ -60,7 +49,7 @@ def consistency(answer: Callable[[Tensor, Tensor, Tensor, Level], Tensor]) -> st
     tau = 10 * t
     total = tau**2 + 0.25
     bare = boundary_scalings(t, timestep_scaling=1.0)
-    _refuse(
+    refuse(
         f,
         (
             (x0, "This is the network's clean sample alone. At t = 0 the answer has to be x, "
@@ -86,6 +75,7 @@ def consistency(answer: Callable[[Tensor, Tensor, Tensor, Level], Tensor]) -> st
             (skip * x, "The network's part is missing: c_out times the clean sample."),
             (out * x0, "The part of x is missing: c_skip times x."),
         ),
+        **_CLOSE,
     )  # fmt: skip
     require_close(
         f,
@@ -115,7 +105,7 @@ class _Probe(nn.Module):
 @exercise("Exercise 2, the target")
 def target(answer: Callable[..., Tensor]) -> str:
     """``answer(x_t, t, s, teacher, student, target) -> y`` of shape ``(B, 2)``."""
-    _require_function(answer)
+    require_function(answer)
     schedule = NoiseSchedule.stable_diffusion()
     grid = schedule.subpaths(10)
     generator = torch.Generator().manual_seed(32)
@@ -179,7 +169,7 @@ def target(answer: Callable[..., Tensor]) -> str:
             (f(teacher, x_s, s), "The teacher is asked at s for the end of the path, of which it "
              "knows the slope alone. Ask the target network."),
         )  # fmt: skip
-    _refuse(y, mistakes)
+    refuse(y, mistakes, **_CLOSE)
     require_close(
         y.detach(),
         right,
@@ -210,7 +200,7 @@ def _pair() -> tuple[nn.Module, nn.Module]:
 @exercise("Exercise 3, the moving average")
 def average(answer: Callable[[nn.Module, nn.Module, float], object]) -> str:
     """``answer(target, student, rate)`` changes the target's parameters in place."""
-    _require_function(answer)
+    require_function(answer)
     for rate in (0.9, 0.6):
         _one_average(answer, rate)
     return "The target keeps its share and takes the rest from the student, in place."
@@ -264,7 +254,7 @@ def _one_average(answer: Callable[[nn.Module, nn.Module, float], object], rate: 
         for other in (0.9, 0.95, 0.99)
         if other != rate
     )
-    _refuse(
+    refuse(
         flat(now),
         (
             (r * b + (1 - r) * a, "The wrong way round: the target keeps the share `rate` of "
@@ -281,6 +271,7 @@ def _one_average(answer: Callable[[nn.Module, nn.Module, float], object], rate: 
             ((a + b) / 2, "This is the plain mean; the target keeps the share `rate`."),
             *fixed,
         ),
+        **_CLOSE,
     )  # fmt: skip
     require_close(
         flat(now),

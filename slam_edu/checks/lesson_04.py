@@ -7,7 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from slam_edu.checks.base import Wrong, exercise, require, require_close, require_shape
+from slam_edu.checks.base import (
+    exercise,
+    refuse,
+    require,
+    require_close,
+    require_function,
+    require_shape,
+)
 from slam_edu.schedule import Level, NoiseSchedule
 from slam_edu.subpath import chord_point, sub_level
 from slam_edu.toy import two_moons
@@ -22,20 +29,6 @@ def _levels() -> tuple[Level, Level]:
     return schedule(600), schedule(250)
 
 
-def _refuse(answer: Tensor, mistakes: tuple[tuple[Tensor, str], ...]) -> None:
-    """Raise with the sentence of the mistake that gives exactly this answer, if there is one."""
-    for wrong, sentence in mistakes:
-        if torch.allclose(answer.to(wrong), wrong.expand_as(answer), **_CLOSE):
-            raise Wrong(sentence)
-
-
-def _require_function(answer: object) -> None:
-    require(
-        callable(answer),
-        f"The check was given a {type(answer).__name__}; give it your function, by name alone.",
-    )
-
-
 # -------------------------------------------------------------------- exercise 1
 
 
@@ -46,7 +39,7 @@ def interpolate(answer: Callable[[Tensor, Tensor, Level, Level, Tensor], Tensor]
     x_t, x_s = torch.randn(2, _COUNT, 2, generator=generator, dtype=torch.float64)
     g = torch.rand(_COUNT, 1, generator=generator, dtype=torch.float64)
     t, s = _levels()
-    _require_function(answer)
+    require_function(answer)
     before = x_t.clone(), x_s.clone(), g.clone()
     x = require_shape(answer(x_t, x_s, t, s, g), (_COUNT, 2), "What your function returns")
     require(
@@ -56,7 +49,7 @@ def interpolate(answer: Callable[[Tensor, Tensor, Level, Level, Tensor], Tensor]
     a = t.alpha / s.alpha
     right = g * x_t + (1 - g) * a * x_s
     scale = g * t.alpha + (1 - g) * s.alpha
-    _refuse(
+    refuse(
         x,
         (
             (g * x_t + (1 - g) * x_s, "The drift factor is missing: x_s has more data in it than "
@@ -92,6 +85,7 @@ def interpolate(answer: Callable[[Tensor, Tensor, Level, Level, Tensor], Tensor]
             (x_t, "This is x_t for every gamma."),
             (a * x_s, "This is a x_s for every gamma, the clean end of the chord."),
         ),
+        **_CLOSE,
     )  # fmt: skip
     require_close(
         x,
@@ -111,7 +105,7 @@ def chord_sigma(answer: Callable[[Level, Level, Tensor], Tensor]) -> str:
     """``answer(level_t, level_s, gamma) -> sigma_gamma`` of shape ``(n,)``; levels ``()``."""
     g = torch.linspace(0.05, 0.95, 10, dtype=torch.float64)
     t, s = _levels()
-    _require_function(answer)
+    require_function(answer)
     before = g.clone()
     sigma = require_shape(answer(t, s, g), (10,), "What your function returns")
     require(
@@ -122,7 +116,7 @@ def chord_sigma(answer: Callable[[Level, Level, Tensor], Tensor]) -> str:
     clean, noisy = a * s.sigma, t.sigma
     right = g * noisy + (1 - g) * clean
     markov = clean**2 + g**2 * (noisy**2 - clean**2)
-    _refuse(
+    refuse(
         sigma,
         (
             (g * noisy + (1 - g) * s.sigma, "The factor a is missing: the clean end of the chord "
@@ -163,6 +157,7 @@ def chord_sigma(answer: Callable[[Level, Level, Tensor], Tensor]) -> str:
             (a * g * noisy + (1 - a) * clean, "a and gamma are mixed up in the weights: they are "
              "gamma and 1 - gamma."),
         ),
+        **_CLOSE,
     )  # fmt: skip
     require_close(
         sigma,
@@ -208,7 +203,7 @@ def data_guess(answer: Callable[[Callable[..., Tensor], Tensor, Level], Tensor])
     x = chord_point(x_t, x_s, t, s, gamma)
     level = sub_level(t, s, gamma, "linear")
     network = _Network()
-    _require_function(answer)
+    require_function(answer)
     before = x.clone()
     returned = answer(network, x, level)
     calls = network.calls
@@ -255,7 +250,7 @@ def data_guess(answer: Callable[[Callable[..., Tensor], Tensor, Level], Tensor])
     for wrong, sentence in askings:
         mistakes.append(((x - level.sigma * wrong) / level.alpha, sentence))
         mistakes.append(((x / n - unit.sigma * wrong) / unit.alpha, sentence))
-    _refuse(guess, tuple(mistakes))
+    refuse(guess, tuple(mistakes), **_CLOSE)
     require_close(
         guess,
         right,

@@ -9,18 +9,11 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from slam_edu.checks.base import Wrong, exercise, require, require_shape
+from slam_edu.checks.base import Wrong, exercise, require, require_function, require_shape
 from slam_edu.prediction import add_noise
 from slam_edu.schedule import Level, NoiseSchedule
 
 _CLOSE = {"rtol": 1e-5, "atol": 1e-7}
-
-
-def _require_function(answer: object) -> None:
-    require(
-        callable(answer),
-        f"The check was given a {type(answer).__name__}; give it your function, by name alone.",
-    )
 
 
 # -------------------------------------------------------------------- exercise 1
@@ -44,7 +37,7 @@ def loss(answer: Callable[..., Tensor]) -> str:
 
     ``student`` and ``target`` are consistency functions ``f(x, level)`` of shape ``(B, 2)``.
     """
-    _require_function(answer)
+    require_function(answer)
     generator = torch.Generator().manual_seed(51)
     schedule = NoiseSchedule.stable_diffusion(torch.float64)
     t = torch.tensor([999, 819, 599, 399, 199])
@@ -137,7 +130,7 @@ class _Function:
 @exercise("Exercise 2, multistep sampling")
 def multistep(answer: Callable[..., Tensor]) -> str:
     """``answer(f, x, schedule, times, noises) -> samples``; see the lesson."""
-    _require_function(answer)
+    require_function(answer)
     generator = torch.Generator().manual_seed(52)
     schedule = NoiseSchedule.stable_diffusion(torch.float64)
     times = [999, 759, 499, 259]
@@ -224,7 +217,7 @@ def multistep(answer: Callable[..., Tensor]) -> str:
 @exercise("Exercise 3, a paired ratio")
 def paired_ratio(answer: Callable[..., Sequence[float]]) -> str:
     """``answer(a, b) -> (ratio, low, high)`` for two tensors of shape ``(n,)``, one per seed."""
-    _require_function(answer)
+    require_function(answer)
     generator = torch.Generator().manual_seed(53)
     n = 6
     b = torch.rand(n, generator=generator, dtype=torch.float64) + 0.5

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor
 
-from slam_edu.checks.base import Wrong, exercise, require, require_shape
+from slam_edu.checks.base import Wrong, exercise, refuse, require, require_function, require_shape
 from slam_edu.prediction import Prediction
 from slam_edu.sampling import last, sample_ddim, spaced_timesteps
 from slam_edu.schedule import NoiseSchedule
@@ -17,22 +17,8 @@ from slam_edu.solver import ddim_step
 _CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
-def _require_function(answer: object) -> None:
-    require(
-        callable(answer),
-        f"The check was given a {type(answer).__name__}; give it your function, by name alone.",
-    )
-
-
 def _agree(answer: Tensor, other: Tensor) -> bool:
     return torch.allclose(answer.to(other), other, **_CLOSE)
-
-
-def _refuse(answer: Tensor, mistakes: tuple[tuple[Tensor, str], ...]) -> None:
-    """Raise with the sentence of the mistake that gives exactly this answer, if there is one."""
-    for wrong, sentence in mistakes:
-        if _agree(answer, wrong):
-            raise Wrong(sentence)
 
 
 # -------------------------------------------------------------------- exercise 1
@@ -73,8 +59,8 @@ def scaling(
     encode: Callable[[object, Tensor], Tensor], decode: Callable[[object, Tensor], Tensor]
 ) -> str:
     """``encode(vae, images) -> x0`` and ``decode(vae, x0) -> images``."""
-    _require_function(encode)
-    _require_function(decode)
+    require_function(encode)
+    require_function(decode)
     vae = _Autoencoder()
     scale = vae.config.scaling_factor
     generator = torch.Generator().manual_seed(61)
@@ -93,7 +79,7 @@ def scaling(
         torch.equal(images, before), "encode changes the images themselves; make a new tensor."
     )
     mean = vae.encode(images).latent_dist.mean
-    _refuse(
+    refuse(
         x0,
         (
             (mean, "encode returns the autoencoder's own latent. Its standard deviation is not 1: "
@@ -107,6 +93,7 @@ def scaling(
             (mean / mean.std(), "encode divides by the deviation of this batch; the next one "
              "would get another number. Use the constant vae.config.scaling_factor."),
         ),
+        **_CLOSE,
     )  # fmt: skip
     again = encode(vae, images)
     require(
@@ -139,8 +126,8 @@ def scaling(
     )  # fmt: skip
     for latents, sentence in tried:
         for wrong in (of(latents), of(latents).clamp(-1, 1)):
-            _refuse(decoded, ((wrong, sentence),))
-    _refuse(
+            refuse(decoded, ((wrong, sentence),), **_CLOSE)
+    refuse(
         decoded,
         (
             (images / 2 + 0.5, "decode returns images in [0, 1]; those of this lesson lie in "
@@ -150,6 +137,7 @@ def scaling(
             (of(x0) / scale, "decode divides after the autoencoder. The scale belongs to the "
              "latents: divide before."),
         ),
+        **_CLOSE,
     )  # fmt: skip
     require(
         _agree(decoded, images),
@@ -192,7 +180,7 @@ def _conditions(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]
 @exercise("Exercise 2, guided noise")
 def guided(answer: Callable[..., Tensor]) -> str:
     """``answer(network, x, t, cond, uncond, guidance_scale) -> eps`` of ``x``'s shape."""
-    _require_function(answer)
+    require_function(answer)
     generator = torch.Generator().manual_seed(62)
     x = torch.randn(3, 4, 8, 8, generator=generator, dtype=torch.float64)
     cond, uncond = _conditions(3, generator)
@@ -213,7 +201,7 @@ def guided(answer: Callable[..., Tensor]) -> str:
         "One too much: you use the number as w. diffusers' guidance_scale is another one, see the "
         "line above the exercise."
     )
-    _refuse(
+    refuse(
         eps,
         (
             (e_c + scale * (e_c - e_u), off_by_one),
@@ -238,6 +226,7 @@ def guided(answer: Callable[..., Tensor]) -> str:
              "both agree would be changed."),
             (scale * e_c, "eps_c is enlarged; the empty prompt has no say."),
         ),
+        **_CLOSE,
     )  # fmt: skip
     require(
         _agree(eps, e_c + w * (e_c - e_u)),
@@ -270,7 +259,7 @@ def guided(answer: Callable[..., Tensor]) -> str:
 @exercise("Exercise 3, from noise and words to a latent")
 def sampler(answer: Callable[..., Tensor]) -> str:
     """``answer(network, x, schedule, steps, cond, uncond, guidance_scale) -> latents``."""
-    _require_function(answer)
+    require_function(answer)
     generator = torch.Generator().manual_seed(63)
     schedule = NoiseSchedule.stable_diffusion(torch.float64)
     x = torch.randn(2, 4, 8, 8, generator=generator, dtype=torch.float64)
@@ -326,7 +315,7 @@ def sampler(answer: Callable[..., Tensor]) -> str:
         (walk(to="t = 0"), "The last step ends at t = 0, where a little noise is left. It should "
          "end at the clean level, alpha = 1 and sigma = 0."),
     )  # fmt: skip
-    _refuse(end, mistakes)
+    refuse(end, mistakes, **_CLOSE)
     right = of()
     if not _agree(end, right):
         again = answer(_Network(), x, schedule, steps, cond, uncond, scale)

@@ -11,7 +11,7 @@ Shapes and names are those of Stable Diffusion 1 (Rombach et al. 2022, arXiv 211
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -112,21 +112,6 @@ def _merges(learner: object) -> list[list[str]]:
     return [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
 
 
-def token_ids(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
-    """Token ids of captions, padded to the model's length as the pipeline pads them.
-
-    Args:
-        tokenizer: a tokenizer of the model.
-        captions: B of them; what is too long is cut off.
-
-    Returns:
-        ids of shape (B, model_max_length), int64.
-    """
-    return tokenizer(
-        list(captions), padding="max_length", truncation=True, return_tensors="pt"
-    ).input_ids
-
-
 def build_text_encoder(tokenizer: CLIPTokenizer, seed: int = 0, width: int = 128) -> CLIPTextModel:
     """The text encoder: token ids (B, 24) to states (B, 24, width), causal as CLIP's.
 
@@ -152,7 +137,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer, seed: int = 0, width: int = 128
 
 
 def build_unet(
-    seed: int = 0, channels: tuple[int, ...] = (96, 192), layers: int = 1, text_width: int = 128
+    seed: int = 0, channels: tuple[int, ...] = (64, 128), layers: int = 1, text_width: int = 128
 ) -> UNet2DConditionModel:
     """The denoiser: latents (B, 4, 8, 8), timesteps (B,) and text states to a prediction.
 

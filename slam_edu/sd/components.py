@@ -21,8 +21,24 @@ from slam_edu.solver import Predictor
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
+    from transformers import CLIPTokenizer
 
 PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+
+
+def token_ids(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
+    """Token ids of prompts, padded to the model's length as the pipeline pads them.
+
+    Args:
+        tokenizer: the pipeline's.
+        prompts: B of them; what is too long is cut off.
+
+    Returns:
+        ids of shape (B, model_max_length), int64.
+    """
+    return tokenizer(
+        list(prompts), padding="max_length", truncation=True, return_tensors="pt"
+    ).input_ids
 
 
 class LatentDiffusion:
@@ -65,14 +81,8 @@ class LatentDiffusion:
                 longer than the tokenizer's length L is cut off, as the pipeline does.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        tokenizer, encoder = self.pipeline.tokenizer, self.pipeline.text_encoder
-        ids = tokenizer(
-            prompts,
-            padding="max_length",
-            max_length=tokenizer.model_max_length,
-            truncation=True,
-            return_tensors="pt",
-        ).input_ids
+        encoder = self.pipeline.text_encoder
+        ids = token_ids(self.pipeline.tokenizer, prompts)
         return encoder(input_ids=ids.to(encoder.device)).last_hidden_state
 
     @torch.no_grad()

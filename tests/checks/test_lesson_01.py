@@ -79,7 +79,7 @@ WRONG_DENOISERS = {
     "dots": (..., "no answer yet"),
     "raises": (lambda p, x, c: undefined, "NameError"),  # noqa: F821
     "arguments": (lambda p, x: x, "TypeError"),
-    "not a function": (torch.zeros(64, 2), "is given a Tensor"),
+    "not a function": (torch.zeros(64, 2), "was given a Tensor"),
 }
 
 
@@ -192,7 +192,7 @@ WRONG_STEPS = {
     "dots": (..., "no answer yet"),
     "raises": (lambda x, e, t, s: 1 / 0, "ZeroDivisionError"),
     "attribute": (lambda x, e, t, s: x / t.alpha_t, "AttributeError"),
-    "not a function": (3.0, "is given a float"),
+    "not a function": (3.0, "was given a float"),
 }
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import numpy as np
 import pytest
@@ -21,12 +22,13 @@ from slam_edu.digits.evaluate import (
     table,
 )
 from slam_edu.digits.evaluate.__main__ import main
-from slam_edu.digits.evaluate.table import as_text, read_results, settings
+from slam_edu.digits.evaluate.table import as_text, part_scores, read_results, settings
 from slam_edu.sampling import last, sample_ddim, sample_dpmpp_2m
 from slam_edu.sd import LatentDiffusion
 from tests.digits.conftest import tiny_pipeline
 
 COUNT = 12
+PARTS = {"psnr": 31.25, "digit": 0.5}
 
 
 class Oracle(DigitClassifier):
@@ -300,6 +302,7 @@ def drawn(monkeypatch, evaluator):
         return evaluator.asked.images + 0.01 * len(found)
 
     monkeypatch.setattr(table, "draw_images", draw)
+    monkeypatch.setattr(table, "part_scores", lambda model, evaluator: dict(PARTS))
     return found
 
 
@@ -311,6 +314,7 @@ def test_measured_rows_are_not_measured_again(drawn, model, evaluator, tmp_path)
     kept = json.loads(path.read_text("utf-8"))
     assert kept["count"] == COUNT
     assert Scores(**kept["floor"]) == evaluator.floor()
+    assert kept["parts"] == PARTS
     [row] = kept["rows"]
     assert Setting(**row["setting"]) == WANTED[0]
     assert Scores(**row["scores"]) == first[1]
@@ -352,6 +356,42 @@ def test_results_of_another_count_are_refused(model, evaluator, tmp_path):
     assert read_results(path, 2000)["count"] == 2000
 
 
+@pytest.mark.usefixtures("drawn")
+def test_results_of_another_model_are_refused(model, evaluator, tmp_path):
+    path = tmp_path / "a.json"
+    list(measure(model, evaluator, WANTED[:1], path))
+    kept = path.read_bytes()
+    weight = next(model.pipeline.unet.parameters())
+    with torch.no_grad():
+        weight.flatten()[0] += 1
+        try:
+            with pytest.raises(ValueError, match=r"a model with the fingerprint .*, this one has"):
+                next(measure(model, evaluator, WANTED, path))
+        finally:
+            weight.flatten()[0] -= 1
+    assert path.read_bytes() == kept
+
+
+def test_the_parts_are_measured_alone(model, evaluator):
+    data = CaptionedDigits("test")
+    held_out = data.batch(range(4000), scores.HELD_OUT_SEED + 1)
+    found = part_scores(model, evaluator)
+    # Of these images, the oracle knows none: it says 0.
+    assert found["digit"] == pytest.approx(float((held_out.digit == 0).double().mean()))
+    with torch.no_grad():
+        vae = model.pipeline.vae
+        back = vae.decode(vae.encode(held_out.images[:500]).latent_dist.mean).sample.clamp(-1, 1)
+    error = (back - held_out.images[:500]).double().square().mean()
+    assert found["psnr"] == pytest.approx(10 * math.log10(4 / error), abs=1e-3)
+
+
+def test_the_shipped_results_are_not_measured_into(capsys):
+    with pytest.raises(SystemExit) as error:
+        main(["--run"])
+    assert error.value.code == 2
+    assert "--run needs --results with a file of your own" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"count": 12}', '{"rows": []}'])
 def test_a_damaged_results_file(text, drawn, model, evaluator, tmp_path, capsys):
     path = tmp_path / "a.json"
@@ -387,6 +427,7 @@ def results():
     return {
         "count": 2000,
         "floor": dataclasses.asdict(floor),
+        "parts": {"psnr": 31.2, "digit": 0.5},
         "rows": [
             {
                 "setting": dataclasses.asdict(setting),
@@ -402,6 +443,8 @@ def test_the_table_has_a_line_for_each_row(tmp_path, capsys):
     text = as_text(results())
     lines = text.splitlines()
     assert lines[0].startswith("2,000 images for as many prompts")
+    assert "31.2 dB PSNR" in lines[1]
+    assert "0.5000 of 4,000" in lines[1]
     start = next(i for i, line in enumerate(lines) if line.startswith("|---"))
     columns = [cell.strip() for cell in lines[start - 1].strip("|").split("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[start + 1 :]]

@@ -14,8 +14,8 @@ from slam_edu.digits.networks import (
     build_tokenizer,
     build_unet,
     build_vae,
-    token_ids,
 )
+from slam_edu.sd.components import token_ids
 from tests.digits.conftest import same_weights
 
 CAPTIONS = sorted(

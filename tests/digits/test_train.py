@@ -16,7 +16,7 @@ from slam_edu.digits import load_classifier, load_pipeline
 from slam_edu.digits.captions import FULL, caption
 from slam_edu.digits.classifier import DigitClassifier
 from slam_edu.digits.data import CaptionedDigits
-from slam_edu.digits.networks import build_vae, token_ids
+from slam_edu.digits.networks import build_vae
 from slam_edu.digits.train import classifier as classifier_training
 from slam_edu.digits.train import diffusion as diffusion_training
 from slam_edu.digits.train import vae as vae_training
@@ -30,6 +30,7 @@ from slam_edu.digits.train.diffusion import (
 )
 from slam_edu.digits.train.run import CHECKPOINT, CONFIG, LOG, run_training
 from slam_edu.digits.train.vae import VAEConfig, normalise_latents, psnr, train_vae
+from slam_edu.sd.components import token_ids
 from tests.digits.conftest import FewDigits, same_weights
 
 TRAININGS = (vae_training, diffusion_training, classifier_training)
@@ -410,7 +411,7 @@ def test_settings_are_read_as_the_type_of_their_default():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["depth=3"], r"'depth=3' is no setting; allowed: channels, layers, .*seed, as name"),
+        (["depth=3"], r"'depth=3' is no setting; allowed: updates, .*layers, beta, as name=value"),
         (["updates"], r"'updates' is no setting; allowed: .*as name=value"),
         (["=3"], r"'=3' is no setting"),
         (["lr=1e-3", "updates=many"],

@@ -1,7 +1,10 @@
 """How well a model draws the digits that it is asked for.
 
-    python -m slam_edu.digits.evaluate              the shipped teacher's table, from its results
-    python -m slam_edu.digits.evaluate --run        measure it again (about an hour on two cores)
+    python -m slam_edu.digits.evaluate                            the shipped teacher's table
+    python -m slam_edu.digits.evaluate --run --results new.json   the same, measured again
+
+The first reads ``data/digits-results``; the second takes about an hour on two cores, and goes on
+where it was stopped.
 
 :class:`Evaluator` judges images: which digit (:mod:`slam_edu.digits.classifier`), which colours
 (:mod:`slam_edu.digits.colours`), and how far their distribution is from held-out real images. It

@@ -21,10 +21,14 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m slam_edu.digits.evaluate",
-        description="Print the teacher's table from its results; --run measures what they lack.",
+        description="Print the teacher's table from its results; with --run, measure it first.",
     )
-    parser.add_argument("--run", action="store_true", help="measure the rows that --results lacks")
-    parser.add_argument("--results", type=Path, help=f"the results file; default data/{RESULTS}")
+    parser.add_argument(
+        "--run", action="store_true", help="measure the rows that the file of --results lacks"
+    )
+    parser.add_argument(
+        "--results", type=Path, help=f"the results file; default the shipped data/{RESULTS}"
+    )
     parser.add_argument("--pipeline", type=Path, help="its folder; default the shipped one")
     parser.add_argument("--count", type=int, default=2000, help="images (2 to 2,000)")
     parser.add_argument("--guidance", type=float, nargs="*", help="measure these at --steps only")
@@ -33,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--figures", type=Path, help="folder to write the table's figures to")
     parser.add_argument("--threads", type=int, default=None, help="of torch; default: all cores")
     options = parser.parse_args(arguments)
+    if options.run and options.results is None:
+        parser.error("--run needs --results with a file of your own, new or unfinished")
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     try:

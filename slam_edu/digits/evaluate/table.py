@@ -6,6 +6,7 @@ Each setting's row is written when it is measured, so that a stopped run goes on
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +17,9 @@ import torch
 from torch import Tensor
 
 from slam_edu._validation import check_choice, check_count
-from slam_edu.digits.evaluate.scores import Evaluator, Scores
+from slam_edu.digits.data import CaptionedDigits
+from slam_edu.digits.evaluate.scores import HELD_OUT_SEED, Evaluator, Scores
+from slam_edu.digits.train.vae import psnr
 from slam_edu.files import atomic_path
 from slam_edu.sampling import last, sample_pf_ode
 from slam_edu.sd.components import LatentDiffusion
@@ -125,14 +128,22 @@ def measure(
         each setting with its scores, measured now or before.
 
     Raises:
-        ValueError: if the file holds results of another number of images, or cannot be read.
+        ValueError: if the file holds results of another number of images or of other weights, or
+            cannot be read.
     """
     results = read_results(path, len(evaluator.prompts))
+    weights = fingerprint(model)
+    if results.setdefault("weights", weights) != weights:
+        raise ValueError(
+            f"{str(path)!r} holds results of a model with the fingerprint {results['weights']}, "
+            f"this one has {weights}; allowed: the same model, or another file"
+        )
     noise = model.draw_noise(
         len(evaluator.prompts), torch.Generator().manual_seed(noise_seed)
     )
-    if "floor" not in results:
+    if "floor" not in results or "parts" not in results:
         results["floor"] = dataclasses.asdict(evaluator.floor())
+        results["parts"] = part_scores(model, evaluator)
         _write(path, results)
     known = {Setting(**row["setting"]): Scores(**row["scores"]) for row in results["rows"]}
     for setting in wanted:
@@ -151,6 +162,36 @@ def measure(
             )
             _write(path, results)
         yield setting, known[setting]
+
+
+def part_scores(model: LatentDiffusion, evaluator: Evaluator) -> dict[str, float]:
+    """What the parts do alone, on held-out images in other colours than the evaluator's.
+
+    Args:
+        model: its autoencoder takes 500 images to latents and back.
+        evaluator: its classifier reads all 4,000.
+
+    Returns:
+        ``psnr`` of the images that come back, in dB, and ``digit``, the fraction read rightly.
+    """
+    data = CaptionedDigits("test")
+    held_out = data.batch(range(len(data)), HELD_OUT_SEED + 1)
+    right = evaluator.classifier.read(held_out.images) == held_out.digit
+    return {
+        "psnr": psnr(model.pipeline.vae, held_out.images[:500]),
+        "digit": float(right.double().mean()),
+    }
+
+
+def fingerprint(model: LatentDiffusion) -> str:
+    """Twelve hexadecimal digits that tell the weights of one model from those of another."""
+    digest = hashlib.sha256()
+    pipeline = model.pipeline
+    for network in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        for name, value in network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def read_results(path: Path, count: int | None = None) -> dict:
@@ -194,10 +235,12 @@ def as_text(results: dict) -> str:
         results: of :func:`read_results`.
     """
     columns = ("digit", "stroke", "background", "all_right")
-    floor = Scores(**results["floor"])
+    floor, parts = Scores(**results["floor"]), results["parts"]
     lines = [
         f"{results['count']:,} images for as many prompts; distances to as many held-out real "
         f"images.",
+        f"The autoencoder alone: {parts['psnr']:.1f} dB PSNR on 500 held-out images. "
+        f"The classifier alone: {parts['digit']:.4f} of 4,000 held-out digits right.",
         "",
         "| drawn by | steps | guidance w | network calls | digit | stroke | background "
         "| all right | Fréchet | over floor | kernel x 1000 |",

@@ -99,17 +99,21 @@ def _finished(runs: Path, part: str) -> tuple[Path, Any]:
     """Folder and configuration of a part that was trained before."""
     import json
 
-    from slam_edu.digits.train.run import CHECKPOINT, CONFIG
+    from slam_edu.digits.train.run import CONFIG, updates_done
 
     folder = runs / part
-    if not (folder / CHECKPOINT).exists():
-        raise FileNotFoundError(
-            f"there is no finished run in {str(folder)!r}; first run "
-            f"`python -m slam_edu.digits.train {part} --runs {runs}`"
-        )
+    missing = FileNotFoundError(
+        f"there is no finished run in {str(folder)!r}; first run "
+        f"`python -m slam_edu.digits.train {part} --runs {runs}` to its end"
+    )
+    if not (folder / CONFIG).exists():
+        raise missing
     saved = json.loads((folder / CONFIG).read_text("utf-8"))["config"]
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
-    return folder, CONFIGS[part](**values)
+    config = CONFIGS[part](**values)
+    if updates_done(folder) < config.updates:
+        raise missing
+    return folder, config
 
 
 def _export(runs: Path, out: Path) -> None:

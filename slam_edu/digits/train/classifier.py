@@ -12,19 +12,16 @@ from torch.nn import functional
 from slam_edu.digits.classifier import DigitClassifier
 from slam_edu.digits.data import CaptionedDigits
 from slam_edu.digits.networks import seeded
-from slam_edu.digits.train.run import run_training
-from slam_edu.training import TrainConfig
+from slam_edu.digits.train.run import PartConfig, run_training
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassifierConfig:
-    """How the classifier is made.
+class ClassifierConfig(PartConfig):
+    """How the classifier is made, beside what every part is told.
 
     Attributes:
         channels: of its stages.
         smoothing: of the labels, so that features are not driven apart without end.
-        updates, batch, lr, warmup, ema_rate: as in :class:`slam_edu.training.TrainConfig`.
-        seed: of the weights and the data.
     """
 
     channels: tuple[int, int, int] = (32, 64, 96)
@@ -34,7 +31,6 @@ class ClassifierConfig:
     lr: float = 3e-3
     warmup: int = 100
     ema_rate: float = 0.99
-    seed: int = 0
 
 
 def train_classifier(folder: Path, config: ClassifierConfig | None = None) -> DigitClassifier:
@@ -60,15 +56,8 @@ def train_classifier(folder: Path, config: ClassifierConfig | None = None) -> Di
         right = average.eval().read(held_out.images) == held_out.digit
         return f"held-out digits right {float(right.float().mean()):.4f}"
 
-    training = TrainConfig(
-        updates=config.updates,
-        batch=config.batch,
-        lr=config.lr,
-        warmup=config.warmup,
-        ema_rate=config.ema_rate,
-    )
     average = run_training(
-        folder, config, training, loss_of_batch, network,
+        folder, config, config.training(), loss_of_batch, network,
         seed=config.seed, measure=measure, measure_every=500,
     )  # fmt: skip
     return average.eval()

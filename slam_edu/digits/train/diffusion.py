@@ -1,9 +1,9 @@
 """The digits' latent diffusion model: UNet and text encoder, trained together from scratch.
 
 The images are encoded once; each of the 16,000 digits is there in several colours, places and
-wordings. The training itself is :func:`slam_edu.training.train_teacher`'s denoising score matching
-on Stable Diffusion's schedule. One caption in ten is replaced by the empty one, which guidance
-needs (Ho and Salimans 2022, algorithm 1).
+wordings. The loss is :func:`slam_edu.training.denoising_loss` on Stable Diffusion's schedule. One
+caption in ten is replaced by the empty one, which guidance needs (Ho and Salimans 2022,
+algorithm 1).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from slam_edu.digits.networks import (
     build_text_encoder,
     build_tokenizer,
     build_unet,
-    token_ids,
 )
-from slam_edu.digits.train.run import run_training
+from slam_edu.digits.train.run import PartConfig, run_training
 from slam_edu.files import atomic_path
 from slam_edu.schedule import NoiseSchedule
-from slam_edu.training import TrainConfig, denoising_loss
+from slam_edu.sd.components import token_ids
+from slam_edu.training import denoising_loss
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -38,8 +38,8 @@ LATENTS = "latents.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionConfig:
-    """How the diffusion model is made.
+class DiffusionConfig(PartConfig):
+    """How the diffusion model is made, beside what every part is told.
 
     Attributes:
         prediction_type: ``"epsilon"``, Stable Diffusion 1's, or ``"v_prediction"``, 2's.
@@ -48,8 +48,6 @@ class DiffusionConfig:
         text_width: of the text encoder.
         empty: how often a caption is replaced by the empty one.
         versions: how many colourings of each digit are encoded.
-        updates, batch, lr, warmup, ema_rate: as in :class:`slam_edu.training.TrainConfig`.
-        seed: of the weights, the data and the noise.
     """
 
     prediction_type: str = "epsilon"
@@ -63,7 +61,6 @@ class DiffusionConfig:
     lr: float = 1e-3
     warmup: int = 300
     ema_rate: float = 0.999
-    seed: int = 0
 
 
 def build_network(config: DiffusionConfig, tokenizer: CLIPTokenizer) -> TextToLatents:
@@ -98,14 +95,9 @@ def train_diffusion(
             generator=generator, prediction_type=config.prediction_type,
         )  # fmt: skip
 
-    training = TrainConfig(
-        updates=config.updates,
-        batch=config.batch,
-        lr=config.lr,
-        warmup=config.warmup,
-        ema_rate=config.ema_rate,
+    average = run_training(
+        folder, config, config.training(), loss_of_batch, network, seed=config.seed
     )
-    average = run_training(folder, config, training, loss_of_batch, network, seed=config.seed)
     return average.eval()
 
 

@@ -9,6 +9,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,33 @@ from slam_edu.training import TrainConfig, load_training, save_training, train
 
 CHECKPOINT, CONFIG, LOG = "training.safetensors", "config.json", "log.csv"
 COLUMNS = ("update", "loss", "grad_norm", "lr", "seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartConfig:
+    """What the training of every part is told.
+
+    Attributes:
+        updates, batch, lr, warmup, ema_rate: as in :class:`slam_edu.training.TrainConfig`.
+        seed: of the weights, the data and the noise.
+    """
+
+    updates: int
+    batch: int
+    lr: float
+    warmup: int
+    ema_rate: float
+    seed: int = 0
+
+    def training(self) -> TrainConfig:
+        """The loop's part of it."""
+        return TrainConfig(
+            updates=self.updates,
+            batch=self.batch,
+            lr=self.lr,
+            warmup=self.warmup,
+            ema_rate=self.ema_rate,
+        )
 
 
 def run_training(
@@ -103,6 +131,14 @@ def run_training(
         if measure is not None and (state.update % measure_every == 0 or last):
             show(f"update {state.update:,}  {measure(average)}")
     return average
+
+
+def updates_done(folder: Path) -> int:
+    """The number of updates in a run folder's log, 0 without one."""
+    if not (folder / LOG).exists():
+        return 0
+    with (folder / LOG).open(newline="", encoding="utf-8") as file:
+        return max((int(row["update"]) for row in csv.DictReader(file)), default=0)
 
 
 def _write_config(path: Path, config: Any) -> None:

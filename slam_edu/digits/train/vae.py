@@ -23,23 +23,20 @@ from torch import Tensor
 
 from slam_edu.digits.data import CaptionedDigits
 from slam_edu.digits.networks import build_vae
-from slam_edu.digits.train.run import run_training
-from slam_edu.training import TrainConfig
+from slam_edu.digits.train.run import PartConfig, run_training
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
 
 
 @dataclass(frozen=True, kw_only=True)
-class VAEConfig:
-    """How the autoencoder is made.
+class VAEConfig(PartConfig):
+    """How the autoencoder is made, beside what every part is told.
 
     Attributes:
         channels: of its levels.
         layers: residual blocks of a level.
         beta: the weight of the divergence.
-        updates, batch, lr, warmup, ema_rate: as in :class:`slam_edu.training.TrainConfig`.
-        seed: of the weights, the data and the noise.
     """
 
     channels: tuple[int, ...] = (32, 64, 64)
@@ -50,7 +47,6 @@ class VAEConfig:
     lr: float = 2e-3
     warmup: int = 200
     ema_rate: float = 0.995
-    seed: int = 0
 
 
 def train_vae(folder: Path, config: VAEConfig | None = None) -> AutoencoderKL:
@@ -76,17 +72,10 @@ def train_vae(folder: Path, config: VAEConfig | None = None) -> AutoencoderKL:
         divergence = posterior.kl().mean() / posterior.mean[0].numel()
         return (decoded - x).square().mean() + config.beta * divergence
 
-    training = TrainConfig(
-        updates=config.updates,
-        batch=config.batch,
-        lr=config.lr,
-        warmup=config.warmup,
-        ema_rate=config.ema_rate,
-    )
     average = run_training(
         folder,
         config,
-        training,
+        config.training(),
         loss_of_batch,
         vae,
         seed=config.seed,
