@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def ema_copy(network: nn.Module) -> nn.Module:
@@ -29,19 +30,47 @@ def update_ema(target: nn.Module, source: nn.Module, rate: float = 0.95) -> None
         ValueError: if the rate is outside [0, 1] or the two networks differ in names, shapes,
             dtypes or devices.
     """
+    _check_rate(rate)
+    for what in ("parameter", "buffer"):
+        ours, theirs = (dict(getattr(net, f"named_{what}s")()) for net in (target, source))
+        _check_alike(ours, theirs, what)
+        if what == "parameter":
+            average_tensors(ours, theirs, rate)
+        else:
+            for name, value in ours.items():
+                value.copy_(theirs[name])
+
+
+@torch.no_grad()
+def average_tensors(
+    target: Mapping[str, Tensor], source: Mapping[str, Tensor], rate: float = 0.95
+) -> None:
+    r"""As :func:`update_ema`, for named tensors, such as those of adapters inside a network.
+
+    Args:
+        target: the averages, changed in place.
+        source: what is averaged, by the same names.
+        rate: :math:`r` in [0, 1].
+
+    Raises:
+        ValueError: as :func:`update_ema`.
+    """
+    _check_rate(rate)
+    _check_alike(target, source, "parameter")
+    if target:
+        # target + (1 - rate) (source - target), one fused call for all.
+        torch._foreach_lerp_(
+            list(target.values()), [source[name] for name in target], 1 - rate
+        )
+
+
+def _check_rate(rate: float) -> None:
     if not 0 <= rate <= 1:
         raise ValueError(f"rate is {rate!r}; allowed: 0 <= rate <= 1")
-    ours, theirs = _pairs(target, source, "parameter")
-    if ours:
-        # target + (1 - rate) (source - target), one fused call for all parameters.
-        torch._foreach_lerp_(ours, theirs, 1 - rate)
-    for value, new in zip(*_pairs(target, source, "buffer"), strict=True):
-        value.copy_(new)
 
 
-def _pairs(target: nn.Module, source: nn.Module, what: str) -> tuple[list, list]:
-    """The two networks' parameters or buffers in one order, after a check that they are alike."""
-    ours, theirs = (dict(getattr(net, f"named_{what}s")()) for net in (target, source))
+def _check_alike(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], what: str) -> None:
+    """Require equal names, shapes, dtypes and devices."""
     if ours.keys() != theirs.keys():
         odd = sorted(ours.keys() ^ theirs.keys())
         raise ValueError(f"target and source differ in {what}s {odd}; allowed: the same names")
@@ -52,4 +81,3 @@ def _pairs(target: nn.Module, source: nn.Module, what: str) -> tuple[list, list]
                 f"{what} {name} is {tuple(a.shape)} {a.dtype} on {a.device} in the target and "
                 f"{tuple(b.shape)} {b.dtype} on {b.device} in the source; allowed: alike"
             )
-    return list(ours.values()), [theirs[name] for name in ours]

@@ -13,6 +13,7 @@ official script, ``guidance_scale_embedding``.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -53,3 +54,22 @@ def gamma_embedding(gamma: Tensor, dim: int = 256) -> Tensor:
     """
     check_between(gamma, 0.0, 1.0, "gamma")
     return guidance_scale_embedding(10 - 10 * gamma, dim)
+
+
+def smooth_gamma_features(gamma: Tensor) -> Tensor:
+    r"""Features of gamma that vanish at :math:`\gamma = 1`, shape ``(B, 6)``.
+
+    With :math:`u = 1 - \gamma` and :math:`j = 0, 1, 2`: :math:`\sin(2^j \pi u/2)` and
+    :math:`1 - \cos(2^j \pi u/2)`. Unlike the official embedding they are continuous on the scale
+    of [0, 1], and a network that reads them through a product without bias is at
+    :math:`\gamma = 1` the network without them: there is nothing to fold on export.
+    """
+    angle = (1 - gamma)[:, None] * (math.pi / 2 * 2.0 ** torch.arange(3, device=gamma.device))
+    return torch.cat([angle.sin(), 1 - angle.cos()], dim=1).to(gamma.dtype)
+
+
+GAMMA_INPUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "official": gamma_embedding,
+    "smooth": smooth_gamma_features,
+}
+"""Features of gamma by name; each maps ``(B,)`` to ``(B, F)``."""

@@ -11,13 +11,12 @@ Shapes and names are those of Stable Diffusion 1 (Rombach et al. 2022, arXiv 211
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from slam_edu.digits.captions import all_words
+from slam_edu.seeding import seeded
 
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torchvision, we do not
 
@@ -28,23 +27,6 @@ if TYPE_CHECKING:
 #: Tokens of a prompt, start and end included: room for 22 words, or for some unknown ones.
 MAX_LENGTH = 24
 LATENT_CHANNELS, LATENT_SIZE = 4, 8
-
-Module = TypeVar("Module", bound=nn.Module)
-
-
-def seeded(build: Callable[[], Module], seed: int) -> Module:
-    """What ``build`` makes when torch's random state is that of ``seed``, which is then put back.
-
-    Layers draw their weights from torch's global state and take no generator.
-
-    Args:
-        build: makes a module.
-        seed: of its initial weights.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build()
-
 
 def build_vae(
     seed: int = 0, channels: tuple[int, ...] = (32, 64, 64), layers: int = 1

@@ -1,4 +1,4 @@
-r"""A Stable Diffusion pipeline taken apart.
+r"""A Stable Diffusion pipeline taken apart, and its networks as the core calls them.
 
 A latent diffusion model (Rombach et al. 2022) is an autoencoder, images to latents
 :math:`x_0 = s\,E(\text{image})` with the scaling factor s and back, a text encoder, prompts to
@@ -9,7 +9,8 @@ states, and a diffusion model of the latents given the states. Here x is a laten
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,10 +21,180 @@ from slam_edu.schedule import NoiseSchedule
 from slam_edu.solver import Predictor
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import (
+        AutoencoderKL,
+        StableDiffusionPipeline,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
     from transformers import CLIPTokenizer
 
 PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
+XL_PARTS = ("text_encoder_2", "tokenizer_2")
+
+
+@dataclass(frozen=True)
+class TextCondition:
+    """What a UNet is conditioned on, one row per sample.
+
+    Attributes:
+        states: the text encoders' states, of shape (B, L, D).
+        pooled: Stable Diffusion XL's pooled embedding, of shape (B, P); else None.
+        time_ids: Stable Diffusion XL's sizes (original height and width, top and left of the
+            crop, target height and width), in pixels, of shape (B, 6); else None.
+    """
+
+    states: Tensor
+    pooled: Tensor | None = None
+    time_ids: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __getitem__(self, index: Any) -> TextCondition:
+        """The rows of a slice, a list or a tensor of indices."""
+        return self._each(lambda value: value[index])
+
+    def to(self, *args: Any, **options: Any) -> TextCondition:
+        """As ``Tensor.to``, for each part."""
+        return self._each(lambda value: value.to(*args, **options))
+
+    def expand(self, count: int) -> TextCondition:
+        """One row as ``count`` of them, without a copy."""
+        return self._each(lambda value: value.expand(count, *value.shape[1:]))
+
+    @classmethod
+    def cat(cls, conditions: Sequence[TextCondition]) -> TextCondition:
+        """The rows of all, in order."""
+        parts = [(c.states, c.pooled, c.time_ids) for c in conditions]
+        return cls(*(None if p[0] is None else torch.cat(p) for p in zip(*parts, strict=True)))
+
+    def _each(self, change: Any) -> TextCondition:
+        parts = (self.states, self.pooled, self.time_ids)
+        return TextCondition(*(None if p is None else change(p) for p in parts))
+
+
+Condition = Tensor | TextCondition
+"""Text states alone, or with what Stable Diffusion XL adds."""
+
+
+def unet_output(
+    unet: UNet2DConditionModel,
+    x: Tensor,
+    t: Tensor,
+    cond: Condition,
+    timestep_cond: Tensor | None = None,
+) -> Tensor:
+    """A UNet's raw output, of ``x``'s shape, in the UNet's dtype.
+
+    Args:
+        unet: of Stable Diffusion 1, 2 or XL.
+        x: latents of shape (B, C, h, w).
+        t: timesteps of shape (B,), integer or real.
+        cond: of B rows, as many as ``x``.
+        timestep_cond: what an embedding of gamma receives, of shape (B, D); None without one.
+    """
+    if isinstance(cond, Tensor):
+        cond = TextCondition(cond)
+    dtype = unet.dtype
+    added = None
+    if cond.pooled is not None:
+        added = {"text_embeds": cond.pooled.to(dtype), "time_ids": cond.time_ids}
+    return unet(
+        x.to(dtype),
+        t,
+        encoder_hidden_states=cond.states.to(dtype),
+        timestep_cond=None if timestep_cond is None else timestep_cond.to(dtype),
+        added_cond_kwargs=added,
+    ).sample
+
+
+@torch.no_grad()
+def text_condition(
+    pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline,
+    prompts: Sequence[str],
+    time_ids: Tensor | None = None,
+) -> TextCondition:
+    """Encode prompts as the pipeline itself does.
+
+    Args:
+        pipeline: its text encoders are used as they are: on their device, in their dtype.
+        prompts: B of them; what is too long is cut off.
+        time_ids: for Stable Diffusion XL, of shape (B, 6); default: images of the pipeline's own
+            size, not cropped.
+    """
+    encoder = pipeline.text_encoder
+    if not is_xl(pipeline):
+        ids = token_ids(pipeline.tokenizer, prompts)
+        return TextCondition(encoder(input_ids=ids.to(encoder.device)).last_hidden_state)
+    states, _, pooled, _ = pipeline.encode_prompt(
+        list(prompts), device=encoder.device, do_classifier_free_guidance=False
+    )
+    if time_ids is None:
+        time_ids = whole_image_ids(pipeline).expand(len(prompts), 6)
+    return TextCondition(states, pooled, time_ids.to(states.device))
+
+
+def empty_condition(
+    pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline,
+) -> TextCondition:
+    """The condition of guidance's other prediction, one row.
+
+    It is the empty prompt's; zeros where a pipeline of Stable Diffusion XL says so, as its own
+    call does.
+    """
+    empty = text_condition(pipeline, [""])
+    if is_xl(pipeline) and pipeline.config.force_zeros_for_empty_prompt:
+        zeros = torch.zeros_like
+        return TextCondition(zeros(empty.states), zeros(empty.pooled), empty.time_ids)
+    return empty
+
+
+def is_xl(pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline) -> bool:
+    """Whether this is a Stable Diffusion XL: two text encoders, pooled embeddings, sizes."""
+    return getattr(pipeline, "text_encoder_2", None) is not None
+
+
+def whole_image_ids(pipeline: StableDiffusionXLPipeline) -> Tensor:
+    """Time ids, of shape (1, 6), of an image of the pipeline's own size that was not cropped."""
+    height, width = (side * pipeline.vae_scale_factor for side in latent_shape(pipeline)[1:])
+    return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
+
+
+def latent_shape(
+    pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline,
+) -> tuple[int, int, int]:
+    """(C, H, W) of one latent of the pipeline's own size."""
+    size = pipeline.unet.config.sample_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return (pipeline.unet.config.in_channels, height, width)
+
+
+@torch.no_grad()
+def encode_images(vae: AutoencoderKL, images: Tensor, batch: int = 64) -> Tensor:
+    """Latents of images, from the posterior's mean, scaled to about unit variance.
+
+    Args:
+        vae: the autoencoder, used on its device and in its dtype.
+        images: of shape (B, 3, H, W), in [-1, 1].
+        batch: images at a time.
+    """
+    images = images.to(vae.device, vae.dtype)
+    means = [vae.encode(x).latent_dist.mean for x in images.split(batch)]
+    return torch.cat(means) * vae.config.scaling_factor
+
+
+@torch.no_grad()
+def decode_latents(vae: AutoencoderKL, latents: Tensor, batch: int = 64) -> Tensor:
+    """Images of latents, of shape (B, 3, H, W), clipped to [-1, 1].
+
+    Args:
+        vae: the autoencoder, used on its device and in its dtype.
+        latents: of shape (B, C, h, w), scaled.
+        batch: latents at a time.
+    """
+    latents = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
+    return torch.cat([vae.decode(x).sample for x in latents.split(batch)]).clamp(-1, 1)
 
 
 def token_ids(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
@@ -68,9 +239,7 @@ class LatentDiffusion:
         self.pipeline = pipeline
         self.schedule = NoiseSchedule.from_scheduler(pipeline.scheduler).to(pipeline.unet.device)
         self.prediction_type = pipeline.scheduler.config.prediction_type
-        size = pipeline.unet.config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        self.latent_shape = (pipeline.unet.config.in_channels, height, width)
+        self.latent_shape = latent_shape(pipeline)
 
     @torch.no_grad()
     def encode_prompts(self, prompts: str | Sequence[str]) -> Tensor:
@@ -81,11 +250,8 @@ class LatentDiffusion:
                 longer than the tokenizer's length L is cut off, as the pipeline does.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-        encoder = self.pipeline.text_encoder
-        ids = token_ids(self.pipeline.tokenizer, prompts)
-        return encoder(input_ids=ids.to(encoder.device)).last_hidden_state
+        return text_condition(self.pipeline, prompts).states
 
-    @torch.no_grad()
     def encode_images(self, images: Tensor, batch: int = 64) -> Tensor:
         """Latents of images, from the posterior's mean, scaled to about unit variance.
 
@@ -93,11 +259,8 @@ class LatentDiffusion:
             images: of shape (B, 3, H, W), in [-1, 1].
             batch: images at a time.
         """
-        vae = self.pipeline.vae
-        means = [vae.encode(x).latent_dist.mean for x in images.split(batch)]
-        return torch.cat(means) * vae.config.scaling_factor
+        return encode_images(self.pipeline.vae, images, batch)
 
-    @torch.no_grad()
     def decode(self, latents: Tensor, batch: int = 64) -> Tensor:
         """Images of latents, of shape (B, 3, H, W), clipped to [-1, 1].
 
@@ -105,11 +268,9 @@ class LatentDiffusion:
             latents: of shape (B, C, h, w), scaled.
             batch: latents at a time.
         """
-        vae = self.pipeline.vae
-        images = [vae.decode(x / vae.config.scaling_factor).sample for x in latents.split(batch)]
-        return torch.cat(images).clamp(-1, 1)
+        return decode_latents(self.pipeline.vae, latents, batch)
 
-    def network(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
+    def network(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The UNet's raw output.
 
         Args:
@@ -117,7 +278,7 @@ class LatentDiffusion:
             t: timesteps of shape (B,).
             cond: text states of shape (B, L, D).
         """
-        return self.pipeline.unet(x, t, encoder_hidden_states=cond).sample
+        return unet_output(self.pipeline.unet, x, t, cond)
 
     def predictor(self, prompts: str | Sequence[str], guidance: float = 0.0) -> Predictor:
         r"""The guided prediction as a solver takes it: ``predictor(x, level) -> Prediction``.

@@ -8,26 +8,12 @@ and, under ``conditioning="level"``, as student and target.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from slam_edu._validation import check_choice, check_count
-from slam_edu.embedding import gamma_embedding
-
-
-def smooth_gamma_features(gamma: Tensor) -> Tensor:
-    r"""Features of gamma that vanish at :math:`\gamma = 1`, shape ``(B, 6)``; see ``LevelMLP``."""
-    angle = (1 - gamma)[:, None] * (math.pi / 2 * 2.0 ** torch.arange(3, device=gamma.device))
-    return torch.cat([angle.sin(), 1 - angle.cos()], dim=1).to(gamma.dtype)
-
-
-GAMMA_INPUTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "official": gamma_embedding,
-    "smooth": smooth_gamma_features,
-}
-"""Features of gamma by name; each maps ``(B,)`` to ``(B, F)``."""
+from slam_edu.embedding import GAMMA_INPUTS
 
 
 class LevelMLP(nn.Module):

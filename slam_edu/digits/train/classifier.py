@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from slam_edu.digits.classifier import DigitClassifier
 from slam_edu.digits.data import CaptionedDigits
-from slam_edu.digits.networks import seeded
 from slam_edu.digits.train.run import PartConfig, run_training
+from slam_edu.seeding import seeded
 
 
 @dataclass(frozen=True, kw_only=True)
