@@ -20,7 +20,7 @@ the training loop (:mod:`slam_edu.training`).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -241,29 +241,50 @@ class SubPathDistiller:
                 f"allowed: {', '.join(map(str, allowed))}"
             )
 
-    def draw(self, x0: Tensor, generator: torch.Generator) -> SubPathSample:
+    def draw(
+        self, x0: Tensor, generator: torch.Generator | Sequence[torch.Generator]
+    ) -> SubPathSample:
         """Draw a sub-path, a position on it and noise for every sample, in this order.
 
         Args:
             x0: clean samples, shape ``(B, *)``; only its shape, dtype and device count.
-            generator: source of all randomness, on ``x0``'s device.
+            generator: source of all randomness, on ``x0``'s device; or B of them, one a sample,
+                of which each draws what it would for a batch of its sample alone.
 
         Raises:
-            ValueError: if the generator is on another device.
+            ValueError: if a generator is on another device, or there are not B of them.
         """
-        check_generator(generator, x0, "x0")
-        batch, kind = x0.shape[0], {"device": x0.device, "dtype": x0.dtype}
-        index = torch.randint(len(self.grid), (batch,), generator=generator, device=x0.device)
-        # One draw whatever the config says, so that methods can be compared on equal noise.
-        gamma = _GAMMA[self.config.gammas](torch.rand(batch, generator=generator, **kind))
+        if not isinstance(generator, torch.Generator):
+            if len(generator) != len(x0):
+                raise ValueError(
+                    f"there are {len(generator)} generators for {len(x0)} samples; allowed: one "
+                    f"for all, or one each"
+                )
+            rows = [self._drawn(x0[:1], one) for one in generator]
+            index, u, noise = (torch.cat(parts) for parts in zip(*rows, strict=True))
+        else:
+            index, u, noise = self._drawn(x0, generator)
+        gamma = _GAMMA[self.config.gammas](u)
         if self.config.reach > 1:
             t, s = self.grid.ends(index)
             rho_t, rho_s = self.schedule(t).rho, self.schedule(s).rho
             # Where the chord reaches the schedule's noisiest level.
             most = (self.schedule.rho[-1] - rho_s) / (rho_t - rho_s)
             gamma = torch.minimum(gamma * self.config.reach, most)
-        noise = torch.randn(x0.shape, generator=generator, **kind)
         return SubPathSample(index=index, gamma=gamma, noise=noise)
+
+    def _drawn(
+        self, x0: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Index, the uniform draw behind gamma, and noise.
+
+        One draw each whatever the config says, so that methods can be compared on equal noise.
+        """
+        check_generator(generator, x0, "x0")
+        batch, kind = x0.shape[0], {"device": x0.device, "dtype": x0.dtype}
+        index = torch.randint(len(self.grid), (batch,), generator=generator, device=x0.device)
+        u = torch.rand(batch, generator=generator, **kind)
+        return index, u, torch.randn(x0.shape, generator=generator, **kind)
 
     def step(
         self,

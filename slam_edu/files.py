@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -40,3 +45,31 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file; what cannot be written is an ``OSError``.
+
+    Args:
+        tensors: by name; none may be a view of another.
+        path: of the file, such as one of :func:`atomic_path`.
+        metadata: of the file.
+
+    Raises:
+        OSError: such as for a full disk, with the free space there is.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    plain = {name: value.detach().contiguous() for name, value in tensors.items()}
+    try:
+        save_file(plain, path, dict(metadata or {}))
+    except (SafetensorError, OSError) as error:
+        size = sum(value.numel() * value.element_size() for value in plain.values())
+        free = shutil.disk_usage(Path(path).resolve().parent).free
+        raise OSError(
+            f"{size / 1e6:,.1f} MB could not be written to {str(Path(path).parent)!r} ({error}); "
+            f"{free / 1e6:,.1f} MB are free there"
+        ) from error

@@ -276,7 +276,7 @@ def train(
         first, skipped = resume.update, resume.skipped
         for name, p in named:
             moments = resume.moments.get(name, {})
-            optimizer.state[p] = {k: _laid_out_as(p, v) for k, v in moments.items()}
+            optimizer.state[p] = {k: laid_out_as(p, v) for k, v in moments.items()}
     network.train()
     for update in range(first, config.updates):
         lr = config.lr_at(update)
@@ -286,7 +286,7 @@ def train(
         for p in parameters:
             p.grad = None
         loss.backward()
-        norm = _clip_gradient(parameters, config.clip)
+        norm = clip_gradient(parameters, config.clip)
         value = float(loss.detach())
         if math.isfinite(value) and math.isfinite(norm):
             optimizer.step()
@@ -303,7 +303,7 @@ def train(
         yield TrainState(update + 1, value, norm, lr, skipped, optimizer, output)
 
 
-def _laid_out_as(p: Tensor, moment: Tensor) -> Tensor:
+def laid_out_as(p: Tensor, moment: Tensor) -> Tensor:
     """A copy of a moment on p's device and in its memory format, which a fused optimiser assumes.
 
     The file has no memory format: a channels-last weight's moments would be read in wrong order.
@@ -313,8 +313,12 @@ def _laid_out_as(p: Tensor, moment: Tensor) -> Tensor:
     return torch.empty_like(p, dtype=moment.dtype).copy_(moment)
 
 
-def _clip_gradient(parameters: list[Tensor], largest: float) -> float:
+def clip_gradient(parameters: list[Tensor], largest: float) -> float:
     """``clip_grad_norm_`` to the last bit; that one's checks take 2 % of a small network's update.
+
+    Args:
+        parameters: whose gradients are scaled in place where their norm is larger.
+        largest: norm of all of them together.
 
     Returns:
         The norm before clipping.

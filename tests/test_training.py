@@ -28,7 +28,7 @@ from slam_edu import (
 )
 from slam_edu.toy import GaussianMixture
 from slam_edu.toy.networks import LevelMLP
-from slam_edu.training import _clip_gradient, denoising_loss, progress, train
+from slam_edu.training import clip_gradient, denoising_loss, progress, train
 from tests.helpers import KINDS, NoFloat64, assert_near, column, on_devices
 
 
@@ -343,7 +343,7 @@ def test_clipping_is_pytorchs_to_the_last_bit(scale, share):
     largest = share
     if math.isfinite(scale):
         largest *= math.sqrt(sum(p.grad.square().sum().item() for p in ours[:-1]))
-    norm = _clip_gradient(ours, largest)
+    norm = clip_gradient(ours, largest)
     expected = nn.utils.clip_grad_norm_(theirs, largest).item()
     assert norm == expected or (math.isnan(norm) and math.isnan(expected))
     if math.isfinite(scale):  # an update that is not finite is skipped

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 import os
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from slam_edu.ema import ema_copy
 from slam_edu.files import atomic_path
+from slam_edu.runlog import append_row, read_rows, shorten
 from slam_edu.training import TrainConfig, load_training, save_training, train
 
 CHECKPOINT, CONFIG, LOG = "training.safetensors", "config.json", "log.csv"
@@ -103,7 +103,7 @@ def run_training(
     resume, before = None, 0.0
     if (folder / CHECKPOINT).exists():
         resume = load_training(folder / CHECKPOINT, network, average, generator)
-        before = _shorten_log(folder / LOG, resume.update)
+        before = shorten(folder / LOG, COLUMNS, resume.update)
         word = "finished:" if resume.update == training.updates else "going on after"
         show(f"{word} update {resume.update:,} of {training.updates:,}")
     else:  # a run that was stopped before its first checkpoint may have left rows
@@ -122,7 +122,7 @@ def run_training(
         if state.update % log_every == 0 or last:
             seconds = before + time.perf_counter() - started
             row = (state.update, *(s / summed for s in sums), state.lr, seconds)
-            _append(folder / LOG, row)
+            append_row(folder / LOG, COLUMNS, row)
             progress = f"update {row[0]:,}  loss {row[1]:.4f}  grad {row[2]:.2f}"
             show(f"{progress}  {seconds / 60:.1f} min")
             sums, summed = [0.0, 0.0], 0
@@ -135,10 +135,7 @@ def run_training(
 
 def updates_done(folder: Path) -> int:
     """The number of updates in a run folder's log, 0 without one."""
-    if not (folder / LOG).exists():
-        return 0
-    with (folder / LOG).open(newline="", encoding="utf-8") as file:
-        return max((int(row["update"]) for row in csv.DictReader(file)), default=0)
+    return int(max((row["update"] for row in read_rows(folder / LOG)), default=0))
 
 
 def _write_config(path: Path, config: Any) -> None:
@@ -164,25 +161,3 @@ def _write_config(path: Path, config: Any) -> None:
     }
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(about, indent=2) + "\n", "utf-8")
-
-
-def _append(path: Path, row: tuple[float, ...]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if new:
-            writer.writerow(COLUMNS)
-        writer.writerow([row[0], *(f"{value:.6g}" for value in row[1:])])
-
-
-def _shorten_log(path: Path, update: int) -> float:
-    """Drop rows after the checkpoint; returns the seconds of the last row that stays."""
-    if not path.exists():
-        return 0.0
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if int(row["update"]) <= update]
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    return float(rows[-1]["seconds"]) if rows else 0.0

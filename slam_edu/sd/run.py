@@ -1,0 +1,454 @@
+"""A distillation in a folder: begun, stopped, gone on with, read again.
+
+A run's folder holds
+
+    config.yaml        every setting, with its meaning
+    log.csv            means over some updates (:mod:`slam_edu.sd.tracking`)
+    checkpoints/       the newest few (:mod:`slam_edu.sd.checkpoint`)
+    samples/           grids of samples from fixed noise
+    cache/             latents and text states, unless they are elsewhere
+    tensorboard/       the same log, for TensorBoard
+
+:class:`DistillRun` trains, one update per turn of a ``for`` loop; the command ``slam-edu distill``
+is such a loop. Stopped at any moment, by SIGTERM, by SIGINT or without any warning, the same
+configuration in the same folder goes on from the last checkpoint, on the CPU to the last bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from slam_edu.schedule import NoiseSchedule
+from slam_edu.sd.checkpoint import load_newest, save_checkpoint
+from slam_edu.sd.components import empty_condition, text_condition
+from slam_edu.sd.config import SDConfig, read_config, save_config
+from slam_edu.sd.engine import Engine, EngineState, make_autocast
+from slam_edu.sd.networks import Networks, build_networks
+from slam_edu.sd.tracking import (
+    SAMPLES,
+    STUDENT_STEPS,
+    RunLog,
+    Sampler,
+    grid_shape,
+    save_grid,
+    show_image,
+)
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+CONFIG, LOCK, TENSORBOARD, CACHE = "config.yaml", ".lock", "tensorboard", "cache"
+
+#: Settings that may differ when a run goes on: they do not change what it computes.
+FREE = (
+    "out", "save_every", "keep", "log_every", "sample_every", "sample_prompts", "sample_count",
+    "tracker", "threads", "max_skipped", "cache_folder", "max_rejected",
+)  # fmt: skip
+
+
+class DistillRun:
+    """A distillation, as an iterable of :class:`slam_edu.sd.engine.EngineState`.
+
+    Iterating trains; it starts where the folder's newest readable checkpoint is. What is made on
+    the way are the attributes.
+
+    Args:
+        config: of the run; its ``out`` is the folder.
+        show: takes the lines that are said.
+
+    Attributes:
+        pipeline: the teacher's.
+        networks: teacher, student and target.
+        engine: the loop.
+        log: of the run.
+        row: the newest row of the log by column; empty before the first.
+        stopped: the signal that ended the run early; None without one.
+
+    Raises:
+        ValueError: on iterating, for a folder with another configuration or in use by another
+            process, a configuration that cannot work, or data that are no good.
+        FloatingPointError: when too many updates in a row were not finite.
+        OSError: when a checkpoint cannot be written; older ones are as they were.
+    """
+
+    def __init__(self, config: SDConfig, *, show: Callable[[str], None] = print) -> None:
+        self.config = config
+        self.folder = Path(config.out)
+        self._show = show
+        self.stopped: int | None = None
+        self.pipeline: Any = None
+        self.networks: Networks | None = None
+        self.engine: Engine | None = None
+        self.log: RunLog | None = None
+        self.row: dict[str, float] = {}
+
+    def __iter__(self) -> Iterator[EngineState]:
+        config = self.config
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        accelerator = make_accelerator(config, self.folder)
+        main = accelerator.is_main_process
+        self._say = self._show if main else lambda _line: None
+        self.stopped = None
+        with contextlib.ExitStack() as stack:
+            if main:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.folder))
+                keep_config(config, self.folder)
+            accelerator.wait_for_everyone()
+            asked = stack.enter_context(asked_to_stop())
+            self._prepare(accelerator)
+            if main and config.tracker != "none":
+                start_trackers(accelerator, config)
+                stack.callback(end_trackers, accelerator)
+            yield from self._train(accelerator, asked)
+
+    def _prepare(self, accelerator: Accelerator) -> None:
+        """Everything before the first update."""
+        from slam_edu.sd.data import open_batches
+        from slam_edu.sd.plan import check_memory
+        from slam_edu.sd.teacher import load_teacher
+
+        config, device = self.config, accelerator.device
+        check_memory(config, device, processes=accelerator.num_processes)
+        self.pipeline = pipeline = load_teacher(config)
+        self.schedule = NoiseSchedule.from_scheduler(pipeline.scheduler).to(device)
+        kind = pipeline.scheduler.config.prediction_type
+        encoders = [m for n, m in pipeline.components.items() if n.startswith("text_encoder")]
+        parts = [m for m in (pipeline.vae, *encoders) if m is not None]
+        for part in (*parts, pipeline.unet):
+            part.requires_grad_(False).eval().to(device)
+        # The lock keeps other processes out; these wait for the one that makes the cache.
+        batches = open_batches(
+            config, pipeline, self.folder / CACHE,
+            rank=accelerator.process_index, world=accelerator.num_processes,
+            start_update=self._updates_done(), wait=accelerator.wait_for_everyone,
+            show=self._say,
+        )  # fmt: skip
+        self._prompts = grid_prompts(config, batches)
+        cond, empty = text_condition(pipeline, self._prompts), empty_condition(pipeline)
+        if config.cache:  # they are not needed any more
+            for part in parts:
+                part.to("cpu")
+        self.networks = build_networks(config, pipeline.unet, make_autocast(config, device))
+        self.engine = Engine(
+            config, self.schedule, self.networks, batches,
+            prediction_type=kind, accelerator=accelerator,
+        )  # fmt: skip
+        engine, networks = self.engine, self.networks
+        found = load_newest(
+            self.folder, networks.trained, networks.average, engine.optimizer, self._say
+        )
+        if found is not None:
+            engine.restore(found)
+            word = "finished:" if found.update >= config.updates else "going on after"
+            self._say(f"{word} update {found.update:,} of {config.updates:,}")
+        self.sampler = Sampler(
+            config, self.schedule, pipeline.vae, networks, cond, empty,
+            prediction_type=kind, shape=grid_shape(pipeline, config.resolution),
+        )  # fmt: skip
+
+    def _updates_done(self) -> int:
+        """As far as the newest checkpoint's name says; a damaged one is met later."""
+        from slam_edu.sd.checkpoint import checkpoint_paths, readable
+
+        return next((int(p.stem) for p in checkpoint_paths(self.folder) if readable(p)), 0)
+
+    def _train(
+        self, accelerator: Accelerator, asked: Callable[[], bool]
+    ) -> Iterator[EngineState]:
+        config, engine, main = self.config, self.engine, accelerator.is_main_process
+        begun = engine.progress.update
+        tracked = accelerator if main and config.tracker != "none" else None
+        self.log = RunLog(self.folder, config, engine.batch, begun, tracked) if main else None
+        if main and not begun:
+            self._say(
+                f"{config.updates:,} updates of {engine.batch} samples; the guidance w = "
+                f"{config.guidance:g} goes into the student, which is sampled at guidance_scale 1 "
+                f"(gamma = 1)"
+            )
+            self._grid(accelerator, 0, teacher=True)
+        for state in engine.updates(asked):
+            last = state.update == config.updates
+            if main:
+                row = self.log.add(state, end=state.stop)
+                if row is not None:
+                    self.row = row
+                due = config.sample_every and state.update % config.sample_every == 0
+                if due or last:
+                    self._grid(accelerator, state.update)
+                if state.update % config.save_every == 0 or last or state.stop:
+                    self._save()
+            yield state
+            if state.stop and not last:
+                self.stopped = asked.received or signal.SIGTERM
+                self._say(
+                    f"stopped after update {state.update:,} of {config.updates:,}; the same "
+                    f"command goes on from there"
+                )
+                return
+
+    def _save(self) -> None:
+        networks, engine = self.networks, self.engine
+        save_checkpoint(
+            self.folder, engine.progress, networks.trained, networks.average, engine.optimizer,
+            self.config.keep,
+        )  # fmt: skip
+
+    def _grid(self, accelerator: Accelerator, update: int, teacher: bool = False) -> None:
+        if not self.config.sample_count:
+            return
+        rows = [self.sampler.teacher()] if teacher else []
+        rows += [self.sampler.student(steps) for steps in STUDENT_STEPS]
+        pixels = save_grid(rows, self.folder / SAMPLES / f"{update:08d}.png")
+        if self.config.tracker != "none":
+            show_image(accelerator, "samples", pixels, update)
+
+
+def distill(config: SDConfig, *, show: Callable[[str], None] = print) -> DistillRun:
+    """A distillation, to be iterated; see :class:`DistillRun`.
+
+    Args:
+        config: of the run.
+        show: takes the lines that are said.
+    """
+    return DistillRun(config, show=show)
+
+
+# -------------------------------------------------------------------- a run that is read again
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedRun:
+    """A run as its newest readable checkpoint has it.
+
+    Attributes:
+        config: of the run.
+        pipeline: the teacher's.
+        networks: teacher, student and target, on the CPU.
+        schedule: the teacher's levels.
+        update: number of updates done.
+        skipped: how many of them were not finite.
+    """
+
+    config: SDConfig
+    pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline
+    networks: Networks
+    schedule: NoiseSchedule
+    update: int
+    skipped: int
+
+
+def load_run(
+    folder: str | Path, *, device: str = "cpu", show: Callable[[str], None] = print
+) -> LoadedRun:
+    """Teacher, student and target of a run.
+
+    Args:
+        folder: of the run.
+        device: where the networks are put.
+        show: is told of a checkpoint that cannot be read.
+
+    Raises:
+        FileNotFoundError: if the folder holds no run, or one without a checkpoint.
+        ValueError: if its configuration or none of its checkpoints can be read.
+    """
+    from slam_edu.sd.teacher import load_teacher
+
+    folder = Path(folder)
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(
+            f"{str(folder)!r} has no {CONFIG}; allowed: the folder of a run of `slam-edu distill`"
+        )
+    config = read_config(folder / CONFIG)
+    pipeline = load_teacher(config)
+    pipeline.unet.to(device)
+    networks = build_networks(
+        config, pipeline.unet, make_autocast(config, torch.device(device))
+    )
+    progress = load_newest(folder, networks.trained, networks.average, None, show)
+    if progress is None:
+        raise FileNotFoundError(
+            f"{str(folder)!r} has no checkpoint yet; allowed: a run with one (it writes one every "
+            f"{config.save_every} updates and when it is stopped)"
+        )
+    schedule = NoiseSchedule.from_scheduler(pipeline.scheduler).to(device)
+    return LoadedRun(
+        config=config, pipeline=pipeline, networks=networks, schedule=schedule,
+        update=progress.update, skipped=progress.skipped,
+    )  # fmt: skip
+
+
+# -------------------------------------------------------------------- the folder
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder; the system lets go when the process ends.
+
+    Raises:
+        ValueError: if another process is in it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"{str(folder)!r} is in use by another run; allowed: another folder (out=...), or "
+            f"this one when that run has ended"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def keep_config(config: SDConfig, folder: Path) -> None:
+    """Write the configuration; one that is there must be the same in all that counts.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+
+    Raises:
+        ValueError: naming the settings that differ.
+    """
+    path = folder / CONFIG
+    if path.exists():
+        there = read_config(path)
+        odd = [
+            f"{f.name}: {getattr(there, f.name)!r} there, {getattr(config, f.name)!r} here"
+            for f in dataclasses.fields(config)
+            if f.name not in FREE and getattr(there, f.name) != getattr(config, f.name)
+        ]
+        if odd:
+            raise ValueError(
+                f"{str(folder)!r} holds a run with other settings ({'; '.join(odd)}); allowed: "
+                f"the same settings, or another folder (out=...)"
+            )
+    save_config(config, path)
+
+
+# -------------------------------------------------------------------- processes and signals
+
+
+def make_accelerator(config: SDConfig, folder: Path) -> Accelerator:
+    """What joins the processes of ``accelerate launch``; one process without it.
+
+    Mixed precision is the engine's own, whatever the launcher's settings say: what is to run in
+    half precision are the networks' calls alone.
+
+    Args:
+        config: of the run.
+        folder: of the run, for the trackers.
+
+    Raises:
+        ValueError: for a device that is not there.
+        ModuleNotFoundError: for a tracker that is not installed.
+    """
+    import importlib.util
+
+    from accelerate import Accelerator
+    from accelerate.utils import ProjectConfiguration
+
+    there = {
+        "cpu": True,
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+    }
+    if not there.get(config.device, True):
+        found = ", ".join(repr(name) for name, yes in there.items() if yes)
+        raise ValueError(f"device is {config.device!r}; allowed on this machine: 'auto', {found}")
+    if config.tracker != "none" and importlib.util.find_spec(config.tracker) is None:
+        raise ModuleNotFoundError(
+            f"tracker is {config.tracker!r}, which is not installed; install it with `pip install "
+            f"{config.tracker}`, or take tracker=none (log.csv is written in any case)",
+            name=config.tracker,
+        )
+    return Accelerator(
+        mixed_precision="no",
+        cpu=config.device == "cpu",
+        log_with=None if config.tracker == "none" else config.tracker,
+        project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / TENSORBOARD)),
+    )
+
+
+def start_trackers(accelerator: Accelerator, config: SDConfig) -> None:
+    """Tell the trackers the configuration."""
+    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    plain = {k: v if isinstance(v, int | float) else str(v) for k, v in values.items()}
+    accelerator.init_trackers("slam_edu", config=plain)
+
+
+def end_trackers(accelerator: Accelerator) -> None:
+    """Close the trackers of this run, and forget them."""
+    for tracker in accelerator.trackers:
+        tracker.finish()
+    accelerator.trackers = []
+
+
+class asked_to_stop:
+    """Whether SIGTERM or SIGINT came while the block ran, instead of their usual effect.
+
+    An update is then finished and saved; a second SIGINT interrupts at once. Signals belong to
+    the main thread; elsewhere this does nothing.
+
+    Attributes:
+        received: number of the first signal; None.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> asked_to_stop:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def __call__(self) -> bool:
+        """Whether it came."""
+        return self.received is not None
+
+    def _receive(self, number: int, _frame: object) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = self.received or number
+
+
+def grid_prompts(config: SDConfig, batches: Any) -> list[str]:
+    """The prompts of the sample grids.
+
+    Args:
+        config: its ``sample_prompts`` is a file, one prompt a line; else they come from the data,
+            or where those cannot be asked for captions, from the shipped list.
+        batches: the data.
+    """
+    from slam_edu.sd.data import read_prompts
+
+    count = max(1, config.sample_count)
+    if config.sample_prompts is not None:
+        found: Sequence[str] = read_prompts(config.sample_prompts)
+    elif getattr(batches, "captions", None):
+        found = list(dict.fromkeys(batches.captions))
+    else:
+        found = read_prompts(None)
+    step = max(1, len(found) // count)
+    return list(found[: step * count : step])[:count]

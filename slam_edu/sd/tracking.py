@@ -1,0 +1,227 @@
+"""What is seen of a run while it runs: the log, grids of samples, TensorBoard and its like."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from slam_edu.files import atomic_path
+from slam_edu.runlog import append_row, shorten
+from slam_edu.sampling import last, sample_consistency, sample_pf_ode
+from slam_edu.schedule import NoiseSchedule
+from slam_edu.sd.components import TextCondition, decode_latents, latent_shape
+from slam_edu.sd.config import SDConfig
+from slam_edu.sd.engine import BINS, EngineState
+from slam_edu.sd.networks import Networks
+from slam_edu.seeding import sample_generator
+
+if TYPE_CHECKING:
+    import numpy as np
+    from accelerate import Accelerator
+    from diffusers import AutoencoderKL
+
+LOG, SAMPLES = "log.csv", "samples"
+BIN_COLUMNS = tuple(f"loss_bin{i}" for i in range(BINS))
+COLUMNS = (
+    "update", "loss", "grad_norm", "lr", "skipped", "samples_per_second", "seconds", *BIN_COLUMNS,
+)  # fmt: skip
+#: Steps of the student's rows in a grid, and of the teacher's row.
+STUDENT_STEPS, TEACHER_STEPS = (1, 2, 4), 25
+
+
+class RunLog:
+    """Means over ``log_every`` updates, as rows of ``log.csv`` and to a tracker.
+
+    The columns are the number of updates, the loss, the gradient's norm before clipping, the
+    learning rate, updates skipped so far, samples a second, seconds of training so far (stops
+    left out), and the mean squared error of the samples in each tenth of the timesteps, the
+    cleanest first (empty tenths are ``nan``).
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        batch: samples of an update.
+        update: that the run goes on from; rows after it are dropped.
+        accelerator: whose trackers are told; None: none.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: SDConfig,
+        batch: int,
+        update: int = 0,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        self.path = folder / LOG
+        self.accelerator = accelerator
+        self._every, self._last, self._batch = config.log_every, config.updates, batch
+        if update:
+            self._before = shorten(self.path, COLUMNS, update)
+        else:  # of a run that was stopped before its first checkpoint
+            self.path.unlink(missing_ok=True)
+            self._before = 0.0
+        self._start = time.perf_counter()
+        self._clear()
+
+    @property
+    def seconds(self) -> float:
+        """Of training so far."""
+        return self._before + time.perf_counter() - self._start
+
+    def add(self, state: EngineState, end: bool = False) -> dict[str, float] | None:
+        """Count an update in.
+
+        Args:
+            state: of the update.
+            end: write a row now: the run stops.
+
+        Returns:
+            the row, where one was written.
+        """
+        self._sums += torch.tensor([state.loss, state.grad_norm], dtype=torch.float64)
+        self._bins, self._counts = self._bins + state.bins, self._counts + state.counts
+        self._updates += 1
+        if state.update % self._every and state.update != self._last and not end:
+            return None
+        now = time.perf_counter()
+        loss, norm = (self._sums / self._updates).tolist()
+        speed = self._updates * self._batch / max(now - self._since, 1e-9)
+        by_bin = (self._bins / self._counts).tolist()
+        values = [loss, norm, state.lr, state.skipped, speed, self.seconds, *by_bin]
+        append_row(self.path, COLUMNS, [state.update, *values])
+        row = dict(zip(COLUMNS, [state.update, *values], strict=True))
+        if self.accelerator is not None:
+            shown = {k: v for k, v in row.items() if k != "update" and v == v}  # no NaN
+            self.accelerator.log(shown, step=state.update)
+        self._clear()
+        return row
+
+    def _clear(self) -> None:
+        self._sums = torch.zeros(2, dtype=torch.float64)
+        self._bins, self._counts = (torch.zeros(BINS, dtype=torch.float64) for _ in range(2))
+        self._updates, self._since = 0, time.perf_counter()
+
+
+class Sampler:
+    """Grids of samples from fixed noise: the teacher once, the student along the run.
+
+    The student is always called at gamma = 1, which is guidance_scale 1 in a pipeline: the
+    guidance w that was distilled is in its weights.
+
+    Args:
+        config: of the run.
+        schedule: the levels, on the device.
+        vae: decodes; moved to the device for that.
+        networks: of the run.
+        cond: conditions of the grid's prompts.
+        empty: the empty condition, one row.
+        prediction_type: of the teacher.
+        shape: of a latent.
+    """
+
+    def __init__(
+        self,
+        config: SDConfig,
+        schedule: NoiseSchedule,
+        vae: AutoencoderKL,
+        networks: Networks,
+        cond: TextCondition,
+        empty: TextCondition,
+        *,
+        prediction_type: str,
+        shape: Sequence[int],
+    ) -> None:
+        self.config, self.schedule, self.vae = config, schedule, vae
+        self.networks, self.prediction_type = networks, prediction_type
+        device = schedule.device
+        self.cond, self.empty = cond.to(device), empty.to(device)
+        rows = [
+            torch.randn(tuple(shape), generator=sample_generator(config.seed, i, 1))
+            for i in range(len(cond))
+        ]
+        self.noise = torch.stack(rows).to(device)
+
+    @torch.no_grad()
+    def teacher(self) -> Tensor:
+        """The teacher's images, (B, 3, H, W) in [-1, 1], by DDIM with the distilled guidance."""
+        w = self.config.guidance
+        states = sample_pf_ode(
+            self.networks.teacher, self.noise, self.schedule, TEACHER_STEPS,
+            prediction_type=self.prediction_type, cond=self.cond, guidance=w,
+            uncond=self.empty.expand(len(self.noise)) if w else None,
+        )  # fmt: skip
+        return self._decode(last(states))
+
+    @torch.no_grad()
+    def student(self, steps: int) -> Tensor:
+        """The target's images, (B, 3, H, W) in [-1, 1], at gamma = 1."""
+        generator = torch.Generator(self.noise.device).manual_seed(self.config.seed)
+        states = sample_consistency(
+            self.networks.target, self.noise, self.schedule, steps, generator=generator,
+            subpaths=self.config.subpaths, conditioning=self.config.conditioning,
+            prediction_type=self.prediction_type, cond=self.cond,
+            timestep_scaling=self.config.timestep_scaling,
+        )  # fmt: skip
+        return self._decode(last(states))
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        before = self.vae.device
+        self.vae.to(latents.device)
+        images = decode_latents(self.vae, latents, batch=4).float().cpu()
+        self.vae.to(before)
+        return images
+
+
+def save_grid(rows: Sequence[Tensor], path: Path, least: int = 64) -> np.ndarray:
+    """Write rows of images as one PNG file.
+
+    Args:
+        rows: each of shape (B, 3, H, W), in [-1, 1].
+        path: of the file; its folder is made.
+        least: small images are enlarged, by a whole factor, to this many pixels of width.
+
+    Returns:
+        the picture, (height, width, 3), 0 to 255.
+    """
+    from PIL import Image
+
+    images = torch.stack([*rows])  # (rows, B, 3, H, W)
+    factor = max(1, least // images.shape[-1])
+    images = images.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    images = torch.nn.functional.pad(images, (1, 1, 1, 1), value=1.0)
+    picture = images.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
+    pixels = ((picture + 1) * 127.5).round().clamp(0, 255).byte().numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        Image.fromarray(pixels).save(temporary)
+    return pixels
+
+
+def show_image(accelerator: Accelerator, name: str, pixels: np.ndarray, update: int) -> None:
+    """Hand a picture to the trackers that take pictures.
+
+    Args:
+        accelerator: whose trackers.
+        name: of the picture.
+        pixels: of shape (height, width, 3), 0 to 255.
+        update: the number of updates.
+    """
+    for tracker in accelerator.trackers:
+        if hasattr(tracker, "log_images"):
+            options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({name: pixels[None]}, step=update, **options)
+
+
+def grid_shape(pipeline: object, resolution: int | None) -> tuple[int, int, int]:
+    """(C, h, w) of latents at a resolution in pixels; None: the teacher's own."""
+    channels, height, width = latent_shape(pipeline)
+    if resolution is None:
+        return channels, height, width
+    side = resolution // pipeline.vae_scale_factor
+    return channels, side, side
