@@ -41,7 +41,7 @@ VENV = ROOT / ".venv"
 START = "notebooks/00_start_here.ipynb"
 
 OLDEST_PYTHON = (3, 10)  # requires-python in pyproject.toml; tests/test_environment.py compares
-EXTRAS = ("course", "sd", "test")
+EXTRAS = ("course", "sd", "data", "test")
 # An extra that contains others (`test` names `slam_edu[course,sd]` in pyproject.toml).
 CONTAINS = {"test": ("course", "sd")}
 LAB_EXTRAS = ("course", "sd")
