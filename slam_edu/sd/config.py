@@ -168,7 +168,7 @@ class SDConfig:
         "adamw", "optimisation", "'adamw8bit' needs bitsandbytes and a CUDA GPU",
         choices=OPTIMIZERS,
     )  # fmt: skip
-    weight_decay: float = _setting(0.0, "optimisation", "AdamW's", low=0)
+    weight_decay: float = _setting(0.0, "optimisation", "AdamW's weight decay", low=0)
     clip: float = _setting(1.0, "optimisation", "largest norm of the gradient", above=0)
     ema_rate: float = _setting(
         0.95, "optimisation", "r of the target's moving average", low=0, high=1
