@@ -23,6 +23,10 @@ nothing fails when it is missed, because a machine shared with others may miss a
 ``digits``: what made the training of :mod:`slam_edu.digits` fast. One update of the digits' UNet
 and text encoder (batch 64, one thread unless ``--threads`` says more) in other ways, against the
 way that was chosen; a ratio below 1 says that the other way is faster. There is no target.
+
+``sd``: one update of :class:`slam_edu.sd.engine.Engine`, with latents and text states at hand and
+without, against a transcription of the official script's update (:mod:`slam_edu.sd.bench`); then
+the memory that both take, and where the time of ours goes.
 """
 
 from __future__ import annotations
@@ -455,6 +459,37 @@ def digits(repeat: int) -> Iterator[Row]:
         yield Row(name=f"update with {name}", bare=bare, ours=ours, target=math.inf)
 
 
+# -------------------------------------------------------------------- Stable Diffusion
+
+
+def sd(repeat: int) -> Iterator[Row | str]:
+    """All rows of ``sd``, then lines on memory and on where an update's time goes."""
+    from slam_edu.sd import bench as sd_bench
+
+    for make in (sd_bench.digits_problem, sd_bench.random_problem):
+        problem = make()
+        official = sd_bench.OfficialStep(problem)
+        cached, encoding = (sd_bench.our_update(problem, each) for each in (True, False))
+        for ours, name, target in (
+            (cached, "cached", sd_bench.TARGET_CACHED),
+            (encoding, "encoding", sd_bench.TARGET_ENCODING),
+        ):
+            bare, seconds = compare(official, ours, 3 * repeat)
+            yield Row(
+                name=f"{problem.name}: update, {name}", bare=bare, ours=seconds, target=target
+            )
+        peaks = [sd_bench.peak_bytes(update) / 1e6 for update in (official, cached, encoding)]
+        yield (
+            f"{problem.name}: peak of what an update makes: official {peaks[0]:.1f} MB, cached "
+            f"{peaks[1]:.1f} MB, encoding {peaks[2]:.1f} MB"
+        )
+        times = {}
+        for name, part in sd_bench.parts(problem):
+            times[name], _ = compare(part, lambda: None, repeat)
+        each = ", ".join(f"{name} {1e3 * value:.1f}" for name, value in times.items())
+        yield f"{problem.name}: ms of {each}"
+
+
 # -------------------------------------------------------------------- the table
 
 
@@ -488,7 +523,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m slam_edu.bench",
         description="What the library costs over the bare computation.",
     )
-    parser.add_argument("what", choices=["core", "toy", "digits"], help="which table")
+    parser.add_argument("what", choices=["core", "toy", "digits", "sd"], help="which table")
     parser.add_argument("--repeat", type=int, default=5, help="measurements per row (default: 5)")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: 1)")
     options = parser.parse_args(argv)
@@ -500,8 +535,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     header = f"{'':<50}{'bare (ms)':>11}{'ours (ms)':>11}{'ratio':>8}{'target':>9}  met"
     print(header, "-" * len(header), sep="\n")
     # Looked up by name, so that a test can put another table there.
-    for row in {"core": core, "toy": toy, "digits": digits}[options.what](options.repeat):
-        print(line(row), flush=True)
+    tables = {"core": core, "toy": toy, "digits": digits, "sd": sd}
+    for row in tables[options.what](options.repeat):
+        print(row if isinstance(row, str) else line(row), flush=True)
     return 0
 
 
