@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +45,49 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+@contextmanager
+def replaced_folder(
+    out: str | os.PathLike[str], keep: Iterable[str] = ()
+) -> Iterator[Path]:
+    """A temporary folder to fill, moved into the place of ``out`` when the block ends well.
+
+    An error leaves an older folder at ``out`` as it was. The temporary folder lies beside it, and
+    the folders above are made.
+
+    Args:
+        out: the folder; what it holds is gone afterwards.
+        keep: names of files of the older folder that the new one gets.
+
+    Raises:
+        ValueError: if ``out`` is a file.
+    """
+    out = Path(out).resolve()
+    if out.is_file():
+        raise ValueError(f"{str(out)!r} is a file; allowed: the name of a folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    folder.chmod(0o755)
+    try:
+        yield folder
+        for name in keep:
+            if (out / name).exists():
+                shutil.copyfile(out / name, folder / name)
+        for path in folder.rglob("*"):  # safetensors makes files that only their owner reads
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        old = folder.with_name(folder.name + "-old")
+        if out.exists():
+            out.rename(old)
+        try:
+            folder.rename(out)
+        except BaseException:
+            if old.exists():
+                old.rename(out)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def save_tensors(

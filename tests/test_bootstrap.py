@@ -412,7 +412,7 @@ def test_a_foreign_folder_is_not_touched(checkout, commands, kind):
 
 def test_an_unknown_extra_is_named(checkout, commands, capsys):
     assert bootstrap.main(["setup", "--extras", "course,docs"]) == 2
-    assert "no such extra: docs; choose among course, sd, test." in capsys.readouterr().err
+    assert "no such extra: docs; choose among course, sd, data, test." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ START = "notebooks/00_start_here.ipynb"
 OLDEST_PYTHON = (3, 10)  # requires-python in pyproject.toml; tests/test_environment.py compares
 EXTRAS = ("course", "sd", "data", "test")
 # An extra that contains others (`test` names `slam_edu[course,sd]` in pyproject.toml).
-CONTAINS = {"test": ("course", "sd")}
+CONTAINS = {"test": ("course", "sd", "data")}
 LAB_EXTRAS = ("course", "sd")
 TEST_EXTRAS = ("test",)
 # Installed first, so that the checkout itself can be installed without fetching a build system:

@@ -5,16 +5,17 @@
     colours       eight colours, and the reader that finds them in an image
     networks      the parts of the model, from diffusers and transformers
     train         how it was trained: ``python -m slam_edu.digits.train``
-    pipeline      the shipped model: :func:`load_pipeline`
+    pipeline      the shipped models: :func:`load_pipeline`, :func:`load_student`
     classifier    reads digits
     evaluate      scores: ``python -m slam_edu.digits.evaluate``
+    students      the study of distilled students: ``python -m slam_edu.digits.students``
 """
 
 from slam_edu.digits.captions import Asked, caption, read_prompt
 from slam_edu.digits.classifier import DigitClassifier
 from slam_edu.digits.colours import COLOURS, read_colours
 from slam_edu.digits.data import CaptionedDigits, DigitBatch
-from slam_edu.digits.pipeline import load_classifier, load_pipeline
+from slam_edu.digits.pipeline import load_classifier, load_pipeline, load_student
 
 __all__ = [
     "COLOURS",
@@ -25,6 +26,7 @@ __all__ = [
     "caption",
     "load_classifier",
     "load_pipeline",
+    "load_student",
     "read_colours",
     "read_prompt",
 ]

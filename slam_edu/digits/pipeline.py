@@ -2,7 +2,8 @@
 
 ``data/digits-sd`` is an ordinary diffusers folder; ``StableDiffusionPipeline.from_pretrained`` on
 it is all that is needed. :func:`load_pipeline` finds it, in a checkout and in an installed wheel,
-and checks each file against the checksum it was shipped with.
+and checks each file against the checksum it was shipped with. ``data/digits-student`` holds what
+its distilled student has of its own; :func:`load_student` puts it together with the rest.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from slam_edu.resources import data_path
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-PIPELINE, CLASSIFIER = "digits-sd", "digits-classifier"
+PIPELINE, STUDENT, CLASSIFIER = "digits-sd", "digits-student", "digits-classifier"
 CHECKSUMS = "checksums.json"
 
 
@@ -53,6 +54,47 @@ def load_pipeline(folder: str | os.PathLike[str] | None = None) -> StableDiffusi
         ) from error
     with quiet():
         pipeline = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def load_student(
+    folder: str | os.PathLike[str] | None = None, teacher: StableDiffusionPipeline | None = None
+) -> StableDiffusionPipeline:
+    """The distilled digits model: four steps at ``guidance_scale=1``, on the CPU in float32.
+
+    Its folder holds a UNet and a scheduler alone; autoencoder, text encoder and tokenizer are the
+    teacher's, the same objects where a teacher is passed in.
+
+    Args:
+        folder: that ``python -m slam_edu.digits.students --ship`` wrote; default the shipped one.
+        teacher: whose other parts are used; default the shipped one.
+
+    Returns:
+        diffusers' own pipeline with ``LCMScheduler``, without its progress bar.
+
+    Raises:
+        FileNotFoundError: if the folder or a file of it is missing.
+        ValueError: for a file that is not the one that was shipped.
+        ModuleNotFoundError: without diffusers and transformers.
+    """
+    folder = Path(folder) if folder is not None else data_path(STUDENT)
+    check_files(folder)
+    teacher = load_pipeline() if teacher is None else teacher
+    from diffusers import LCMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+
+    with quiet():
+        unet = UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True)
+        pipeline = StableDiffusionPipeline(
+            vae=teacher.vae,
+            text_encoder=teacher.text_encoder,
+            tokenizer=teacher.tokenizer,
+            unet=unet.eval(),
+            scheduler=LCMScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -146,4 +188,8 @@ def check_files(folder: Path) -> None:
 
 
 def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb") as file:  # gigabytes, of a large model
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -110,16 +110,25 @@ def steps_against_quality(
 
 
 def ratios(
-    found: Mapping[str, Mapping[str, Ratio]], title: str = "", unit: str = "below 1: better"
+    found: Mapping[str, Mapping[str, Ratio]],
+    title: str = "",
+    unit: str = "below 1: better",
+    *,
+    panels: Mapping[str, str] | None = None,
+    color: Callable[[str], str] | None = None,
+    ticks: Sequence[float] | None = None,
 ) -> CourseFigure:
     """Ratios with their intervals, a row for each comparison, a panel for each metric.
 
     Args:
-        found: for each comparison, its ratio by metric, ``sw_n`` or ``map_t``; the same metrics in
-            every row.
+        found: for each comparison, its ratio by metric; the same metrics in every row.
         title: of the figure.
         unit: what the horizontal axis says.
+        panels: what the metrics are called; None for those of the study, ``sw_n`` and ``map_t``.
+        color: of a comparison, by its name; None for the study's colours.
+        ticks: of the horizontal axis; None to choose.
     """
+    color = color or (lambda name: style_of(name.split(";")[0].split(" / ")[0])["color"])
     metrics = list(next(iter(found.values())))
     best = {name: min(row.values(), key=lambda r: r.value).value for name, row in found.items()}
     lowest = min(best, key=best.__getitem__)
@@ -135,20 +144,20 @@ def ratios(
     for ax, metric in zip(axes, metrics, strict=True):
         for y, name in enumerate(names):
             ratio = found[name][metric]
-            color = style_of(name.split(";")[0].split(" / ")[0])["color"]
-            clear = ratio.high < 1 or ratio.low > 1
-            ax.plot([ratio.low, ratio.high], [y, y], color=color, lw=2.2)
-            ax.plot(ratio.value, y, "o", color=color, ms=6, mfc=color if clear else "white")
+            its, clear = color(name), ratio.high < 1 or ratio.low > 1
+            ax.plot([ratio.low, ratio.high], [y, y], color=its, lw=2.2)
+            ax.plot(ratio.value, y, "o", color=its, ms=6, mfc=its if clear else "white")
         ax.axvline(1, color="#8c8c8c", lw=1, zorder=0)
         ax.set(xscale="log", ylim=(len(names) - 0.5, -0.5))
         ax.set_yticks(range(len(names)), [LABELS.get(n, n) for n in names], fontsize=8.5)
-        ax.set_title(_short(metric), fontsize=9)
+        ax.set_title(panels[metric] if panels else _short(metric), fontsize=9)
         ax.tick_params(axis="y", length=0)
         ax.xaxis.set_major_formatter(ScalarFormatter())
         ax.xaxis.set_minor_formatter(NullFormatter())
         _open(ax)
     low, high = axes[0].get_xlim()
-    ticks = [0.25, 0.5, 1, 2, 4, 8] if high / low > 2.5 else [0.7, 1, 1.4]
+    if ticks is None:
+        ticks = [0.25, 0.5, 1, 2, 4, 8] if high / low > 2.5 else [0.7, 1, 1.4]
     for ax in axes:
         ax.xaxis.set_major_locator(FixedLocator(ticks))
     fig.suptitle(title, fontsize=10)

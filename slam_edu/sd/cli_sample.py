@@ -66,7 +66,7 @@ def _student(options: argparse.Namespace) -> list[Tensor]:
 
 def _pipeline(options: argparse.Namespace) -> list[Tensor]:
     """Rows of a pipeline, by its own call."""
-    from slam_edu.sd.pipelines import load_pipeline_folder
+    from slam_edu.sd.teacher import load_pipeline_folder
 
     pipeline = load_pipeline_folder(options.model)
     rows = []

@@ -216,8 +216,8 @@ class LatentDiffusion:
     """The parts of a ``StableDiffusionPipeline``, as the core takes them.
 
     Args:
-        pipeline: any pipeline with the parts of Stable Diffusion 1 or 2. Its networks are used as
-            they are: on their device, in their dtype.
+        pipeline: any pipeline with the parts of Stable Diffusion 1, 2 or XL. Its networks are
+            used as they are: on their device, in their dtype.
 
     Attributes:
         pipeline: what was passed in.
@@ -276,7 +276,7 @@ class LatentDiffusion:
         Args:
             x: latents of shape (B, C, h, w).
             t: timesteps of shape (B,).
-            cond: text states of shape (B, L, D).
+            cond: text states of shape (B, L, D), or a :class:`TextCondition`.
         """
         return unet_output(self.pipeline.unet, x, t, cond)
 
@@ -288,8 +288,13 @@ class LatentDiffusion:
             guidance: :math:`w` of :math:`\epsilon_c + w(\epsilon_c - \epsilon_u)`; diffusers'
                 ``guidance_scale`` is :math:`w + 1`. At 0 the empty prompt is not asked for.
         """
-        cond = self.encode_prompts(prompts)
-        uncond = self.encode_prompts([""] * len(cond)) if guidance else None
+        if is_xl(self.pipeline):
+            prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+            cond: Condition = text_condition(self.pipeline, prompts)
+            uncond = empty_condition(self.pipeline).expand(len(cond)) if guidance else None
+        else:  # tensors, which are asked for in one call
+            cond = self.encode_prompts(prompts)
+            uncond = self.encode_prompts([""] * len(cond)) if guidance else None
 
         return network_predictor(
             self.network,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import os
 import types
@@ -318,6 +319,7 @@ def _is_commit(text: str) -> bool:
     return len(text) == 40 and set(text) <= set("0123456789abcdef")
 
 
+@functools.cache
 def _types() -> dict[str, tuple[type, bool]]:
     """Of each setting its plain type, and whether it may be None."""
     found = {}

@@ -441,7 +441,7 @@ def grid_prompts(config: SDConfig, batches: Any) -> list[str]:
             or where those cannot be asked for captions, from the shipped list.
         batches: the data.
     """
-    from slam_edu.sd.data import read_prompts
+    from slam_edu.sd.data import default_prompts, read_prompts
 
     count = max(1, config.sample_count)
     if config.sample_prompts is not None:
@@ -449,6 +449,6 @@ def grid_prompts(config: SDConfig, batches: Any) -> list[str]:
     elif getattr(batches, "captions", None):
         found = list(dict.fromkeys(batches.captions))
     else:
-        found = read_prompts(None)
+        found = default_prompts(config.teacher)
     step = max(1, len(found) // count)
     return list(found[: step * count : step])[:count]

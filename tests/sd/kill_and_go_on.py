@@ -23,15 +23,16 @@ import torch
 from slam_edu.sd.checkpoint import checkpoint_paths
 from slam_edu.sd.config import SDConfig, load_config
 from slam_edu.sd.run import DistillRun
+from slam_edu.sd.teacher import load_teacher
 
 SETTINGS = (
-    "updates=16", "batch=2", "lr=1e-3", "save_every=2", "log_every=4", "sample_count=2",
-    "sample_every=8", "tracker=none", "max_samples=32", "threads=1",
+    "updates=12", "batch=2", "lr=1e-3", "save_every=2", "log_every=4", "sample_count=2",
+    "sample_every=6", "tracker=none", "max_samples=32", "threads=1",
 )  # fmt: skip
 
 
 def config_of(out: Path, teacher: str, cache: Path) -> SDConfig:
-    """A run of sixteen updates."""
+    """A run of twelve updates."""
     where = [f"out={out}", f"teacher={teacher}", f"cache_folder={cache}"]
     return load_config("digits", settings=[*SETTINGS, *where])
 
@@ -61,6 +62,9 @@ def main(folder: Path, teacher: str, kills: int, seed: int) -> int:
     torch.set_num_threads(1)
     generator = random.Random(seed)
     cache = folder / "cache"
+    import accelerate  # noqa: F401
+
+    load_teacher(config_of(folder / "none", teacher, cache))  # imports all that a run needs
     assert finished(start(config_of(folder / "first", teacher, cache))) == 0  # makes the cache
     begun = time.perf_counter()
     assert finished(start(config_of(folder / "whole", teacher, cache))) == 0

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from slam_edu._validation import check_count
 from slam_edu.digits.captions import FULL, caption
-from slam_edu.digits.classifier import FEATURES, DigitClassifier
+from slam_edu.digits.classifier import DigitClassifier
 from slam_edu.digits.colours import NAMES, read_colours
 from slam_edu.digits.data import CaptionedDigits, DigitBatch
 from slam_edu.digits.pipeline import load_classifier
@@ -158,8 +158,8 @@ def feature_distances(real: Tensor, drawn: Tensor) -> tuple[float, float, float]
     """Fréchet distance, kernel distance and its spread, between two sets of features.
 
     Args:
-        real: of shape (n, 128).
-        drawn: of shape (m, 128).
+        real: of shape (n, D), such as the classifier's with D = 128.
+        drawn: of shape (m, D).
 
     Returns:
         ``(frechet, kernel, kernel_std)``.
@@ -168,7 +168,7 @@ def feature_distances(real: Tensor, drawn: Tensor) -> tuple[float, float, float]
     from torchmetrics.image.kid import KernelInceptionDistance
 
     passed_on = nn.Identity()
-    passed_on.num_features = FEATURES
+    passed_on.num_features = real.shape[1]
     size = min(KERNEL_SUBSET_SIZE, len(real), len(drawn))
     frechet = FrechetInceptionDistance(feature=passed_on)
     with warnings.catch_warnings():

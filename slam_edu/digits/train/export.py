@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,9 +14,13 @@ from torch import nn
 from slam_edu.digits.networks import TextToLatents, build_tokenizer
 from slam_edu.digits.pipeline import quiet, write_checksums
 from slam_edu.digits.train.run import CONFIG, LOG
+from slam_edu.files import replaced_folder
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline
+
+#: The model card, written by hand.
+CARD = "README.md"
 
 
 def build_pipeline(
@@ -67,7 +70,7 @@ def export_pipeline(pipeline: StableDiffusionPipeline, out: Path, runs: dict[str
         out: the folder.
         runs: name to folder of the training runs.
     """
-    with _replaced(out) as folder:
+    with replaced_folder(out, keep=(CARD,)) as folder:
         networks = (pipeline.vae, pipeline.unet, pipeline.text_encoder)
         with quiet():
             for network in networks:
@@ -95,7 +98,7 @@ def export_classifier(classifier: nn.Module, out: Path, run: Path) -> None:
     """
     from safetensors.torch import save_file
 
-    with _replaced(out) as folder:
+    with replaced_folder(out, keep=(CARD,)) as folder:
         weights = {
             name: value.half() if value.is_floating_point() else value
             for name, value in classifier.state_dict().items()
@@ -116,31 +119,3 @@ def _copy_runs(folder: Path, runs: dict[str, Path]) -> None:
         text = json.dumps(about, indent=2) + "\n"
         (folder / "training" / f"{name}.json").write_text(text, "utf-8")
         shutil.copyfile(run / LOG, folder / "training" / f"{name}.csv")
-
-
-class _replaced:
-    """A temporary folder that takes the place of ``out`` when the block ends well."""
-
-    def __init__(self, out: Path) -> None:
-        self.out = out
-
-    def __enter__(self) -> Path:
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(prefix=f".{self.out.name}-", dir=self.out.parent))
-        self.folder.chmod(0o755)
-        return self.folder
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            shutil.rmtree(self.folder)
-            return
-        card = self.out / "README.md"
-        if card.exists():
-            shutil.copyfile(card, self.folder / card.name)
-        for path in self.folder.rglob("*"):  # safetensors makes files that only their owner reads
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        old = self.folder.with_name(self.folder.name + "-old")
-        if self.out.exists():
-            self.out.rename(old)
-        self.folder.rename(self.out)
-        shutil.rmtree(old, ignore_errors=True)

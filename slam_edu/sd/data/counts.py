@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 #: The fraction of rejected samples is looked at when so many were seen.
@@ -74,11 +75,20 @@ class Counts:
         fresh = [text for text in other.examples if text not in self.examples]
         self.examples = (self.examples + fresh)[:NAMED]
 
+    def plus(self, other: Counts) -> Counts:
+        """Both counts together."""
+        both = Counts(self.accepted, dict(self.reasons), list(self.examples))
+        both.add(other)
+        return both
+
     def check(self, max_rejected: float, final: bool = False) -> None:
         """Look at the fraction that was rejected, once there is enough to judge by.
 
+        Of n samples, p n may be rejected at the end, and before it two standard deviations of
+        chance more: data with few bad samples must not fail because those came first.
+
         Args:
-            max_rejected: the largest fraction allowed.
+            max_rejected: the largest fraction allowed, p.
             final: whether all samples were seen; then few are enough.
 
         Raises:
@@ -87,7 +97,8 @@ class Counts:
         rejected, seen = self.rejected, self.accepted + self.rejected
         if not final and seen < ENOUGH:
             return
-        if rejected > max_rejected * seen:
+        chance = 0.0 if final else 2 * math.sqrt(max_rejected * seen)
+        if rejected > max_rejected * seen + chance:
             raise ValueError(
                 f"{rejected:,} of {seen:,} samples were rejected, a fraction of "
                 f"{rejected / seen:.2f}; allowed: max_rejected={max_rejected:g}. {self._why()}"

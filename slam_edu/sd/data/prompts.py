@@ -12,18 +12,18 @@ EVERYDAY = "prompts/everyday.txt"
 DIGITS_PROMPTS = 512
 
 
-def read_prompts(path: str | os.PathLike[str]) -> list[str]:
+def read_prompts(path: str | os.PathLike[str] | None = None) -> list[str]:
     """The prompts of a file, in its order.
 
     Args:
         path: of a UTF-8 text, one prompt a line; empty lines and lines that begin with ``#`` are
-            left out.
+            left out. None: the shipped list of everyday things.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it is no text or holds no prompt.
     """
-    path = Path(path)
+    path = Path(data_path(EVERYDAY) if path is None else path)
     if not path.is_file():
         raise FileNotFoundError(
             f"{str(path)!r} is not a file; allowed: a text file with one prompt a line"
@@ -48,7 +48,7 @@ def default_prompts(teacher: str) -> list[str]:
         teacher: ``SDConfig.teacher``; the digits' has its own captions, others get everyday ones.
     """
     if teacher != "digits":
-        return read_prompts(data_path(EVERYDAY))
+        return read_prompts()
     from slam_edu.digits.data import CaptionedDigits
 
     captions = CaptionedDigits("train").batch(range(2 * DIGITS_PROMPTS)).captions

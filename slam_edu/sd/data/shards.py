@@ -1,10 +1,11 @@
 """Shards of webdataset: tar files in which the files of a sample stand one after the other.
 
 A sample is what has one name up to the first dot: ``000042.jpg`` with ``000042.txt``, or with a
-``000042.json`` that holds the caption. Shards are local files or addresses, and are read from front
-to end, never as a whole. Tar files are read and grouped by the ``webdataset`` library; files and
-addresses are opened here, because that library would pass an address to a shell where it begins
-with ``pipe:``, takes a Windows path for an address, and leaves it to ``curl`` to stop half-way.
+``000042.json`` that holds the caption. Shards are local files or addresses, and are read from
+front to end, never as a whole. Tar files are read and grouped by the ``webdataset`` library; files
+and addresses are opened here, because that library takes a Windows path for an address, hands what
+begins with ``pipe:`` to a shell, and has addresses fetched by ``curl``, which says little of what
+went wrong and cannot go on in the middle.
 """
 
 from __future__ import annotations
@@ -76,8 +77,17 @@ class ShardSource(Source):
         self.shards = expand_shards(shards)
 
     def identity(self) -> dict[str, Any]:
-        """What tells this source's content from another's: the shards' names."""
-        return {"shards": hash_of(self.shards)}
+        """What tells this source's content from another's.
+
+        It is the files' names and sizes, and addresses without what comes after a "?", which may
+        be a key that does not last.
+        """
+        known = [
+            shard.split("?")[0] if is_address(shard)
+            else [Path(shard).name, Path(shard).stat().st_size]
+            for shard in self.shards
+        ]  # fmt: skip
+        return {"shards": hash_of(known)}
 
     def items(self, position: Position) -> Iterator[tuple[Position, Entry]]:
         """The entries from a position (shard, entries of it) on, each with the one after it."""
@@ -102,17 +112,18 @@ class ShardSource(Source):
         faults: list[Rejection] = []
 
         def files() -> Iterator[dict[str, Any]]:
-            seen = 0
+            headers: list[str] = []
             try:
                 with _open(address) as raw:
-                    watched = _Watched(_decompressed(raw))
-                    for file in tar_file_iterator(watched):
-                        seen += 1
+                    watched = _Watched(_decompressed(raw), name)
+                    for file in tar_file_iterator(
+                        watched, select_files=lambda name: headers.append(name) or True
+                    ):
                         yield {**file, "__url__": address}
                     if not watched.ends_with_zeros():
                         faults.append(Rejection(name, "a shard that is cut short", "no end mark"))
             except _CUT as error:
-                reason = "a shard that is cut short" if seen else "a shard that cannot be read"
+                reason = "a shard that is cut short" if headers else "a shard that cannot be read"
                 faults.append(Rejection(name, reason, str(error)))
 
         def doubled(error: Exception) -> bool:
@@ -179,7 +190,7 @@ def expand_shards(text: str) -> list[str]:
     """
     from braceexpand import UnbalancedBracesError, braceexpand
 
-    if not is_address(text) and "://" in text or text.startswith("pipe:"):
+    if ("://" in text and not is_address(text)) or text.startswith("pipe:"):
         raise ValueError(
             f"data_path is {text!r}; allowed: shards as paths or as http:// or https:// addresses"
         )
@@ -202,9 +213,9 @@ def expand_shards(text: str) -> list[str]:
         ) from error
     if is_address(text):
         return shards
-    found = [
-        path for shard in shards for path in (sorted(glob.glob(shard)) if "*" in shard else [shard])
-    ]
+    found = []
+    for shard in shards:
+        found += sorted(glob.glob(shard)) if "*" in shard else [shard]
     missing = [path for path in found if not Path(path).is_file()]
     if missing or not found:
         raise FileNotFoundError(
@@ -219,8 +230,11 @@ class _Watched:
 
     MARK = 1024
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.file, self.tail = file, b""
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self.file, self.name, self.tail = file, name, b""
+
+    def __str__(self) -> str:  # the library puts it into its errors
+        return self.name
 
     def read(self, size: int = -1) -> bytes:
         data = self.file.read(size)
@@ -263,7 +277,7 @@ class Download(io.RawIOBase):
     def __init__(self, address: str) -> None:
         self.address = address
         self.place, self.size = 0, None
-        self._response = None
+        self._response, self._lost = None, 0
         self._connect(WAITS[:1])
 
     def readable(self) -> bool:
@@ -280,9 +294,13 @@ class Download(io.RawIOBase):
                 count, lost = 0, True
             if count:
                 self.place += count
+                self._lost = 0
                 return count
             if not lost and (self.size is None or self.place >= self.size):
                 return 0
+            self._lost += 1
+            if self._lost > len(WAITS):
+                raise self._error(f"the connection is lost at byte {self.place:,} each time")
             self._connect(WAITS)
 
     def close(self) -> None:
@@ -304,7 +322,10 @@ class Download(io.RawIOBase):
                 fault = str(getattr(error, "reason", error))
             if wait is not None:
                 time.sleep(wait)
-        raise ConnectionError(
+        raise self._error(fault)
+
+    def _error(self, fault: str) -> ConnectionError:
+        return ConnectionError(
             f"the shard {self.address!r} cannot be read: {fault}. Check the address and the "
             f"network, or copy the shards to a folder and set data_path to it; what is done so "
             f"far is kept"

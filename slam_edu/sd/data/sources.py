@@ -219,8 +219,8 @@ class FolderSource(MapSource):
         images = sorted(name for name in files if name.lower().endswith(SUFFIXES))
         if not images:
             raise ValueError(
-                f"the folder {str(self.folder)!r} holds no image; allowed: "
-                f"{', '.join(SUFFIXES)} files, with captions in {METADATA} or in a .txt beside each"
+                f"the folder {str(self.folder)!r} holds no image; allowed: {', '.join(SUFFIXES)} "
+                f"files, with captions in {METADATA} or in a .txt beside each"
             )
         self._entries += [(name, None) for name in images if name not in listed]
 
@@ -328,7 +328,7 @@ class DatasetsSource(MapSource):
         self.local = Path(path).exists()
         if self.local:
             return
-        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path) or path.endswith(".parquet"):
+        if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", path) or path.endswith(".parquet"):
             raise FileNotFoundError(
                 f"{path!r} is not there; allowed: a folder, a .parquet file, or an id on the hub "
                 f"such as 'owner/name'"
@@ -343,7 +343,7 @@ class DatasetsSource(MapSource):
     def identity(self) -> dict[str, Any]:
         """What tells this source's content from another's."""
         if not self.local:
-            return {"revision": self.revision}
+            return {"id": self.path, "revision": self.revision}
         path = Path(self.path)
         files = [(path.name, path.stat().st_size)] if path.is_file() else list_files(path, ("",))
         return {"files": hash_of(sorted(files))}
@@ -376,7 +376,8 @@ class DatasetsSource(MapSource):
             import datasets
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                f"data='datasets' needs {error.name}; install it with `pip install slam_edu[data]`",
+                f"data='datasets' needs {error.name}; install it with `pip install "
+                f"slam_edu[data]`",
                 name=error.name,
             ) from error
         rows = self._one_split(self._load(datasets))
@@ -422,14 +423,12 @@ class DatasetsSource(MapSource):
         path = Path(self.path)
         if self.local:
             if path.is_file():
-                load = lambda: datasets.load_dataset("parquet", data_files=str(path))  # noqa: E731
-            elif (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-                load = lambda: datasets.load_from_disk(str(path))  # noqa: E731
-            else:
-                load = lambda: datasets.load_dataset(str(path))  # noqa: E731
-            return self._loaded(load)
+                return self._loaded(datasets.load_dataset, "parquet", data_files=str(path))
+            if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+                return self._loaded(datasets.load_from_disk, str(path))
+            return self._loaded(datasets.load_dataset, str(path))
         try:
-            return self._loaded(lambda: datasets.load_dataset(self.path, revision=self.revision))
+            return self._loaded(datasets.load_dataset, self.path, revision=self.revision)
         except ConnectionError as error:
             raise ConnectionError(
                 f"the data set {self.path!r} cannot be fetched ({error}). Connect to the network; "
@@ -437,9 +436,9 @@ class DatasetsSource(MapSource):
                 f"--revision {self.revision} --local-dir FOLDER` and set data_path=FOLDER"
             ) from error
 
-    def _loaded(self, load: Callable[[], Any]) -> Any:
+    def _loaded(self, load: Callable[..., Any], *arguments: str, **options: str) -> Any:
         try:
-            return load()
+            return load(*arguments, **options)
         except ConnectionError:
             raise
         except FileNotFoundError as error:

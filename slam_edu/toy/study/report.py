@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -110,22 +110,39 @@ class Results:
         """
         a = self.values(above, data, metric, after)
         b = self.values(below, data, metric, after)
-        seeds = sorted(
-            {seed for _, seed in a if all((d, seed) in a and (d, seed) in b for d in data)}
+        return paired_ratio(a, b, data)
+
+
+def paired_ratio(
+    above: Mapping[tuple[str, int], float], below: Mapping[tuple[str, int], float],
+    data: Sequence[str],
+) -> Ratio:  # fmt: skip
+    """The paired ratio of two sets of numbers by data set and seed; see the module.
+
+    Args:
+        above: the numerators, positive.
+        below: the denominators, positive.
+        data: names of the data sets.
+
+    Raises:
+        ValueError: if no seed has both on all of these data sets.
+    """
+    seeds = sorted(
+        {seed for _, seed in above if all((d, seed) in above and (d, seed) in below for d in data)}
+    )
+    if not seeds:
+        raise ValueError(
+            f"no seed was run for both settings on all of {', '.join(data)}; run the study"
         )
-        if not seeds:
-            raise ValueError(
-                f"no seed was run for both settings on all of {', '.join(data)}; run the study"
-            )
-        logs = np.array([[math.log(a[d, i] / b[d, i]) for i in seeds] for d in data])  # (D, n)
-        each = logs.mean(axis=0)
-        half = math.nan
-        if len(seeds) > 1:
-            half = stats.t.ppf(0.975, len(seeds) - 1) * each.std(ddof=1) / len(seeds) ** 0.5
-        by_data = dict(zip(data, np.exp(logs.mean(axis=1)).tolist(), strict=True))
-        value = each.mean()
-        low, high = math.exp(value - half), math.exp(value + half)
-        return Ratio(math.exp(value), low, high, len(seeds), by_data)
+    logs = np.array([[math.log(above[d, i] / below[d, i]) for i in seeds] for d in data])  # (D, n)
+    each = logs.mean(axis=0)
+    half = math.nan
+    if len(seeds) > 1:
+        half = stats.t.ppf(0.975, len(seeds) - 1) * each.std(ddof=1) / len(seeds) ** 0.5
+    by_data = dict(zip(data, np.exp(logs.mean(axis=1)).tolist(), strict=True))
+    value = each.mean()
+    low, high = math.exp(value - half), math.exp(value + half)
+    return Ratio(math.exp(value), low, high, len(seeds), by_data)
 
 
 def held_out(group: Group) -> tuple[str, ...]:

@@ -1,0 +1,131 @@
+"""What a machine can run, and what it will take, before anything is loaded.
+
+:func:`choose_preset` goes by the size of the GPU; :func:`budget` adds up what
+:mod:`slam_edu.sd.plan` counts: memory, disk, and an estimate of the minutes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from slam_edu.sd.config import SDConfig
+
+SMALL, LARGE = "digits", "sd15-t4-lora"
+#: GiB of GPU memory from which on it is the large one; a card sold as 16 GB has 14.6 or more.
+LEAST = 14.0
+#: TFLOP/s that one thread of a laptop or of Colab's processor reaches in the digits' UNet.
+THREAD_TFLOPS = 0.04
+
+
+def choose_preset(device_memory: float | None) -> str:
+    """The preset that a lesson takes on this machine.
+
+    It goes by the card's size alone; whether that much is free is for
+    :func:`slam_edu.sd.plan.check_memory` to say, which every run begins with.
+
+    Args:
+        device_memory: of the GPU, in GiB, such as
+            :attr:`slam_edu.environment.Environment.accelerator_memory`; None without a GPU, or
+            for one that shares the machine's memory.
+
+    Returns:
+        a name of :data:`slam_edu.sd.config.PRESETS`.
+
+    Raises:
+        ValueError: for a memory that is not a finite number from 0.
+    """
+    if device_memory is None:
+        return SMALL
+    if not (math.isfinite(device_memory) and device_memory >= 0):
+        raise ValueError(
+            f"device_memory is {device_memory!r}; allowed: a finite number of GiB >= 0, or None"
+        )
+    return LARGE if device_memory >= LEAST else SMALL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a run will take.
+
+    Attributes:
+        memory: of the device, in GiB.
+        disk: in GiB: the teacher's files, the cache, the checkpoints.
+        minutes: an estimate, of encoding or drawing the data and of all updates.
+        device: ``"cpu"`` or ``"cuda"``, whose memory it is.
+    """
+
+    memory: float
+    disk: float
+    minutes: float
+    device: str
+
+    def __str__(self) -> str:
+        where = "the GPU's memory" if self.device == "cuda" else "memory"
+        return (
+            f"{self.memory:.1f} GiB of {where}, {self.disk:.1f} GiB of disk, "
+            f"about {max(1, round(self.minutes))} min"
+        )
+
+
+def budget(config: SDConfig, *, device: str, tflops: float) -> Budget:
+    """Add up what a run will take; nothing is loaded.
+
+    Args:
+        config: of the run.
+        device: ``"cpu"`` or ``"cuda"``.
+        tflops: 1e12 operations a second that the device sustains, such as
+            :data:`THREAD_TFLOPS` or a card's of :data:`slam_edu.sd.plan.CARDS`.
+
+    Raises:
+        ValueError: for a teacher whose architecture is not known, data whose number is not known
+            before they are read (set ``max_samples``), or a speed that is not above 0.
+    """
+    from slam_edu.sd.cost import AUTOENCODER, TEXT, sample_flops
+    from slam_edu.sd.plan import GIB, make_plan
+
+    if not 0 < tflops < math.inf:
+        raise ValueError(f"tflops is {tflops!r}; allowed: a finite number > 0")
+    plan, samples = make_plan(config, device=device), count_samples(config)
+    if config.data == "prompts":
+        each = plan.drawing_seconds(tflops)
+    else:
+        flops = sample_flops(config)
+        each = (flops[AUTOENCODER] + flops[TEXT]) / (1e12 * tflops)
+    disk = plan.disk()
+    kept = disk["teacher"] + disk["checkpoints"]
+    if config.cache:
+        kept += samples * disk["cache of a sample"]
+    seconds = plan.seconds(tflops) + (samples * each if config.cache else 0)
+    return Budget(
+        memory=plan.total() / GIB, disk=kept / GIB, minutes=seconds / 60, device=device
+    )
+
+
+def count_samples(config: SDConfig) -> int:
+    """How many samples a run's cache will hold.
+
+    Args:
+        config: of the run.
+
+    Raises:
+        ValueError: where that is not known before they are read.
+    """
+    if config.data == "prompts":
+        from slam_edu.sd.data.prompts import default_prompts, read_prompts
+
+        path = config.data_path
+        prompts = default_prompts(config.teacher) if path is None else read_prompts(path)
+        there = len(prompts) * config.draw_count
+    elif config.data == "digits":
+        from slam_edu.digits.data import CaptionedDigits
+
+        there = len(CaptionedDigits("train"))
+    elif config.max_samples is None:
+        raise ValueError(
+            f"data is {config.data!r} without max_samples, so that their number is not known; "
+            f"allowed: max_samples=..."
+        )
+    else:
+        there = config.max_samples
+    return min(there, config.max_samples or there)

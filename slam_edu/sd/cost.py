@@ -1,0 +1,195 @@
+r"""What a distillation costs: operations of a sample, bytes of a cache, days and money of a run.
+
+Operations are counted on the true networks without their weights (:mod:`slam_edu.sd.trace`); a
+multiplication and an addition are two. For one sample,
+
+.. math:: F = 2 F_\text{teacher} + F_\text{target} + F_\text{forward} + F_\text{backward}
+
+with two calls of the teacher where there is guidance, and gradient checkpointing's second forward
+pass within the backward pass. What is not cached comes on top: the autoencoder and the text
+encoders.
+
+How fast a card works is not counted but assumed: its **sustained speed** v in operations a second,
+which is a third of its data sheet's figure on a good day. With G cards that take b samples each,
+and U updates, a run has G b U samples and takes
+
+.. math:: \text{days} = \frac{b\,U\,F}{86400\,v}, \qquad \text{GPU-days} = G \cdot \text{days}.
+
+The days do not depend on G: more cards with the same b make the batch larger, not the run shorter.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from dataclasses import dataclass
+
+import torch
+
+from slam_edu._validation import check_count
+from slam_edu.sd.config import SDConfig
+from slam_edu.sd.memory import LiveBytes
+from slam_edu.sd.published import Architecture, architecture_of
+from slam_edu.sd.trace import trace_coding, trace_step
+
+TERA = 1e12
+DAY = 86_400.0
+
+#: Names of a sample's parts, in the order in which they are computed.
+AUTOENCODER, TEXT = "autoencoder", "text encoders"
+TEACHER, TARGET = "teacher", "target"
+FORWARD, BACKWARD = "student, forward", "student, backward"
+
+
+def sample_flops(config: SDConfig) -> dict[str, int]:
+    """Operations of one sample of a distillation, by part.
+
+    The autoencoder's and the text encoders' are those of one image and one caption; a run with a
+    cache computes them once for each of its data and not for each sample.
+
+    Args:
+        config: of the run; its teacher must be one whose architecture is known without weights.
+
+    Returns:
+        operations of ``autoencoder``, ``text encoders``, ``teacher`` (all its calls), ``target``,
+        ``student, forward`` and ``student, backward``.
+
+    Raises:
+        ValueError: for a teacher whose architecture is not known.
+    """
+    architecture = architecture_of(config)
+    step = trace_step(config, architecture, cuda=False).flops
+    calls = config.teacher_steps * (2 if config.guidance else 1)
+    _, encode = trace_coding(architecture, "encode", 1, config.resolution)
+    return {
+        AUTOENCODER: encode,
+        TEXT: text_flops(architecture),
+        TEACHER: calls * step["teacher"],
+        TARGET: step["target"],
+        FORWARD: step["forward"],
+        BACKWARD: step["backward"],
+    }
+
+
+def text_flops(architecture: Architecture) -> int:
+    """Operations of one caption in all text encoders.
+
+    Args:
+        architecture: of the teacher.
+    """
+    return _text_flops(json.dumps([[k, dict(v)] for k, v in architecture.text_encoders]))
+
+
+@functools.lru_cache(maxsize=16)
+def _text_flops(encoders: str) -> int:
+    found = tuple((kind, values) for kind, values in json.loads(encoders))
+    architecture = Architecture(name="", unet={}, vae={}, text_encoders=found)
+    live = LiveBytes()
+    for number, (_, values) in enumerate(found):
+        encoder = architecture.build_text_encoder(number)
+        shape = (1, values["max_position_embeddings"])
+        with torch.no_grad(), live:
+            encoder(input_ids=torch.zeros(shape, dtype=torch.int64, device="meta"))
+    return live.flops
+
+
+def cached_bytes(config: SDConfig) -> dict[str, int]:
+    """Bytes that a cache keeps of one sample, by part.
+
+    A caption that comes with several images is kept once, so a cache may be smaller.
+
+    Args:
+        config: of the run; its ``cache_dtype`` counts.
+
+    Raises:
+        ValueError: for a teacher whose architecture is not known.
+    """
+    architecture = architecture_of(config)
+    size = getattr(torch, config.cache_dtype).itemsize
+    parts = {
+        "latent": size * math.prod(architecture.latent_shape(config.resolution)),
+        "text states": size * math.prod(architecture.text_shape),
+    }
+    if architecture.pooled_width is not None:
+        parts["pooled embedding"] = size * architecture.pooled_width
+        parts["time ids"] = 6 * 4
+    return parts
+
+
+def reduced_bytes(parameters: int, processes: int, size: int = 4) -> float:
+    """Bytes that each process sends, and receives, to sum gradients once.
+
+    Around a ring of W processes each sends (W-1)/W of the gradient to have its sum, and as much
+    again so that all have it (Patarasuk and Yuan 2009).
+
+    Args:
+        parameters: number of trained ones.
+        processes: W.
+        size: bytes of one gradient.
+
+    Raises:
+        ValueError: for a number below 1.
+    """
+    for value, name in ((parameters, "parameters"), (processes, "processes"), (size, "size")):
+        check_count(value, name)
+    return 2 * (processes - 1) / processes * parameters * size
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunCost:
+    """What a run takes.
+
+    Attributes:
+        samples: of all updates.
+        days: from its begin to its end.
+        gpu_days: of all cards together.
+        money: in the currency of the price.
+    """
+
+    samples: int
+    days: float
+    gpu_days: float
+    money: float
+
+
+def run_cost(
+    flops: float, *, gpus: int, batch: int, updates: int, speed: float, price: float = 0.0
+) -> RunCost:
+    """Days and money of a run.
+
+    Args:
+        flops: operations of one sample.
+        gpus: number of cards.
+        batch: samples that a card takes an update.
+        updates: of the run.
+        speed: sustained by one card, in operations a second.
+        price: of one card for one hour.
+
+    Raises:
+        ValueError: for a number that is not positive; the price may be 0.
+    """
+    for value, name in ((gpus, "gpus"), (batch, "batch"), (updates, "updates")):
+        check_count(value, name)
+    for value, name, low in ((flops, "flops", 0), (speed, "speed", 0), (price, "price", -1)):
+        if not (math.isfinite(value) and value > low and value >= 0):
+            least = "> 0" if low == 0 else ">= 0"
+            raise ValueError(f"{name} is {value!r}; allowed: a finite number {least}")
+    days = flops * batch * updates / speed / DAY
+    return RunCost(
+        samples=gpus * batch * updates,
+        days=days,
+        gpu_days=gpus * days,
+        money=gpus * days * 24 * price,
+    )
+
+
+def samples_bought(flops: float, gpu_days: float, speed: float) -> float:
+    """Samples that some GPU-days are enough for.
+
+    Args:
+        flops: operations of one sample.
+        gpu_days: of all cards together.
+        speed: sustained by one card, in operations a second.
+    """
+    return gpu_days * DAY * speed / flops

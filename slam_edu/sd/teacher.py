@@ -1,0 +1,443 @@
+"""The teacher: a Stable Diffusion from the shipped folder, a folder, or the hub at one commit.
+
+Only safetensors are read and no code but diffusers' and transformers' own is run. Every file is
+looked at before anything is loaded, so that what is missing or cut short is named. dtypes are
+always given: transformers takes a half-precision file in half precision, diffusers in float32, and
+a pipeline of both cannot run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from slam_edu._validation import check_choice
+from slam_edu.schedule import NoiseSchedule
+from slam_edu.sd.components import PARTS, XL_PARTS
+from slam_edu.sd.config import SDConfig
+from slam_edu.sd.networks import DTYPES
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+DIGITS = "digits"
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+#: What the engine distils; samplers of "sample" exist, Stable Diffusions of it do not.
+PREDICTIONS = ("epsilon", "v_prediction")
+#: An id on the hub.
+HUB_ID = r"[\w][\w.-]*/[\w][\w.-]*"
+#: Files of the weights without their ends, by part.
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+}
+
+
+def load_teacher(config: SDConfig) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+    """The pipeline that is to be distilled, on the CPU.
+
+    Text encoders and autoencoder come in float32. So does the UNet of a full fine-tune, because
+    the student is a copy of it; with adapters it comes in ``frozen_dtype``.
+
+    Args:
+        config: its ``teacher``, ``revision``, ``variant``, ``train`` and ``frozen_dtype``.
+
+    Raises:
+        FileNotFoundError: if the folder or a part of it is missing.
+        ValueError: for a hub id without a commit, a folder that is no Stable Diffusion, damaged
+            weights, or a model that cannot be a teacher; see :func:`check_teacher`.
+        ConnectionError: for a hub id that is not kept on this machine and cannot be downloaded.
+        ModuleNotFoundError: without diffusers and transformers.
+    """
+    folder = teacher_folder(config)
+    if folder is None:
+        from slam_edu.digits import load_pipeline
+
+        pipeline = load_pipeline()
+    else:
+        dtype = "float32" if config.train == "full" else config.frozen_dtype
+        pipeline = load_pipeline_folder(folder, variant=config.variant, unet_dtype=DTYPES[dtype])
+    check_teacher(pipeline, config.teacher)
+    return pipeline
+
+
+def teacher_folder(config: SDConfig) -> Path | None:
+    """Where the teacher's files are; a hub id is downloaded first, if it is not kept yet.
+
+    Args:
+        config: its ``teacher``, ``revision`` and ``variant``.
+
+    Returns:
+        None for the shipped digits model.
+
+    Raises:
+        FileNotFoundError: for a path that is no folder.
+        ValueError: for a hub id without a commit, or one that the hub does not have.
+        ConnectionError: for a hub id that is not kept on this machine and cannot be downloaded.
+    """
+    if config.teacher == DIGITS:
+        return None
+    return model_folder(config.teacher, config.revision, config.variant)
+
+
+def model_folder(model: str, revision: str | None = None, variant: str | None = None) -> Path:
+    """The folder of a pipeline: a path, or a hub id's files on this machine.
+
+    Args:
+        model: a folder, or an id ``owner/name``.
+        revision: the commit of an id, 40 hexadecimal digits.
+        variant: which of its weight files are downloaded.
+
+    Raises:
+        FileNotFoundError: for a path that is no folder.
+        ValueError: for an id without a commit, or one that the hub does not have.
+        ConnectionError: for an id that is not kept on this machine and cannot be downloaded.
+    """
+    def download() -> str:
+        with hushed(bars=True):  # gigabytes
+            from diffusers import DiffusionPipeline
+
+            return DiffusionPipeline.download(
+                model, revision=revision, variant=variant, use_safetensors=True,
+                safety_checker=None, feature_extractor=None, image_encoder=None,
+            )  # fmt: skip
+
+    return folder_or_download(model, revision, download)
+
+
+def folder_or_download(model: str, revision: str | None, download: Callable[[], str]) -> Path:
+    """A path's folder, or what a download of a hub id at one commit gives.
+
+    Args:
+        model: a folder, or an id ``owner/name``.
+        revision: the commit of an id.
+        download: is called for an id, and returns a folder.
+
+    Raises:
+        FileNotFoundError: for a path that is no folder.
+        ValueError: for an id without a commit, or one that the hub does not have.
+        ConnectionError: for an id that is not kept on this machine and cannot be downloaded.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or not re.fullmatch(HUB_ID, model):
+        raise FileNotFoundError(
+            f"{model!r} is no folder; allowed: a folder, or an id 'owner/name' on the Hugging "
+            f"Face hub with its revision"
+        )
+    if revision is None:
+        raise ValueError(
+            f"{model!r} is no folder here, and as an id on the Hugging Face hub it needs a pinned "
+            f"commit; allowed: a folder that exists, or an id with revision=<the commit's 40 "
+            f"hexadecimal digits>"
+        )
+    try:
+        return Path(download())
+    except Exception as error:
+        if not network_error(error):
+            raise
+        raise _hub_error(model, revision, error) from error
+
+
+def network_error(error: BaseException) -> bool:
+    """Whether an error is of the network or the hub: such as no connection, or no such file."""
+    # huggingface_hub 1 speaks through httpx, 2 through httpx2.
+    return isinstance(error, OSError) or type(error).__module__.startswith("httpx")
+
+
+def _hub_error(model: str, revision: str, error: Exception) -> Exception:
+    """What to say of a download that failed."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    causes = _chain(error)
+    for kind, why in (
+        (GatedRepoError, "asks for its terms to be accepted: on its page, then `hf auth login`"),
+        (RevisionNotFoundError, f"has no commit {revision}"),
+        (RepositoryNotFoundError, "is not there, or is private: `hf auth login`"),
+    ):
+        if any(isinstance(cause, kind) for cause in causes):
+            return ValueError(f"{model!r} on the Hugging Face hub {why}")
+    return ConnectionError(
+        f"{model!r} at {revision} is not on this machine and cannot be downloaded "
+        f"({causes[-1]}). Give a folder, or run this once with a network and without "
+        f"HF_HUB_OFFLINE: the files are then kept in {constants.HF_HUB_CACHE!r} (copy that folder "
+        f"to a machine without one)"
+    )
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """An error and what caused it, in order."""
+    found = []
+    while error is not None:
+        found.append(error)
+        error = error.__cause__ or error.__context__
+    return found
+
+
+# -------------------------------------------------------------------- a folder
+
+
+def load_pipeline_folder(
+    folder: str | os.PathLike[str],
+    *,
+    variant: str | None = None,
+    dtype: torch.dtype = torch.float32,
+    unet_dtype: torch.dtype | None = None,
+) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
+    """A pipeline from its folder, on the CPU, without a safety checker and without bars.
+
+    Args:
+        folder: as diffusers writes it; or ``"digits"``, the shipped one.
+        variant: such as ``"fp16"``: a part that has weights of it is loaded from those.
+        dtype: of text encoders and autoencoder.
+        unet_dtype: of the UNet; default ``dtype``.
+
+    Raises:
+        FileNotFoundError: if the folder or a part of it is missing.
+        ValueError: if it is no Stable Diffusion's, or its weights are damaged.
+        ModuleNotFoundError: without diffusers and transformers.
+    """
+    if str(folder) == DIGITS and not Path(folder).is_dir():
+        from slam_edu.digits import load_pipeline
+
+        return load_pipeline()
+    folder = Path(folder)
+    held = check_folder(folder, variant)
+    xl = "text_encoder_2" in held
+    options: dict[str, Any] = {"feature_extractor": None, "image_encoder": None}
+    options |= {"add_watermarker": False} if xl else {
+        "safety_checker": None, "requires_safety_checker": False,
+    }  # fmt: skip
+    with hushed():
+        import diffusers
+
+        try:
+            pipeline = getattr(diffusers, PIPELINES[xl]).from_pretrained(
+                folder,
+                local_files_only=True,
+                use_safetensors=True,
+                variant=variant,
+                dtype={"unet": unet_dtype or dtype, "default": dtype},
+                **options,
+            )
+        except (RuntimeError, ValueError, TypeError, AttributeError, OSError) as error:
+            raise ValueError(
+                f"the pipeline in {str(folder)!r} cannot be loaded ({error}); allowed: weights "
+                f"and configurations of one model, as this version of diffusers knows them"
+            ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    for name, count in held.items():
+        wanted = sum(p.numel() for p in getattr(pipeline, name).parameters())
+        # What a file lacks would be drawn at random, with no more than a notice.
+        if count < wanted:
+            raise ValueError(
+                f"the weights of {str(folder / name)!r} hold {count:,} values and the network "
+                f"that its config.json describes has {wanted:,}; allowed: weights and "
+                f"configuration of one model"
+            )
+    return pipeline
+
+
+def check_folder(folder: Path, variant: str | None = None) -> dict[str, int]:
+    """See that a pipeline's folder is whole, by the files' names and heads.
+
+    Args:
+        folder: as diffusers writes it.
+        variant: of the weights.
+
+    Returns:
+        the number of values that each network's weights hold, by part.
+
+    Raises:
+        FileNotFoundError: if the folder, a part of it or a part's file is missing.
+        ValueError: if it is no Stable Diffusion's, or a file is damaged.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(folder)!r}; allowed: a pipeline's")
+    path = folder / "model_index.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{str(folder)!r} has no model_index.json; allowed: a pipeline's folder, as "
+            f"diffusers' save_pretrained writes it"
+        )
+    index = _read_json(path)
+    kind = index.get("_class_name")
+    if kind not in PIPELINES:
+        raise ValueError(
+            f"{str(path)!r} is of a {kind}; allowed: {', '.join(PIPELINES)}"
+        )
+    parts = PARTS + (XL_PARTS if kind == PIPELINES[1] else ())
+    for name in parts:
+        entry = index.get(name)
+        if not isinstance(entry, list) or None in entry:
+            raise ValueError(f"{str(path)!r} names no {name}; a {kind} has {', '.join(parts)}")
+        for file in _needed_files(folder, name):
+            if not (folder / name / file).is_file():
+                raise FileNotFoundError(
+                    f"the pipeline in {str(folder)!r} lacks its {name}: {name}/{file} is missing"
+                )
+            if file.endswith(".json"):
+                _read_json(folder / name / file)
+    names = [name for name in parts if name in WEIGHTS]
+    files = {name: weight_files(folder, name, variant) for name in names}
+    loaded = [path.name for found in files.values() for path in found]
+    if variant and not any(f".{variant}" in name for name in loaded):
+        raise FileNotFoundError(
+            f"{str(folder)!r} has no weights of variant {variant!r}; allowed: a variant that it "
+            f"has, or none"
+        )
+    return {name: sum(map(_count_values, found)) for name, found in files.items()}
+
+
+def _needed_files(folder: Path, name: str) -> tuple[str, ...]:
+    """Names of a part's files that are not weights."""
+    if name == "scheduler":
+        return ("scheduler_config.json",)
+    if name.startswith("tokenizer"):
+        old = (folder / name / "vocab.json").is_file()
+        return ("vocab.json", "merges.txt") if old else ("tokenizer.json",)
+    return ("config.json",)
+
+
+def weight_files(folder: Path, name: str, variant: str | None) -> list[Path]:
+    """A part's weights as diffusers and transformers find them: one file, or an index's.
+
+    Args:
+        folder: of the pipeline.
+        name: of the part.
+        variant: such as ``"fp16"``, taken where there is one.
+
+    Raises:
+        FileNotFoundError: if there are none, or one of an index is missing.
+    """
+    base = f"{WEIGHTS[name]}.safetensors"
+    choices = [base, f"{base}.index.json"]
+    if variant:
+        choices = [
+            f"{WEIGHTS[name]}.{variant}.safetensors", f"{base}.index.{variant}.json", *choices,
+        ]  # fmt: skip
+    found = next((c for c in choices if (folder / name / c).is_file()), None)
+    if found is None:
+        there = [p.name for p in (folder / name).glob("*.bin")]
+        hint = f" ({', '.join(there)} cannot be read: it may hold code)" if there else ""
+        raise FileNotFoundError(
+            f"the pipeline in {str(folder)!r} lacks its {name}: {name}/{base} is missing{hint}"
+        )
+    if not found.endswith(".json"):
+        return [folder / name / found]
+    shards = sorted(set(_read_json(folder / name / found).get("weight_map", {}).values()))
+    for shard in shards:
+        if not (folder / name / shard).is_file():
+            raise FileNotFoundError(
+                f"the pipeline in {str(folder)!r} lacks part of its {name}: {name}/{shard} is "
+                f"missing"
+            )
+    return [folder / name / shard for shard in shards]
+
+
+def _count_values(path: Path) -> int:
+    """Number of values in a safetensors file, from its head; a file cut short is noticed."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{str(path)!r}, {path.stat().st_size:,} bytes long, is damaged ({error}); allowed: "
+            f"the whole file"
+        ) from error
+    return sum(torch.Size(shape).numel() for shape in shapes)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is damaged ({error}); allowed: JSON") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{str(path)!r} holds {type(found).__name__}; allowed: a JSON object")
+    return found
+
+
+# -------------------------------------------------------------------- what can be a teacher
+
+
+def check_teacher(
+    pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline, name: str = "the teacher"
+) -> None:
+    """See that a pipeline can be distilled.
+
+    Args:
+        pipeline: the teacher's.
+        name: of it, for messages.
+
+    Raises:
+        ValueError: for a scheduler without discrete levels (flow matching), a prediction type
+            other than epsilon and v_prediction, a UNet whose input is more than the latents
+            (inpainting), or one that is distilled already.
+    """
+    scheduler, unet = pipeline.scheduler, pipeline.unet.config
+    try:
+        NoiseSchedule.from_scheduler(scheduler)
+        check_choice(scheduler.config.get("prediction_type"), PREDICTIONS, "prediction_type")
+    except ValueError as error:
+        raise ValueError(f"{name!r} cannot be distilled: {error}") from error
+    channels = pipeline.vae.config.latent_channels
+    if (unet.in_channels, unet.out_channels) != (channels, channels):
+        raise ValueError(
+            f"{name!r} cannot be distilled: its UNet takes {unet.in_channels} channels and gives "
+            f"{unet.out_channels}, and its latents have {channels} (an inpainting model, or one "
+            f"that is conditioned on images); allowed: {channels} and {channels}"
+        )
+    if unet.time_cond_proj_dim is not None:
+        raise ValueError(
+            f"{name!r} cannot be distilled: its UNet has time_cond_proj_dim = "
+            f"{unet.time_cond_proj_dim}, it is a distilled model; allowed: a diffusion model's "
+            f"UNet, without one"
+        )
+
+
+@contextmanager
+def hushed(bars: bool = False) -> Iterator[None]:
+    """Keep diffusers' notices off standard error; errors are still said.
+
+    Args:
+        bars: show bars, of loading and of downloads.
+
+    Raises:
+        ModuleNotFoundError: without diffusers and transformers.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torchvision, we do not
+    try:
+        import transformers  # noqa: F401 - diffusers would miss it later, and say less
+        from diffusers.utils import logging
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"a pipeline needs {error.name}; install it with `pip install slam_edu[sd]`",
+            name=error.name,
+        ) from error
+    from slam_edu.digits.pipeline import quiet
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with nullcontext() if bars else quiet():
+            yield
+    finally:
+        logging.set_verbosity(before)

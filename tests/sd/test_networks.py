@@ -1,0 +1,489 @@
+"""Teacher, student and target from one UNet: what they compute, and what a training changes."""
+
+import copy
+import itertools
+from functools import cache
+
+import pytest
+import torch
+from torch import nn
+
+from slam_edu import NoiseSchedule, SubPathDistiller
+from slam_edu.ema import average_tensors
+from slam_edu.embedding import gamma_embedding
+from slam_edu.sd.components import TextCondition, empty_condition, text_condition, unet_output
+from slam_edu.sd.config import SDConfig
+from slam_edu.sd.networks import FullNetworks, LoraNetworks, build_networks, fold_gamma
+from tests.sd.tiny import PIPELINES, perturb
+
+PROMPTS = ["a red seven on a yellow background", "handwritten 3", "a green four"]
+GAMMA = torch.tensor([0.3, 0.9, 1.0])
+ONE = torch.ones(3)
+
+KINDS = [("sd", "full"), ("sd", "lora"), ("xl", "full"), ("xl", "lora")]
+CONDITIONINGS = {
+    "level": {"conditioning": "level"},
+    "official": {"conditioning": "gamma", "coupling": "markov"},
+    "smooth": {"conditioning": "gamma", "gamma_input": "smooth"},
+}
+of_each_kind = pytest.mark.parametrize(("model", "train"), KINDS)
+of_each_conditioning = pytest.mark.parametrize("told", CONDITIONINGS)
+
+
+@cache
+def parts(model, prediction):
+    """A tiny pipeline, and what its prompts and the empty one say; not to be changed."""
+    pipeline = PIPELINES[model](prediction_type=prediction)
+    return pipeline, text_condition(pipeline, PROMPTS), empty_condition(pipeline).expand(3)
+
+
+class Case:
+    """Networks of a tiny pipeline, and what a step needs."""
+
+    def __init__(self, model, train, told="level", prediction="epsilon", **settings):
+        settings = {"lora_rank": 4, **CONDITIONINGS[told], **settings}
+        self.config = SDConfig(train=train, **settings)
+        self.pipeline, self.cond, self.uncond = parts(model, prediction)
+        self.schedule = NoiseSchedule.from_scheduler(self.pipeline.scheduler)
+        self.distiller = SubPathDistiller(self.schedule, self.config.distill(prediction))
+        generator = torch.Generator().manual_seed(5)
+        self.x0 = torch.randn(3, 4, 8, 8, generator=generator)
+        self.sample = self.distiller.draw(self.x0, generator)
+        self.x = torch.randn(3, 4, 8, 8, generator=generator)
+        self.t = torch.tensor([999, 499, 19])
+        if told == "level":
+            self.t = self.t - torch.tensor([0.5, 0.25, 0.0])
+        self.stock = self.pipeline.unet
+        self.networks = build_networks(self.config, copy.deepcopy(self.stock))
+
+    @torch.no_grad()
+    def outputs(self, gamma=GAMMA):
+        """Teacher's, student's and target's."""
+        asked = gamma if self.config.gamma_conditioned else None
+        networks, call = self.networks, (self.x, self.t, self.cond)
+        return (
+            networks.teacher(*call), networks.student(*call, asked), networks.target(*call, asked)
+        )  # fmt: skip
+
+    def step(self, networks=None, **others):
+        networks = networks or self.networks
+        called = {
+            "teacher": networks.teacher, "student": networks.student, "target": networks.target,
+        } | others  # fmt: skip
+        return self.distiller.step(
+            self.x0, self.sample, cond=self.cond, uncond=self.uncond, **called
+        )
+
+    def gradients(self, **others):
+        """The step's loss and the trained parameters' gradients by name."""
+        for p in self.networks.trained.values():
+            p.grad = None
+        loss = self.step(**others).loss
+        loss.backward()
+        return loss.detach(), {n: p.grad for n, p in self.networks.trained.items()}
+
+    def train(self, updates=3, rate=0.5):
+        """A few updates, as the engine does them."""
+        networks = self.networks
+        optimizer = torch.optim.AdamW(networks.trained.values(), lr=1e-3, weight_decay=0.0)
+        for _ in range(updates):
+            optimizer.zero_grad()
+            self.step().loss.backward()
+            optimizer.step()
+            average_tensors(
+                networks.average, {n: p.detach() for n, p in networks.trained.items()}, rate
+            )
+
+    def frozen(self):
+        """Every tensor that is not to change, by name."""
+        ours = {id(p) for p in (*self.networks.trained.values(), *self.networks.average.values())}
+        modules = {
+            module for module in vars(self.networks).values() if isinstance(module, nn.Module)
+        }
+        named = itertools.chain.from_iterable(
+            itertools.chain(m.named_parameters(str(i)), m.named_buffers(str(i)))
+            for i, m in enumerate(modules)
+        )
+        return {name: p for name, p in named if id(p) not in ours}
+
+
+def close(a, b, bound=1e-5):
+    """As near as rounding, against the size of the values."""
+    return (a - b).abs().max() <= bound * b.abs().max()
+
+
+# -------------------------------------------------------------------- before the first update
+
+
+@of_each_kind
+@of_each_conditioning
+def test_the_student_starts_as_the_teacher(model, train, told):
+    """To the last bit, at every gamma."""
+    case = Case(model, train, told)
+    assert isinstance(case.networks, FullNetworks if train == "full" else LoraNetworks)
+    with torch.no_grad():
+        stock = unet_output(case.stock, case.x, case.t, case.cond)
+    teacher, *others = case.outputs()
+    for output in others:
+        assert torch.equal(output, teacher)
+        assert not output.requires_grad
+    assert close(teacher, stock)  # whose weights are laid out in another order
+    networks = case.networks
+    assert networks.trained.keys() == networks.average.keys()
+    for name, p in networks.trained.items():
+        assert torch.equal(p, networks.average[name])
+        assert p.dtype == networks.average[name].dtype == torch.float32
+        assert p.requires_grad
+        assert not networks.average[name].requires_grad
+    other = case.networks.teacher(case.x, case.t, case.cond[[1, 2, 0]])
+    assert (other - stock).abs().amax((1, 2, 3)).min() > 1e-3  # and the words matter
+    # Afterwards each has its own weights, and gamma changes those that are told of it.
+    perturb(case.networks)
+    before, (teacher, student, target) = teacher, case.outputs()
+    assert torch.equal(teacher, before)
+    assert (student - teacher).abs().amax((1, 2, 3)).min() > 1e-3
+    assert (target - teacher).abs().amax((1, 2, 3)).min() > 1e-3
+    assert (target - student).abs().amax((1, 2, 3)).min() > 1e-3
+    if told == "level":
+        return
+    at_one = case.outputs(ONE)
+    assert torch.equal(at_one[0], teacher)
+    for found, before in zip(at_one[1:], (student, target), strict=True):
+        assert (found - before)[:2].abs().amax((1, 2, 3)).min() > 1e-5
+        assert torch.equal(found[2], before[2])  # it was at gamma = 1 already
+
+
+def test_a_smooth_embedding_vanishes_at_one():
+    case = Case("sd", "full", "smooth")
+    perturb(case.networks)
+    before = case.outputs(ONE)
+    with torch.no_grad():
+        for named in (case.networks.trained, case.networks.average):
+            [name] = [name for name in named if "cond_proj" in name]
+            named[name].zero_()
+    for a, b in zip(case.outputs(ONE), before, strict=True):
+        assert torch.equal(a, b)
+
+
+# -------------------------------------------------------------------- one base, two adapters
+
+
+@pytest.mark.parametrize(
+    ("model", "told", "checkpointing"),
+    [("sd", "level", False), ("sd", "official", True), ("xl", "official", False),
+     ("xl", "smooth", True)],
+)  # fmt: skip
+def test_one_base_is_three_networks(model, told, checkpointing):
+    """Loss and gradients, to the last bit."""
+    cases = [
+        Case(model, "lora", told, gradient_checkpointing=checkpointing, lora_alpha=6)
+        for _ in range(3)
+    ]
+    for case in cases:
+        perturb(case.networks)
+    one, loss_one = cases[0], None
+    loss_one, grads_one = one.gradients()
+    grads_one = {name: grad.clone() for name, grad in grads_one.items()}
+    loss, grads = one.gradients(
+        teacher=cases[1].networks.teacher, target=cases[2].networks.target
+    )
+    assert torch.equal(loss, loss_one)
+    for name, grad in grads.items():
+        assert torch.equal(grad, grads_one[name]), name
+        assert grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("model", ["sd", "xl"])
+def test_one_base_is_the_plain_networks(model):
+    """The same loss from the untouched UNet, and one whose adapters are in its weights."""
+    case = Case(model, "lora", "level", lora_alpha=6)
+    perturb(case.networks)
+    merged = case.networks.plain_unet("target")
+    expected = case.step(
+        teacher=lambda x, t, cond: unet_output(case.stock, x, t, cond),
+        target=lambda x, t, cond, gamma: unet_output(merged, x, t, cond),
+    )
+    found = case.step()
+    for name in ("x_s", "target", "prediction", "loss"):
+        assert close(getattr(found, name), getattr(expected, name), 1e-4), name
+
+
+def test_the_adapters_layers():
+    """'attention' and 'all', in every block, also of XL; alpha scales what they do."""
+    names = {}
+    for targets in ("attention", "all"):
+        for model in ("sd", "xl"):
+            case = Case(model, "lora", lora_targets=targets)
+            names[model, targets] = {
+                name.removeprefix("unet.").split(".lora_")[0] for name in case.networks.trained
+            }
+    for model in ("sd", "xl"):
+        small, large = names[model, "attention"], names[model, "all"]
+        assert small < large
+        assert all(".attn1.to_" in name or ".attn2.to_" in name for name in small)
+        # All linear and convolution layers but the first, the last and the time embedding.
+        left = {
+            name
+            for name, module in parts(model, "epsilon")[0].unet.named_modules()
+            if isinstance(module, (nn.Linear, nn.Conv2d)) and name not in large
+        }
+        assert left - {"conv_in", "conv_out"} == {
+            name for name in left if name.startswith(("time_embedding", "add_embedding"))
+        }
+    once, twice = (Case("sd", "lora", lora_alpha=alpha) for alpha in (4, 8))
+    for case in (once, twice):
+        perturb(case.networks, 0.01)
+    changes = [case.outputs()[1] - case.outputs()[0] for case in (once, twice)]
+    assert close(changes[1], 2 * changes[0], 0.05)
+
+
+# -------------------------------------------------------------------- training
+
+
+@of_each_kind
+@of_each_conditioning
+def test_a_training_changes_the_trained_parameters_alone(model, train, told):
+    """They alone have gradients; no byte of the base, and no bit of what the teacher says."""
+    case = Case(model, train, told)
+    frozen = {name: value.clone() for name, value in case.frozen().items()}
+    assert frozen
+    trained = {name: p.detach().clone() for name, p in case.networks.trained.items()}
+    average = {name: p.clone() for name, p in case.networks.average.items()}
+    teacher = case.outputs()[0]
+    case.train(2)
+    _, grads = case.gradients()  # the first is zero for one factor of an adapter
+    for name, grad in grads.items():
+        assert grad is not None, name
+        assert torch.isfinite(grad).all(), name
+        assert grad.abs().max() > 0, name
+    for name, value in case.frozen().items():
+        assert value.grad is None, name
+        assert not value.requires_grad, name
+    assert all(value.grad is None for value in case.networks.average.values())
+    assert frozen.keys() == case.frozen().keys()
+    for name, value in case.frozen().items():
+        assert torch.equal(value, frozen[name]), name
+    assert torch.equal(case.outputs()[0], teacher)
+    for name in trained:
+        assert not torch.equal(case.networks.trained[name], trained[name]), name
+        assert not torch.equal(case.networks.average[name], average[name]), name
+
+
+@of_each_kind
+def test_the_target_follows(model, train):
+    """By the moving average of its tensors, which are those that it computes with."""
+    case = Case(model, train, "official")
+    networks = case.networks
+    perturb(networks)
+    before = {name: value.clone() for name, value in networks.average.items()}
+    source = {name: p.detach() for name, p in networks.trained.items()}
+    average_tensors(networks.average, source, 0.75)
+    for name, value in networks.average.items():
+        torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * source[name])
+    _, student, target = case.outputs()
+    assert not close(target, student, 1e-3)
+    average_tensors(networks.average, source, 0.0)
+    _, student, target = case.outputs()
+    assert close(target, student, 1e-6)
+
+
+@of_each_kind
+def test_checkpointing(model, train):
+    """The same gradients, and less is kept for them."""
+    kept = {}
+    found = {}
+    for checkpointing in (False, True):
+        case = Case(model, train, "official", gradient_checkpointing=checkpointing)
+        perturb(case.networks)
+        saved = {}
+
+        def pack(value, saved=saved):
+            if not isinstance(value, nn.Parameter):
+                saved[value.data_ptr()] = value.numel()
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+            case.networks.student(case.x, case.t, case.cond, GAMMA)
+        kept[checkpointing] = sum(saved.values())
+        found[checkpointing] = case.gradients()
+    assert torch.equal(found[True][0], found[False][0])
+    for name, grad in found[True][1].items():
+        assert torch.equal(grad, found[False][1][name]), name
+    assert kept[True] < 0.5 * kept[False]
+
+
+@of_each_kind
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_one_everywhere_is_consistency_distillation(model, train, prediction):
+    """The step at gamma = 1, against latent consistency distillation written out."""
+    case = Case(model, train, "official", prediction, method="lcd", guidance=2.0)
+    perturb(case.networks)
+    sample, networks = case.sample, case.networks
+    assert torch.equal(sample.gamma, ONE)
+    abar = torch.as_tensor(case.pipeline.scheduler.alphas_cumprod).double()
+    t = (sample.index + 1) * 20 - 1
+    s = (t - 20).clamp(min=0)
+
+    def column(value):
+        return value.double()[:, None, None, None]
+
+    def split(output, x, at):
+        """Clean sample and noise."""
+        a, b = column(abar[at].sqrt()), column((1 - abar[at]).sqrt())
+        if prediction == "epsilon":
+            return (x - b * output) / a, output
+        return a * x - b * output, b * x + a * output
+
+    def consistency(network, x, at):
+        output = network(x.float(), at, case.cond, ONE)
+        clean, _ = split(output.double(), x, at)
+        skip = column(0.25 / ((10 * at) ** 2 + 0.25))
+        out = column(10 * at / ((10 * at) ** 2 + 0.25).sqrt())
+        return skip * x + out * clean
+
+    x_t = column(abar[t].sqrt()) * case.x0 + column((1 - abar[t]).sqrt()) * sample.noise
+    said, other = (
+        networks.teacher(x_t.float(), t, cond).double() for cond in (case.cond, case.uncond)
+    )
+    (clean, noise), (clean_u, noise_u) = (split(output, x_t, t) for output in (said, other))
+    clean, noise = clean + 2 * (clean - clean_u), noise + 2 * (noise - noise_u)
+    x_s = column(abar[s].sqrt()) * clean + column((1 - abar[s]).sqrt()) * noise
+    wanted = consistency(networks.target, x_s, s)
+    predicted = consistency(networks.student, x_t, t)
+    expected = ((predicted - wanted) ** 2).mean()
+    found = case.step()
+    assert close(found.target, wanted.float(), 1e-4)
+    assert close(found.loss.double(), expected, 1e-3)
+
+
+# -------------------------------------------------------------------- Stable Diffusion XL
+
+
+@pytest.mark.parametrize("train", ["full", "lora"])
+@pytest.mark.parametrize("told", ["level", "official"])
+def test_a_step_of_xl_reads_all_of_its_condition(train, told):
+    case = Case("xl", train, told)
+    case.train(1)
+    with torch.no_grad():
+        loss = case.step().loss
+    assert torch.isfinite(loss)
+    whole = case.cond
+    for change in (
+        TextCondition(whole.states.roll(1, 0), whole.pooled, whole.time_ids),
+        TextCondition(whole.states, whole.pooled.roll(1, 0), whole.time_ids),
+        TextCondition(whole.states, whole.pooled, whole.time_ids + 7),
+    ):
+        case.cond = change
+        with torch.no_grad():
+            changed = case.step().loss
+        assert not torch.equal(changed, loss)
+
+
+# -------------------------------------------------------------------- what is exported
+
+
+@of_each_kind
+@of_each_conditioning
+def test_a_plain_unet_is_the_network_at_one(model, train, told):
+    case = Case(model, train, told, lora_alpha=6, gradient_checkpointing=True)
+    perturb(case.networks)
+    before = case.outputs(ONE)
+    for (i, weights), fold in itertools.product(((1, "student"), (2, "target")), (True, False)):
+        unet = case.networks.plain_unet(weights, fold)
+        kept = told == "official" and not fold
+        assert unet.config.time_cond_proj_dim == (256 if kept else None)
+        assert (unet.time_embedding.cond_proj is not None) == kept
+        with torch.no_grad():
+            found = unet_output(
+                unet, case.x, case.t, case.cond, gamma_embedding(ONE) if kept else None
+            )
+        assert close(found, before[i])
+        assert not close(found, before[0], 1e-3)
+        # Its keys are the teacher's, so that any diffusers loads it.
+        odd = unet.state_dict().keys() ^ case.stock.state_dict().keys()
+        assert odd == ({"time_embedding.cond_proj.weight"} if kept else set())
+        assert not unet.training
+        assert not unet.is_gradient_checkpointing
+        assert not any(p.requires_grad for p in unet.parameters())
+        assert all(p.is_contiguous() and p.device.type == "cpu" for p in unet.parameters())
+        with torch.no_grad():
+            for p in unet.parameters():
+                p.zero_()
+    for a, b in zip(case.outputs(ONE), before, strict=True):
+        assert torch.equal(a, b)  # they were copies
+
+
+@of_each_kind
+def test_the_gamma_weight(model, train):
+    case = Case(model, train, "official")
+    perturb(case.networks)
+    student, target = (case.networks.gamma_weight(w) for w in ("student", "target"))
+    assert student.shape == target.shape == (16, 256)
+    assert not torch.equal(student, target)
+    [name] = [n for n in case.networks.trained if "cond_proj" in n]
+    assert torch.equal(student, case.networks.trained[name])
+    assert torch.equal(target, case.networks.average[name])
+    assert Case(model, train, "level").networks.gamma_weight() is None
+
+
+def test_fold_gamma_keeps_the_output():
+    from diffusers import UNet2DConditionModel
+
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel.from_config(
+        parts("sd", "epsilon")[0].unet.config, time_cond_proj_dim=64
+    )
+    x, states = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 32)
+    features = 3 * torch.randn(64)
+    t = torch.tensor([10, 900])
+    with torch.no_grad():
+        before = unet_output(unet, x, t, states, features.expand(2, 64))
+        without = unet_output(unet, x, t, states)
+        folded = unet_output(fold_gamma(unet, features), x, t, states)
+    assert close(folded, before)
+    assert not close(without, before, 1e-3)
+
+
+# -------------------------------------------------------------------- precision
+
+
+@pytest.mark.parametrize(
+    ("model", "train", "told", "autocast"),
+    [("sd", "lora", "official", False), ("xl", "lora", "level", True),
+     ("sd", "full", "level", True), ("xl", "full", "official", False)],
+)  # fmt: skip
+def test_a_frozen_base_in_half_precision(model, train, told, autocast):
+    """It alone is in bfloat16: trained parameters, averages and losses stay float32."""
+    case = Case(model, train, told, frozen_dtype="bfloat16")
+    if autocast:
+        case.networks = build_networks(
+            case.config, copy.deepcopy(case.stock),
+            lambda: torch.autocast("cpu", torch.bfloat16),
+        )  # fmt: skip
+    frozen = case.frozen()
+    assert {p.dtype for p in frozen.values() if isinstance(p, nn.Parameter)} == {torch.bfloat16}
+    for named in (case.networks.trained, case.networks.average):
+        assert {p.dtype for p in named.values()} == {torch.float32}
+    exact = Case(model, train, told)
+    for a, b in zip(case.outputs(), exact.outputs(), strict=True):
+        assert close(a.float(), b, 0.05)
+    loss, grads = case.gradients()
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(g).all() and g.dtype == torch.float32 for g in grads.values())
+    # Adapters are merged in full precision, not in the base's.
+    assert {p.dtype for p in case.networks.plain_unet().parameters()} == {torch.float32}
+
+
+# -------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_a_distilled_unet_is_refused(train):
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_config(
+        parts("sd", "epsilon")[0].unet.config, time_cond_proj_dim=256
+    )
+    with pytest.raises(ValueError, match="time_cond_proj_dim = 256: it is a distilled model"):
+        build_networks(SDConfig(train=train), unet)

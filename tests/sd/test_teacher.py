@@ -1,0 +1,335 @@
+"""Teachers: from the shipped folder, a folder and the hub's cache; and what cannot be one."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from slam_edu.digits.pipeline import load_pipeline, quiet
+from slam_edu.sd.components import is_xl
+from slam_edu.sd.config import SDConfig
+from slam_edu.sd.teacher import check_folder, check_teacher, load_pipeline_folder, load_teacher
+from tests.digits.conftest import same_weights, tiny_pipeline
+from tests.sd.tiny import tiny_sd_pipeline, tiny_xl_pipeline
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+ID = "somebody/tiny-diffusion"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Name to (pipeline, its folder)."""
+    place = tmp_path_factory.mktemp("teachers")
+    made = {"sd": tiny_sd_pipeline(), "xl": tiny_xl_pipeline()}
+    with quiet():
+        for name, pipeline in made.items():
+            pipeline.save_pretrained(place / name)
+    return {name: (pipeline, place / name) for name, pipeline in made.items()}
+
+
+@pytest.fixture
+def folder(folders, tmp_path):
+    """A copy of a Stable Diffusion 1's folder, to be damaged."""
+    return Path(shutil.copytree(folders["sd"][1], tmp_path / "teacher"))
+
+
+def teacher(path, **settings):
+    return load_teacher(SDConfig(teacher=str(path), **settings))
+
+
+def edit(path, **changes):
+    values = json.loads(path.read_text("utf-8")) | changes
+    path.write_text(json.dumps({k: v for k, v in values.items() if v != "removed"}), "utf-8")
+
+
+def dtypes(pipeline):
+    """Of the UNet, and of the other networks."""
+    networks = {n: m for n, m in pipeline.components.items() if isinstance(m, torch.nn.Module)}
+    unet = {p.dtype for p in networks.pop("unet").parameters()}
+    return unet, {p.dtype for network in networks.values() for p in network.parameters()}
+
+
+# -------------------------------------------------------------------- what can be loaded
+
+
+def test_digits():
+    pipeline = load_teacher(SDConfig())
+    shipped = load_pipeline()
+    for name in ("unet", "vae", "text_encoder"):
+        assert same_weights(getattr(pipeline, name), getattr(shipped, name))
+    assert list(load_pipeline_folder("digits").unet.config.block_out_channels) == [64, 128]
+
+
+@pytest.mark.parametrize("name", ["sd", "xl"])
+def test_a_folder(folders, name, capfd):
+    expected, path = folders[name]
+    pipeline = teacher(path)
+    assert type(pipeline) is type(expected)
+    assert is_xl(pipeline) == (name == "xl")
+    assert dtypes(pipeline) == ({torch.float32}, {torch.float32})
+    for part, network in expected.components.items():
+        if isinstance(network, torch.nn.Module):
+            assert same_weights(getattr(pipeline, part), network)
+    assert pipeline.scheduler.config.prediction_type == "epsilon"
+    assert pipeline.components.get("feature_extractor") is None
+    pipeline("a seven", num_inference_steps=2)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_dtypes(folders):
+    """With adapters the base is loaded as it is kept; a full fine-tune starts from all digits."""
+    _, path = folders["sd"]
+    half = {"frozen_dtype": "bfloat16"}
+    assert dtypes(teacher(path, train="lora", **half)) == ({torch.bfloat16}, {torch.float32})
+    assert dtypes(teacher(path, train="full", **half)) == ({torch.float32}, {torch.float32})
+
+
+def test_a_variant_in_half_precision(folders, folder):
+    """Its UNet in half precision alone: the others come from the plain files, all in float32."""
+    pipeline, _ = folders["sd"]
+    with pytest.raises(FileNotFoundError, match=r"no weights of variant 'fp16'"):
+        teacher(folder, variant="fp16")
+    weights = {k: (v + 1).half() for k, v in load_file(
+        folder / "unet" / "diffusion_pytorch_model.safetensors").items()}  # fmt: skip
+    path = folder / "unet" / "diffusion_pytorch_model.fp16.safetensors"
+    save_file(weights, path, {"format": "pt"})
+    found = teacher(folder, variant="fp16")
+    assert dtypes(found) == ({torch.float32}, {torch.float32})
+    torch.testing.assert_close(
+        found.unet.conv_in.weight, (pipeline.unet.conv_in.weight + 1).half().float()
+    )
+    assert same_weights(found.vae, pipeline.vae)
+    assert not same_weights(teacher(folder).unet, found.unet)
+
+
+def test_half_precision_files_are_loaded_in_float32(folder):
+    """transformers alone would take such a text encoder as it is, and the pipeline break."""
+    path = folder / "text_encoder" / "model.safetensors"
+    save_file({k: v.half() for k, v in load_file(path).items()}, path, {"format": "pt"})
+    edit(folder / "text_encoder" / "config.json", dtype="float16")
+    pipeline = teacher(folder)
+    assert dtypes(pipeline) == ({torch.float32}, {torch.float32})
+    pipeline("a seven", num_inference_steps=1)
+
+
+def test_v_prediction():
+    pipeline = tiny_pipeline("v_prediction")
+    check_teacher(pipeline)
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+
+
+def test_weights_in_shards(folders, tmp_path):
+    pipeline, _ = folders["sd"]
+    with quiet():
+        pipeline.save_pretrained(tmp_path / "sharded", max_shard_size="200KB")
+    assert (tmp_path / "sharded" / "unet").joinpath(
+        "diffusion_pytorch_model.safetensors.index.json"
+    ).is_file()
+    assert same_weights(teacher(tmp_path / "sharded").unet, pipeline.unet)
+    shard = sorted((tmp_path / "sharded" / "unet").glob("*-00002-of-*.safetensors"))[0]
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match=rf"part of its unet: unet/{shard.name}"):
+        teacher(tmp_path / "sharded")
+
+
+# -------------------------------------------------------------------- folders that are not whole
+
+
+@pytest.mark.parametrize(
+    ("part", "file"),
+    [("unet", "config.json"), ("unet", "diffusion_pytorch_model.safetensors"),
+     ("vae", "diffusion_pytorch_model.safetensors"), ("text_encoder", "model.safetensors"),
+     ("text_encoder", "config.json"), ("tokenizer", "tokenizer.json"),
+     ("scheduler", "scheduler_config.json")],
+)  # fmt: skip
+def test_a_missing_part(folder, part, file):
+    (folder / part / file).unlink()
+    message = rf"lacks its {part}: {part}/{file} is missing"
+    with pytest.raises(FileNotFoundError, match=message) as caught:
+        teacher(folder)
+    assert repr(str(folder)) in str(caught.value)
+    shutil.rmtree(folder / part)
+    with pytest.raises(FileNotFoundError, match=rf"lacks its {part}: {part}/"):
+        teacher(folder)
+
+
+@pytest.mark.parametrize("part", ["text_encoder_2", "tokenizer_2"])
+def test_a_missing_part_of_xl(folders, tmp_path, part):
+    path = Path(shutil.copytree(folders["xl"][1], tmp_path / "xl"))
+    shutil.rmtree(path / part)
+    with pytest.raises(FileNotFoundError, match=rf"lacks its {part}: {part}/"):
+        teacher(path)
+    edit(path / "model_index.json", **{part: [None, None]})
+    with pytest.raises(ValueError, match=rf"names no {part}; a StableDiffusionXLPipeline has"):
+        teacher(path)
+
+
+def test_weights_that_may_hold_code(folder):
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    path.rename(path.with_suffix(".bin"))
+    with pytest.raises(FileNotFoundError, match=r"model\.bin cannot be read: it may hold code"):
+        teacher(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "file"),
+    [("unet", "diffusion_pytorch_model.safetensors"), ("text_encoder", "model.safetensors")],
+)
+def test_truncated_weights(folder, part, file):
+    path = folder / part / file
+    content = path.read_bytes()
+    for size in (0, 5, 1000, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:size])
+        with pytest.raises(ValueError, match="is damaged") as caught:
+            teacher(folder)
+        assert f"{str(path)!r}, {size:,} bytes long" in str(caught.value)
+    path.write_bytes(content)
+    teacher(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "file"),
+    [("unet", "diffusion_pytorch_model.safetensors"), ("text_encoder", "model.safetensors")],
+)
+def test_weights_without_a_tensor(folder, part, file):
+    """Else it would be drawn at random, and nobody told."""
+    path = folder / part / file
+    weights = load_file(path)
+    weights.pop(sorted(weights)[3])
+    save_file(weights, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"hold [\d,]+ values and the network that its config"):
+        teacher(folder)
+
+
+def test_weights_of_another_network(folder):
+    edit(folder / "unet" / "config.json", block_out_channels=[16, 24])
+    with pytest.raises(ValueError, match="cannot be loaded") as caught:
+        teacher(folder)
+    assert repr(str(folder)) in str(caught.value)
+
+
+def test_not_a_pipelines_folder(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no model_index\.json"):
+        teacher(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        check_folder(tmp_path / "none")
+    path = folder / "model_index.json"
+    for text in ("", "{", b"\xff\xfe\x00"):
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        with pytest.raises(ValueError, match=r"model_index\.json' is damaged"):
+            teacher(folder)
+    path.write_text("[1]", "utf-8")
+    with pytest.raises(ValueError, match="holds list; allowed: a JSON object"):
+        teacher(folder)
+    path.write_text('{"_class_name": "FluxPipeline"}', "utf-8")
+    with pytest.raises(ValueError, match="is of a FluxPipeline; allowed: StableDiffusionPipe"):
+        teacher(folder)
+    path.write_text('{"_class_name": ["pipeline", "MyPipeline"]}', "utf-8")
+    with pytest.raises(ValueError, match=r"is of a .*MyPipeline"):
+        teacher(folder)
+    shutil.rmtree(folder)
+    folder.write_text("a file", "utf-8")
+    with pytest.raises(FileNotFoundError, match="is no folder"):
+        teacher(folder)
+
+
+# -------------------------------------------------------------------- models that cannot be one
+
+
+@pytest.mark.parametrize("kind", ["sample", "other"])
+def test_prediction_types(folder, kind):
+    edit(folder / "scheduler" / "scheduler_config.json", prediction_type=kind)
+    with pytest.raises(
+        ValueError, match=rf"prediction_type is '{kind}'; allowed: 'epsilon', 'v_prediction'"
+    ) as caught:
+        teacher(folder)
+    assert "cannot be distilled" in str(caught.value)
+    # Where the file says nothing it is diffusers' default.
+    edit(folder / "scheduler" / "scheduler_config.json", prediction_type="removed")
+    assert teacher(folder).scheduler.config.prediction_type == "epsilon"
+
+
+def test_flow_matching(folder):
+    (folder / "scheduler" / "scheduler_config.json").write_text(
+        '{"_class_name": "FlowMatchEulerDiscreteScheduler"}', "utf-8"
+    )
+    edit(folder / "model_index.json", scheduler=["diffusers", "FlowMatchEulerDiscreteScheduler"])
+    message = "FlowMatchEulerDiscreteScheduler has no alphas_cumprod"
+    with pytest.raises(ValueError, match=f"cannot be distilled: {message}"):
+        teacher(folder)
+
+
+def test_a_schedule_that_ends_in_pure_noise(folder):
+    edit(folder / "scheduler" / "scheduler_config.json", rescale_betas_zero_snr=True)
+    with pytest.raises(ValueError, match="cannot be distilled: "):
+        teacher(folder)
+
+
+def test_inpainting():
+    pipeline = tiny_pipeline()
+    unet = pipeline.unet
+    unet.conv_in = torch.nn.Conv2d(9, 16, 3, padding=1)
+    unet.register_to_config(in_channels=9)
+    with pytest.raises(ValueError, match=r"UNet takes 9 channels and gives 4.*latents have 4"):
+        check_teacher(pipeline)
+
+
+def test_a_distilled_unet(folder):
+    from diffusers import UNet2DConditionModel
+
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet")
+    config = {**unet.config, "time_cond_proj_dim": 256}
+    with quiet():
+        UNet2DConditionModel.from_config(config).save_pretrained(folder / "unet")
+    with pytest.raises(ValueError, match="time_cond_proj_dim = 256, it is a distilled model"):
+        teacher(folder)
+
+
+# -------------------------------------------------------------------- the hub
+
+
+@pytest.fixture
+def cache(monkeypatch, tmp_path):
+    """An empty cache of the hub's files."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_an_id_needs_a_commit():
+    with pytest.raises(ValueError, match="needs a pinned commit") as caught:
+        teacher(ID)
+    assert repr(ID) in str(caught.value)
+    for name in ("none", "./none/of/these", "/none", r"C:\none", "~/none-of-these"):
+        with pytest.raises(FileNotFoundError, match="is no folder; allowed: a folder, or an id"):
+            teacher(name, revision=COMMIT)
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_without_a_network(cache, monkeypatch, offline, capfd):
+    """Neither HF_HUB_OFFLINE nor an address where nobody answers."""
+    if not offline:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        for place in ("constants.ENDPOINT", "hf_api.api.endpoint"):
+            monkeypatch.setattr(f"huggingface_hub.{place}", "http://127.0.0.1:9")
+    with pytest.raises(ConnectionError) as caught:
+        teacher(ID, revision=COMMIT)
+    message = str(caught.value)
+    for part in (repr(ID), COMMIT, "Give a folder", "run this once with a network",
+                 repr(str(cache))):  # fmt: skip
+        assert part in message
+    assert ("offline mode" in message) == offline
+    assert capfd.readouterr().out == ""
+
+
+def test_what_the_hub_kept(folders, cache):
+    """As an earlier download left it: loaded with no network."""
+    pipeline, path = folders["sd"]
+    repo = cache / f"models--{ID.replace('/', '--')}"
+    shutil.copytree(path, repo / "snapshots" / COMMIT)
+    found = teacher(ID, revision=COMMIT)
+    assert same_weights(found.unet, pipeline.unet)
+    with pytest.raises(ConnectionError):
+        teacher(ID, revision=COMMIT[::-1])
