@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ def sample_numbers(answer: Callable[..., Sequence[int]]) -> str:
         return [place(part, k) for part in range(a) for k in range(b)]
 
     # update, rank, processes, batch, accumulate: no two products of them alike
-    case = u, r, w, b, a = 3, 1, 5, 4, 2
+    case = u, r, w, b, a = 3, 2, 5, 4, 2
     right = of(lambda p, k: ((u * a + p) * w + r) * b + k, *case)
     got = _numbers(answer(*case))
     first = u * a * w * b
@@ -84,8 +84,6 @@ def sample_numbers(answer: Callable[..., Sequence[int]]) -> str:
          "0."),
         ([n + b for n in right], "These are the numbers of the process after: ranks count from "
          "0."),
-        (of(lambda p, k: (u * a + p) * w * b + p * b + r * b + k, *case), "The second round "
-         "begins behind the last process's batch of the first."),
     )  # fmt: skip
     for wrong, sentence in mistakes:
         if got == wrong:
@@ -116,8 +114,6 @@ def sample_numbers(answer: Callable[..., Sequence[int]]) -> str:
 
 # -------------------------------------------------------------------- exercise 2
 
-_GIB = 2**30
-
 
 def _number(answer: object, what: str) -> float:
     if answer is ... or answer is None:
@@ -141,82 +137,96 @@ def kept_bytes(answer: Callable[..., float]) -> str:
     """``answer(frozen, trained, frozen_dtype, optimizer) -> bytes``; see the lesson."""
     require_function(answer)
     n, m = 1_000_003, 70_001
-    for dtype, optimizer in (
-        (torch.float16, "adamw"),
-        (torch.float16, "adamw8bit"),
-        (torch.float32, "adamw"),
-        (torch.bfloat16, "adamw8bit"),
-    ):
-        size, state = dtype.itemsize, 8 if optimizer == "adamw" else 2
-        got = _number(answer(n, m, dtype, optimizer), "What your function returns")
-        where = f"With {dtype} and {optimizer!r}: "
-        right = n * size + m * (12 + state)
-        mistakes = _kept_mistakes(n, m, size, state)
-        for wrong, sentence in mistakes.items():
-            if _near(got, wrong) and not _near(wrong, right):
-                raise Wrong(where + sentence)
-        for unit, factor in (("GiB", _GIB), ("GB", 1e9), ("MiB", 2**20), ("MB", 1e6),
-                             ("bits", 1 / 8)):  # fmt: skip
-            if _near(got, right / factor, 1e-6):
-                raise Wrong(where + f"the value is right in {unit}; return bytes.")
+    cases = [
+        (dtype, name)
+        for dtype in (torch.float16, torch.float32)
+        for name in ("adamw", "adamw8bit")
+    ]
+    got = [_number(answer(n, m, *case), "What your function returns") for case in cases]
+    # size: bytes of a frozen weight; state: of the optimiser's averages of one parameter
+    sizes = [(dtype.itemsize, 8 if name == "adamw" else 2) for dtype, name in cases]
+
+    def gives(formula: Callable[[int, int], float], factor: float = 1.0) -> bool:
+        pairs = zip(got, sizes, strict=True)
+        return all(_near(x, factor * formula(*size)) for x, size in pairs)
+
+    def right(size: int, state: int) -> int:
+        return n * size + m * (12 + state)
+
+    for formula, sentence in _kept_mistakes(n, m):
+        if gives(formula):
+            raise Wrong(sentence)
+    for unit, factor in (("GiB", 2**-30), ("GB", 1e-9), ("MiB", 2**-20), ("MB", 1e-6),
+                         ("bits", 8.0)):  # fmt: skip
+        if gives(right, factor):
+            raise Wrong(f"The value is right in {unit}; return bytes.")
+    for x, size, (dtype, name) in zip(got, sizes, cases, strict=True):
         require(
-            _near(got, right),
-            where + "the value is wrong. Two sums: for each frozen parameter its weight alone; "
-            "for each trained one all that an update reads or writes. List that first.",
+            _near(x, right(*size)),
+            f"Wrong for frozen weights in {dtype} and {name!r}. Two sums: for each frozen "
+            f"parameter its weight alone; for each trained one all that an update reads or "
+            f"writes. List that first.",
         )
     return "One formula for both kinds of student: only the two counts differ."
 
 
-def _kept_mistakes(n: int, m: int, size: int, state: int) -> Mapping[float, str]:
-    """Wrong values and what each of them leaves out or counts twice."""
-    base = n * size
-    right = base + m * (12 + state)
-    eight_bit = state == 2
-    mistakes = {
-        m * (12 + state): "the frozen weights are missing: teacher or base are in memory too.",
-        base + m * (8 + state): "one of the three float32 numbers of a trained parameter is "
-        "missing: its weight, its gradient, its moving average.",
-        base + m * (4 + state): "two of the three float32 numbers of a trained parameter are "
-        "missing: its weight, its gradient, its moving average.",
-        base + m * 12: "the optimiser's state is missing.",
-        base + m * (12 + state // 2): "AdamW keeps two averages a parameter, of the gradient and "
-        "of its square; you count one.",
-        base + m * (12 + 2 * state): "AdamW keeps two averages a parameter, of the gradient and "
-        "of its square; you count twice as much.",
-        base + m * (3 * size + state): "what is trained stays in float32, whatever the frozen "
-        "weights are in; so do its gradient and its average.",
-        base + m * (size + 8 + state): "what is trained stays in float32, whatever the frozen "
-        "weights are in.",
-        base + m * (8 + size + state): "the gradient and the average of a float32 weight are "
-        "float32, too.",
-        4 * n + m * (12 + state): "the frozen weights are in the dtype you were given, not in "
-        "float32.",
-        (n + m) * (12 + state): "you keep a gradient, an average and an optimiser's state for the "
-        "frozen parameters, too. They are not trained.",
-        base + n * (4 + state) + m * (12 + state): "you keep a gradient and an optimiser's state "
-        "for the frozen parameters, too. They are not trained.",
-        base + n * state + m * (12 + state): "you keep an optimiser's state for the frozen "
-        "parameters, too.",
-        base + n * 4 + m * (12 + state): "you keep a gradient for the frozen parameters, too.",
-        2 * base + m * (12 + state): "the frozen weights are counted twice. They are in memory "
-        "once, however many networks use them.",
-        3 * base + m * (12 + state): "the frozen weights are counted three times. They are in "
-        "memory once, however many networks use them.",
-        (n - m) * size + m * (12 + state): "the trained parameters do not replace frozen ones: "
-        "the teacher, or the base, stays whole.",
-        (n + m) * size + m * (12 + state): "the trained weights are counted twice, once in the "
-        "frozen ones' dtype.",
-        base / size + m * (12 + state): "the frozen weights take itemsize bytes each, not one.",
-    }
-    if eight_bit:
-        mistakes |= {
-            base + m * 20: "8-bit AdamW keeps each of its two averages in one byte.",
-            base + m * 14 * 8: "bytes, not bits.",
-            base + m * 5: "the 8 bits are those of the optimiser's averages alone; weights, "
-            "gradients and the moving average stay in float32.",
-            base + m * 28: "8-bit means 8 bits, which is one byte, for each of the two averages.",
-        }
-    return {wrong: text for wrong, text in mistakes.items() if not _near(wrong, right)}
+def _kept_mistakes(n: int, m: int) -> tuple[tuple[Callable[[int, int], float], str], ...]:
+    """Wrong formulas of (bytes of a frozen weight, bytes of the optimiser's averages)."""
+
+    def right(size: int, state: int) -> int:
+        return n * size + m * (12 + state)
+
+    def with_8_bits(formula: Callable[[int], float]) -> Callable[[int, int], float]:
+        """Right with AdamW, the formula with 8-bit AdamW."""
+        return lambda size, state: right(size, state) if state == 8 else formula(size)
+
+    missing = "its weight, its gradient, its moving average."
+    return (
+        (lambda s, o: m * (12 + o), "The frozen weights are missing: teacher or base are in "
+         "memory, too."),
+        (lambda s, o: n * s + m * (8 + o), "One of the three float32 numbers of a trained "
+         f"parameter is missing: {missing}"),
+        (lambda s, o: n * s + m * (4 + o), "Two of the three float32 numbers of a trained "
+         f"parameter are missing: {missing}"),
+        (lambda s, o: n * s + m * 12, "The optimiser's state is missing."),
+        (lambda s, o: n * s + m * (12 + o // 2), "AdamW keeps two averages a parameter, of the "
+         "gradient and of its square; you count one."),
+        (lambda s, o: n * s + m * (12 + 2 * o), "AdamW keeps two averages a parameter, of the "
+         "gradient and of its square; you count twice as much."),
+        (lambda s, o: n * s + m * (3 * s + o), "What is trained stays in float32, whatever the "
+         "frozen weights are in; so do its gradient and its average."),
+        (lambda s, o: n * s + m * (s + 8 + o), "What is trained stays in float32, whatever the "
+         "frozen weights are in."),
+        (lambda s, o: 4 * n + m * (12 + o), "The frozen weights are in the dtype that you were "
+         "given, not in float32."),
+        (lambda s, o: (n + m) * (12 + o), "You keep a gradient, an average and an optimiser's "
+         "state for the frozen parameters, too. They are not trained."),
+        (lambda s, o: n * (s + 4 + o) + m * (12 + o), "You keep a gradient and an optimiser's "
+         "state for the frozen parameters, too. They are not trained."),
+        (lambda s, o: n * (s + 8 + o) + m * (12 + o), "You keep a gradient, an average and an "
+         "optimiser's state for the frozen parameters, too. They are not trained."),
+        (lambda s, o: n * (s + o) + m * (12 + o), "You keep an optimiser's state for the frozen "
+         "parameters, too."),
+        (lambda s, o: n * (s + 4) + m * (12 + o), "You keep a gradient for the frozen parameters, "
+         "too."),
+        (lambda s, o: 2 * n * s + m * (12 + o), "The frozen weights are counted twice. They are "
+         "in memory once, however many networks use them."),
+        (lambda s, o: 3 * n * s + m * (12 + o), "The frozen weights are counted three times. They "
+         "are in memory once, however many networks use them."),
+        (lambda s, o: (n - m) * s + m * (12 + o), "The trained parameters do not replace frozen "
+         "ones: the teacher, or the base, stays whole."),
+        (lambda s, o: (n + m) * s + m * (12 + o), "The trained weights are counted twice, once in "
+         "the frozen ones' dtype."),
+        (lambda s, o: n + m * (12 + o), "The frozen weights take itemsize bytes each, not one."),
+        (with_8_bits(lambda s: n * s + m * 20), "8-bit AdamW keeps each of its two averages in "
+         "one byte."),
+        (with_8_bits(lambda s: n * s + m * 28), "8-bit means 8 bits, which is one byte, for each "
+         "of the two averages."),
+        (with_8_bits(lambda s: n * s + m * 13), "8-bit AdamW keeps two averages a parameter, too; "
+         "you count one."),
+        (with_8_bits(lambda s: n * s + m * 5), "The 8 bits are those of the optimiser's averages "
+         "alone; weights, gradients and the moving average stay in float32."),
+    )  # fmt: skip
 
 
 # -------------------------------------------------------------------- exercise 3
@@ -234,7 +244,7 @@ def cost(answer: Callable[..., Sequence[float]]) -> str:
         isinstance(got, (tuple, list)) and len(got) == 2,
         "Return two numbers: days from begin to end, and money.",
     )
-    days, money = (_number(value, what) for value, what in zip(got, ("days", "money"), strict=True))
+    days, money = _number(got[0], "The number of days"), _number(got[1], "The money")
     seconds = batch * updates * flops / speed
     right = seconds / 86_400
     paid = right * 24 * gpus * price
@@ -251,8 +261,9 @@ def cost(answer: Callable[..., Sequence[float]]) -> str:
         (right / batch, "Each update takes `batch` samples on a card, not one."),
         (right / updates, "These are the days of one update."),
         (right / flops, "A sample takes `flops` operations, not one."),
-        (speed / (batch * updates * flops) / 86_400, "Upside down: work divided by speed is time."),
         (1 / right, "Upside down: work divided by speed is time."),
+        (1 / seconds, "Upside down: work divided by speed is time."),
+        (1 / seconds / 86_400, "Upside down: work divided by speed is time."),
         (updates * flops / speed / batch / 86_400, "A larger batch makes an update longer, not "
          "shorter."),
         (right * 24, "There are 24 hours in a day; these are too many by a factor of 24."),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from slam_edu.digits.students.plan import (
     CD,
@@ -241,19 +241,18 @@ def _legend_below(fig: CourseFigure, ax: Axes) -> None:
     )  # fmt: skip
 
 
-def _plain(axis: Axis) -> None:
-    """Ticks 1, 2, 5 of a logarithmic axis as plain numbers; every second of them if many."""
+def _plain(axis: Axis, most: int = 7) -> None:
+    """Round ticks of a logarithmic axis as plain numbers, as many as fit."""
     low, high = axis.get_view_interval()
-    first, last = np.floor(np.log10(low)), np.ceil(np.log10(high))
-    powers = 10.0 ** np.arange(first, last + 1)
-    for steps in ((1, 2, 5), (1, 3), (1,)):
+    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    for steps in ((1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,)):
         ticks = [step * power for power in powers for step in steps]
         shown = [tick for tick in ticks if low <= tick <= high]
-        if len(shown) <= 7:
+        if len(shown) <= most:
             break
-    if not shown:  # all values are alike
-        shown = [float(f"{(low * high) ** 0.5:.2g}")]
-    axis.set_ticks(shown, [f"{tick:g}" for tick in shown])
+    if len(shown) < 2:  # all values are nearly alike
+        shown = [tick for tick in MaxNLocator(3).tick_values(low, high) if low <= tick <= high]
+    axis.set_ticks(shown, [f"{tick:.4g}" for tick in shown])
     axis.set_minor_locator(NullLocator())
 
 

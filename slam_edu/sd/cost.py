@@ -1,6 +1,6 @@
-r"""What a distillation costs: operations of a sample, bytes of a cache, days and money of a run.
+r"""What a distillation costs: operations of a sample by part, days and money of a run.
 
-Operations are counted on the true networks without their weights (:mod:`slam_edu.sd.trace`); a
+Operations are counted on the true networks without their weights (:mod:`slam_edu.sd.plan`); a
 multiplication and an addition are two. For one sample,
 
 .. math:: F = 2 F_\text{teacher} + F_\text{target} + F_\text{forward} + F_\text{backward}
@@ -10,8 +10,8 @@ pass within the backward pass. What is not cached comes on top: the autoencoder 
 encoders.
 
 How fast a card works is not counted but assumed: its **sustained speed** v in operations a second,
-which is a third of its data sheet's figure on a good day. With G cards that take b samples each,
-and U updates, a run has G b U samples and takes
+about a third of what its maker publishes. With G cards that take b samples each, and U updates, a
+run has G b U samples and takes
 
 .. math:: \text{days} = \frac{b\,U\,F}{86400\,v}, \qquad \text{GPU-days} = G \cdot \text{days}.
 
@@ -28,10 +28,10 @@ from dataclasses import dataclass
 import torch
 
 from slam_edu._validation import check_count
-from slam_edu.sd.config import SDConfig
 from slam_edu.sd.memory import LiveBytes
-from slam_edu.sd.published import Architecture, architecture_of
-from slam_edu.sd.trace import trace_coding, trace_step
+from slam_edu.sd.plan import Plan
+from slam_edu.sd.published import Architecture
+from slam_edu.sd.trace import trace_coding
 
 TERA = 1e12
 DAY = 86_400.0
@@ -42,29 +42,25 @@ TEACHER, TARGET = "teacher", "target"
 FORWARD, BACKWARD = "student, forward", "student, backward"
 
 
-def sample_flops(config: SDConfig) -> dict[str, int]:
+def sample_parts(plan: Plan) -> dict[str, int]:
     """Operations of one sample of a distillation, by part.
 
     The autoencoder's and the text encoders' are those of one image and one caption; a run with a
     cache computes them once for each of its data and not for each sample.
 
     Args:
-        config: of the run; its teacher must be one whose architecture is known without weights.
+        plan: of the run.
 
     Returns:
         operations of ``autoencoder``, ``text encoders``, ``teacher`` (all its calls), ``target``,
         ``student, forward`` and ``student, backward``.
-
-    Raises:
-        ValueError: for a teacher whose architecture is not known.
     """
-    architecture = architecture_of(config)
-    step = trace_step(config, architecture, cuda=False).flops
+    config, step = plan.config, plan.trace.flops
     calls = config.teacher_steps * (2 if config.guidance else 1)
-    _, encode = trace_coding(architecture, "encode", 1, config.resolution)
+    _, encode = trace_coding(plan.architecture, "encode", 1, config.resolution)
     return {
         AUTOENCODER: encode,
-        TEXT: text_flops(architecture),
+        TEXT: text_flops(plan.architecture),
         TEACHER: calls * step["teacher"],
         TARGET: step["target"],
         FORWARD: step["forward"],
@@ -92,29 +88,6 @@ def _text_flops(encoders: str) -> int:
         with torch.no_grad(), live:
             encoder(input_ids=torch.zeros(shape, dtype=torch.int64, device="meta"))
     return live.flops
-
-
-def cached_bytes(config: SDConfig) -> dict[str, int]:
-    """Bytes that a cache keeps of one sample, by part.
-
-    A caption that comes with several images is kept once, so a cache may be smaller.
-
-    Args:
-        config: of the run; its ``cache_dtype`` counts.
-
-    Raises:
-        ValueError: for a teacher whose architecture is not known.
-    """
-    architecture = architecture_of(config)
-    size = getattr(torch, config.cache_dtype).itemsize
-    parts = {
-        "latent": size * math.prod(architecture.latent_shape(config.resolution)),
-        "text states": size * math.prod(architecture.text_shape),
-    }
-    if architecture.pooled_width is not None:
-        parts["pooled embedding"] = size * architecture.pooled_width
-        parts["time ids"] = 6 * 4
-    return parts
 
 
 def reduced_bytes(parameters: int, processes: int, size: int = 4) -> float:

@@ -1,10 +1,10 @@
-r"""A distillation at full size on a CPU, as far as that can be had: ``slam-edu doctor --full-size``.
+"""A distillation at full size on a CPU, as far as it can be had: ``slam-edu doctor --full-size``.
 
 The true networks of Stable Diffusion 1.5, with random weights because nothing is downloaded, go
 through the engine's own pieces: a prompt through the text encoder, an image of 512 x 512 pixels
-through the autoencoder, then some updates with adapters. What comes of it is no model. It shows that
-shapes, dtypes and the order of things hold at the size that counts, that memory is what ``slam-edu
-plan`` says, and that nothing but the adapters is changed.
+through the autoencoder, then some updates with adapters. What comes of it is no model. It shows
+that shapes, dtypes and the order of things hold at the size that counts, that memory is what
+``slam-edu plan`` says, and that nothing but the adapters is changed.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from torch import Tensor, nn
 from slam_edu.files import atomic_path
 from slam_edu.schedule import NoiseSchedule
 from slam_edu.sd.components import TextCondition, encode_images
-from slam_edu.sd.config import SDConfig
+from slam_edu.sd.config import SD15, SDConfig, load_config
 from slam_edu.sd.engine import Engine, make_autocast
-from slam_edu.sd.memory import GIB, REST, LiveBytes, resident_bytes
+from slam_edu.sd.memory import GIB, REST, LiveBytes, available_bytes, resident_bytes
 from slam_edu.sd.networks import DTYPES, LoraNetworks, build_networks
-from slam_edu.sd.plan import Plan, make_plan
-from slam_edu.sd.published import PUBLISHED, Architecture, architecture_of
+from slam_edu.sd.plan import Plan, check_fits, make_plan
+from slam_edu.sd.published import Architecture, architecture_of
 from slam_edu.sd.trace import GRADIENTS, trace_coding
 from slam_edu.seeding import sample_generator
 
-#: What is run: adapters on Stable Diffusion 1.5, one sample at a time. In float32, because most
-#: processors compute it faster than half precision.
-FULL_SIZE = SDConfig(
-    teacher=next(iter(PUBLISHED)), guidance=8.0, train="lora", lora_rank=64,
-    gradient_checkpointing=True, batch=1, updates=2, loss="huber", data="prompts", resolution=512,
-    sample_count=0, tracker="none", device="cpu",
+#: What is run: adapters on Stable Diffusion 1.5, one sample at a time. In float32, which most
+#: processors compute faster than half precision.
+FULL_SIZE = (
+    f"teacher={SD15[0]}", f"revision={SD15[1]}", "guidance=8", "train=lora", "lora_rank=64",
+    "gradient_checkpointing=true", "batch=1", "updates=2", "loss=huber", "resolution=512",
+    "sample_count=0", "tracker=none", "device=cpu",
 )  # fmt: skip
 
 #: How far what is measured may be from the plan.
@@ -49,14 +49,26 @@ TOLERANCE = 0.15
 WEIGHTS, WORKING = "weights", "working memory"
 
 
+def full_size_config(settings: Iterable[str] = ()) -> SDConfig:
+    """The configuration of the full-size run.
+
+    Args:
+        settings: each ``name=value``, over :data:`FULL_SIZE`.
+
+    Raises:
+        ValueError: as :func:`slam_edu.sd.config.load_config`.
+    """
+    return load_config(settings=(*FULL_SIZE, *settings))
+
+
 def run_full_size(
-    config: SDConfig = FULL_SIZE, *, show: Callable[[str], None] = print
+    config: SDConfig | None = None, *, show: Callable[[str], None] = print
 ) -> dict[str, Any]:
     """Some updates at a teacher's true size, with random weights.
 
     Args:
-        config: of the run: its teacher's architecture is used, not its weights; adapters, on the
-            CPU.
+        config: default :func:`full_size_config`. The teacher's architecture is used, not its
+            weights.
         show: takes the lines that are said.
 
     Returns:
@@ -64,8 +76,11 @@ def run_full_size(
         plan's, and what was changed.
 
     Raises:
-        ValueError: for a configuration that is not of adapters on a Stable Diffusion 1 or 2.
+        ValueError: for a configuration that is not of adapters on a Stable Diffusion 1 or 2, or
+            too little memory.
+        FloatingPointError: if no update had a finite loss and gradient.
     """
+    config = config or full_size_config()
     architecture = architecture_of(config)
     if config.train != "lora" or architecture.pooled_width is not None:
         raise ValueError(
@@ -73,7 +88,8 @@ def run_full_size(
             f"Diffusion 1 or 2"
         )
     plan = make_plan(config, device="cpu")
-    begin = time.perf_counter()
+    check_fits(config, plan, available_bytes("cpu"))
+    begin = _now()
     before = resident_bytes()
     stages: dict[str, dict[str, Any]] = {}
     cond, empty = _encode_prompts(config, architecture, plan, stages, show)
@@ -88,14 +104,14 @@ def run_full_size(
     return {
         "what": architecture.name,
         "machine": {
-            "processor": _processor(),
+            "processor": processor_name(),
             "threads": torch.get_num_threads(),
             "python": platform.python_version(),
             **{name: _version(name) for name in ("torch", "diffusers", "transformers", "peft")},
         },
         "config": differing,
         "parameters": dict(plan.parameters),
-        "seconds": round(time.perf_counter() - begin, 1),
+        **_since(begin),
         "resident_gib_before": round(before / GIB, 3),
         "stages": stages,
         "updates": states,
@@ -174,23 +190,18 @@ def _distill(
             _Repeated(latents, cond, empty),
         )  # fmt: skip
         sums = {name: checksums(tensors) for name, tensors in parts.items()}
-        states, begin = [], time.perf_counter()
+        states, begin = [], _now()
         live.forget_peak()
         for state in engine.updates():
             moments = [s for of in engine.optimizer.state.values() for s in of.values()]
             live.own("optimiser's state", [m for m in moments if isinstance(m, Tensor)])
-            seconds = time.perf_counter() - begin
-            states.append({
-                "loss": state.loss, "grad_norm": state.grad_norm, "seconds": round(seconds, 1),
-            })  # fmt: skip
-            show(
-                f"  update {state.update}: loss {state.loss:.4f}, gradient norm "
-                f"{state.grad_norm:.3f}, {seconds:.0f} s"
-            )
+            took = {"loss": state.loss, "grad_norm": state.grad_norm, **_since(begin)}
+            states.append(took)
+            show(_update_line(state.update, took))
             if not state.skipped < state.update:
                 raise FloatingPointError("no update had a finite loss and gradient")
             del state, moments
-            begin = time.perf_counter()
+            begin = _now()
         after = {name: checksums(tensors) for name, tensors in parts.items()}
     wanted = plan.update(config.batch).parts
     _compare(
@@ -271,15 +282,25 @@ def checksums(tensors: Mapping[str, Tensor]) -> list[str]:
 # -------------------------------------------------------------------- memory and times
 
 
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def _since(begin: tuple[float, float]) -> dict[str, float]:
+    """Seconds by the clock, and of the processor: a machine may be shared."""
+    wall, cpu = (now - then for now, then in zip(_now(), begin, strict=True))
+    return {"seconds": round(wall, 1), "processor_seconds": round(cpu, 1)}
+
+
 @contextlib.contextmanager
 def _stage(stages: dict, name: str, show: Callable[[str], None]) -> Iterator[LiveBytes]:
     """Measure what the block needs; the most is noted when it ends."""
     gc.collect()
-    live, begin = LiveBytes(), time.perf_counter()
+    live, begin = LiveBytes(), _now()
     with live, _resident_peak() as resident:
         yield live
     stages[name] = {
-        "seconds": round(time.perf_counter() - begin, 1),
+        **_since(begin),
         "measured_gib": {
             (WORKING if part == REST and name != "updates" else part): size / GIB
             for part, size in live.peak.items() if size
@@ -323,7 +344,8 @@ def _check_finite(values: Tensor, name: str) -> None:
         raise FloatingPointError(f"{name} are not all finite")
 
 
-def _processor() -> str:
+def processor_name() -> str:
+    """What the processor is called; empty where the system does not say."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
@@ -344,11 +366,12 @@ def record_as_text(record: Mapping[str, Any]) -> str:
     """The record as a page of text: each part's memory beside the plan's, times, changes."""
     lines = [
         f"{record['what']}, random weights, {record['machine']['threads']} thread(s) of "
-        f"{record['machine']['processor']}, {record['seconds']:.0f} s in all",
+        f"{record['machine']['processor']}, {record['seconds']:.0f} s in all, "
+        f"{record['processor_seconds']:.0f} s of the processor",
         f"  {'':<36}{'measured':>10}{'plan':>10}{'ratio':>8}   GiB",
     ]
     for name, stage in record["stages"].items():
-        lines.append(f"  {name}, {stage['seconds']:.0f} s")
+        lines.append(f"  {name}, {stage['processor_seconds']:.0f} s of the processor")
         for part, planned in stage["plan_gib"].items():
             got = stage["measured_gib"].get(part)
             ratio = stage["measured_over_plan"].get(part)
@@ -363,11 +386,7 @@ def record_as_text(record: Mapping[str, Any]) -> str:
             f"{stage['measured_over_plan']['total']:>8.2f}  (parts that are measured)"
         )
         lines.append(f"    {'resident, all included':<34}{stage['resident_gib']:>10.3f}")
-    for i, update in enumerate(record["updates"], 1):
-        lines.append(
-            f"  update {i}: loss {update['loss']:.4f}, gradient norm {update['grad_norm']:.3f}, "
-            f"{update['seconds']:.0f} s"
-        )
+    lines += [_update_line(i, update) for i, update in enumerate(record["updates"], 1)]
     of = record["changed"]
     lines += [
         f"  changed: {of['base']} of {of['of_base']} weights of the base, {of['adapters']} of "
@@ -396,6 +415,13 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, Iterable) and not isinstance(value, str):
         return [_rounded(v) for v in value]
     return round(value, 5) if isinstance(value, float) else value
+
+
+def _update_line(number: int, took: Mapping[str, float]) -> str:
+    return (
+        f"  update {number}: loss {took['loss']:.4f}, gradient norm {took['grad_norm']:.3f}, "
+        f"{took['seconds']:.0f} s, {took['processor_seconds']:.0f} s of the processor"
+    )
 
 
 def _yes(value: bool) -> str:

@@ -310,31 +310,29 @@ class Plan:
             "parameters",
             *(f"  {name:<42}{count:>16,}" for name, count in self.parameters.items()),
             "",
-            f"memory in GiB at the fullest moment of an update, batch {config.batch}",
+            f"memory at the fullest moment of an update, batch {config.batch}",
             *_table(self.update()),
         ]
         for phase in self.phases():
             if phase.name != "an update":
                 lines.append(
-                    f"  {phase.name + ' needs':<42}{_gib(phase.total)}, of that "
-                    f"{_gib(phase.parts.get('working memory', 0)).strip()} working memory"
+                    f"  {phase.name + ' needs':<42}{_size(phase.total)}, of that "
+                    f"{_size(phase.parts['working memory']).strip()} working memory"
                 )
         plain, kept = self.saved()
         lines += [
-            f"  kept of a sample for the backward pass: {plain / GIB:.3f}; with gradient "
-            f"checkpointing {kept / GIB:.3f}",
+            f"  a sample kept for the backward pass{_size(plain):>18}, with gradient "
+            f"checkpointing {_size(kept).strip()}",
             "",
-            "disk in GiB",
-            *(f"  {name:<42}{_gib(size)}" for name, size in self.disk().items()),
+            "disk",
+            *(f"  {name:<42}{_size(size)}" for name, size in self.disk().items()),
             "",
             *self._time_lines(),
         ]
         return "\n".join(lines)
 
     def saved(self) -> tuple[int, int]:
-        """Bytes kept of a sample between forward and backward pass, without checkpointing and
-        with it.
-        """  # noqa: D205
+        """Bytes kept of a sample for the backward pass, without and with checkpointing."""
         found = [
             trace_step(
                 self.config.replace(gradient_checkpointing=on), self.architecture,
@@ -358,9 +356,8 @@ class Plan:
             speed = cpu_tflops()
             lines += [
                 f"time, an ESTIMATE: {_duration(self.seconds(speed))} for {config.updates:,} "
-                f"updates at {1000 * speed:.0f} GFLOP/s, which a convolution reaches here with "
-                f"{torch.get_num_threads()} thread(s); small networks take two or three times as "
-                f"long",
+                f"updates at {1000 * speed:.0f} GFLOP/s, which a convolution reaches just now on "
+                f"{torch.get_num_threads()} thread(s); small networks may take twice as long",
             ]
             return lines
         lines += [
@@ -404,8 +401,8 @@ def make_plan(
         config: of the run.
         card_gib: memory to plan for, beside the known cards.
         device: ``"cpu"``, ``"cuda"`` or ``"mps"``; None: the configuration's, and where that is
-            ``"auto"`` a GPU if there is one, if ``card_gib`` is given, or if the configuration asks
-            for half precision.
+            ``"auto"`` a GPU if there is one, if ``card_gib`` is given, or if the configuration is
+            of half precision.
         processes: of the run, each with a device of its own.
 
     Raises:
@@ -442,13 +439,15 @@ def make_plan(
 
 
 def _device(config: SDConfig, device: str | None, card_gib: float | None) -> str:
-    found = torch.device(device or config.device).type if (device or config.device) != "auto" else (
-        "cuda"
-        if torch.cuda.is_available() or card_gib is not None or config.mixed_precision != "no"
-        else "cpu"
-    )  # fmt: skip
-    check_choice(found, ("cpu", "cuda", "mps"), "device")
-    return found
+    named = device or config.device
+    kind = _likely_device(config, card_gib) if named == "auto" else torch.device(named).type
+    check_choice(kind, ("cpu", "cuda", "mps"), "device")
+    return kind
+
+
+def _likely_device(config: SDConfig, card_gib: float | None) -> str:
+    meant = card_gib is not None or config.mixed_precision != "no"
+    return "cuda" if meant or torch.cuda.is_available() else "cpu"
 
 
 def overhead(device: str, moving: int = 0) -> int:
@@ -481,9 +480,7 @@ def check_fits(config: SDConfig, plan: Plan, available_bytes: int) -> None:
     phase = plan.phases()[0]
     if phase.total <= available_bytes:
         return
-    parts = ", ".join(
-        f"{name} {size / GIB:.2f}" for name, size in phase.parts.items() if size / GIB >= 0.005
-    )
+    parts = ", ".join(f"{name} {_size(size).strip()}" for name, size in phase.parts.items())
     raise ValueError(
         f"this does not fit in memory: {phase.name} needs about {phase.total / GIB:.2f} GiB on "
         f"{plan.device} ({parts}) and {available_bytes / GIB:.2f} GiB are available; "
@@ -568,12 +565,13 @@ def cpu_tflops() -> float:
 
 
 def _table(phase: Phase) -> list[str]:
-    lines = [f"  {name:<42}{_gib(size)}" for name, size in phase.parts.items()]
-    return [*lines, f"  {'total':<42}{_gib(phase.total)}"]
+    lines = [f"  {name:<42}{_size(size)}" for name, size in phase.parts.items()]
+    return [*lines, f"  {'total':<42}{_size(phase.total)}"]
 
 
-def _gib(size: float) -> str:
-    return f"{size / GIB:>9.4f}" if size < GIB / 100 else f"{size / GIB:>9.2f}"
+def _size(size: float) -> str:
+    value, unit = (size / 2**20, "MiB") if size < GIB / 10 else (size / GIB, "GiB")
+    return f"{value:>9.2f} {unit}"
 
 
 def _number(value: float) -> str:

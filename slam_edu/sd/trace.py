@@ -1,7 +1,7 @@
 r"""What a distillation step would take, from the networks' shapes alone.
 
-The true networks, built on the meta device (shapes without data), run the calls of a step: teacher,
-target, student, and the student's backward pass. :class:`slam_edu.sd.memory.LiveBytes` watches, so
+The true networks, built on the meta device (shapes without data), run a step: a call without a
+gradient, the student's, and its backward pass. :class:`slam_edu.sd.memory.LiveBytes` watches, so
 that activations are counted as autograd keeps them and not by a formula. Every tensor of it is
 either of one size for all batches or proportional to the batch B, and which of the two shows at a
 batch that is a large prime. So one trace knows each moment i of the step for all B,
@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from slam_edu.embedding import GAMMA_INPUTS
 from slam_edu.sd.components import TextCondition
 from slam_edu.sd.config import SDConfig
 from slam_edu.sd.memory import REST, LiveBytes
@@ -377,17 +376,11 @@ def _float32(value: Any) -> Any:
 
 @functools.lru_cache(maxsize=64)
 def _coding(key: str, kind: str, size: tuple[int, ...]) -> tuple[int, int]:
-    architecture = _architecture(key)
-    live = LiveBytes()
+    vae, live = _architecture(key).build_vae(), LiveBytes()
     with _fused(), torch.no_grad(), live:
-        if kind == "encode":
-            vae = architecture.build_vae()
-            live.own("weights", vae.parameters())
-            vae.encode(torch.empty(size, device="meta")).latent_dist.mean  # noqa: B018
-        elif kind == "decode":
-            vae = architecture.build_vae()
-            live.own("weights", vae.parameters())
-            vae.decode(torch.empty(size, device="meta"))
+        x = torch.empty(size, device="meta")
+        live.own("weights", vae.parameters())
+        vae.encode(x) if kind == "encode" else vae.decode(x)
     return live.largest[REST], live.flops
 
 

@@ -5,7 +5,7 @@
 Each of KILLS runs is killed once (signal 9), at a moment drawn from the whole time that a run
 takes, and is then begun again in its folder until it is finished. Its last checkpoint must be that
 of a run that was left alone, byte for byte. Processes are forked from one that has imported
-everything, which is what makes twenty of them a matter of a minute. Prints one line of JSON a kill.
+everything, which is what makes twenty of them a matter of a minute. Prints a line of JSON a kill.
 """
 
 from __future__ import annotations

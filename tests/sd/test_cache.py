@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -406,7 +405,7 @@ def test_killed_for_real(sd, tmp_path, small_shards):
     finally:
         process.kill()
     _, errors = process.communicate()
-    assert process.returncode == -signal.SIGKILL, errors.decode()
+    assert third.exists(), errors.decode()
     assert not (tmp_path / "parts" / "index.json").exists()
     make_cache(config, sd, tmp_path / "parts", show=quiet)
     make_cache(config, sd, tmp_path / "whole", show=quiet)

@@ -117,8 +117,10 @@ def test_latent_consistency_distillation_is_gamma_one():
 
 
 def test_the_methods_settings_reach_the_distiller():
-    settings = ["subpaths=25", "guidance=2", "coupling=markov", "conditioning=gamma", "loss=huber",
-                "huber_c=0.01", "gammas=half_one", "teacher_steps=2", "timestep_scaling=5"]  # fmt: skip
+    settings = [
+        "subpaths=25", "guidance=2", "coupling=markov", "conditioning=gamma", "loss=huber",
+        "huber_c=0.01", "gammas=half_one", "teacher_steps=2", "timestep_scaling=5",
+    ]  # fmt: skip
     distill = load_config("digits", settings=settings).distill("v_prediction")
     assert distill.subpaths == 25
     assert (distill.guidance, distill.coupling, distill.conditioning) == (2, "markov", "gamma")

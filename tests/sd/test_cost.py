@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 
-from slam_edu.sd import cost
-from slam_edu.sd.config import SDConfig, load_config
+from slam_edu.sd.config import SDConfig
 from slam_edu.sd.cost import (
     AUTOENCODER,
     BACKWARD,
@@ -14,14 +13,14 @@ from slam_edu.sd.cost import (
     TARGET,
     TEACHER,
     TEXT,
-    cached_bytes,
     reduced_bytes,
     run_cost,
-    sample_flops,
+    sample_parts,
     samples_bought,
     text_flops,
 )
 from slam_edu.sd.memory import LiveBytes
+from slam_edu.sd.plan import make_plan
 from slam_edu.sd.published import STABLE_DIFFUSION_15, STABLE_DIFFUSION_XL, architecture_of
 from slam_edu.sd.tiny import tiny_pipeline
 
@@ -33,6 +32,17 @@ def teacher(tmp_path_factory):
     folder = tmp_path_factory.mktemp("teacher") / "tiny"
     tiny_pipeline().save_pretrained(folder)
     return SDConfig(teacher=str(folder))
+
+
+def sample_flops(config):
+    return sample_parts(make_plan(config, device="cpu"))
+
+
+def test_parts_add_up_to_the_plans_count(teacher):
+    for config in (teacher, teacher.replace(guidance=0.0), teacher.replace(teacher_steps=2)):
+        parts = sample_flops(config)
+        encoded = parts[AUTOENCODER] + parts[TEXT]
+        assert sum(parts.values()) - encoded == make_plan(config, device="cpu").sample_flops
 
 
 def test_calls_of_the_teacher(teacher):
@@ -79,20 +89,7 @@ def test_a_text_encoder_is_about_two_operations_a_weight_and_token():
     assert text_flops(STABLE_DIFFUSION_XL) > 8 * text_flops(STABLE_DIFFUSION_15)
 
 
-# -------------------------------------------------------------------- bytes
-
-
-def test_bytes_of_a_cached_sample():
-    small = cached_bytes(load_config("sd15-a100"))
-    assert small == {"latent": 2 * 4 * 64 * 64, "text states": 2 * 77 * 768}
-    assert cached_bytes(load_config("sd15-a100", settings=["cache_dtype=float32"])) == {
-        name: 2 * value for name, value in small.items()
-    }
-    large = cached_bytes(load_config("sdxl-lora"))
-    assert large == {
-        "latent": 2 * 4 * 128 * 128, "text states": 2 * 77 * 2048, "pooled embedding": 2 * 1280,
-        "time ids": 24,
-    }  # fmt: skip
+# -------------------------------------------------------------------- gradients
 
 
 def test_gradients_around_a_ring():
@@ -149,8 +146,3 @@ def test_wrong_numbers(changes, message):
         run_cost(**{**right, **changes})
     with pytest.raises(ValueError, match="processes is 0"):
         reduced_bytes(10, 0)
-
-
-def test_an_unknown_teacher_is_refused():
-    with pytest.raises(ValueError, match="is not known before it is loaded"):
-        cost.sample_flops(SDConfig(teacher="someone/something"))

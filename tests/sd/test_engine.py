@@ -191,7 +191,7 @@ def test_an_update_that_is_not_finite_changes_nothing():
 
 def test_too_many_in_a_row_end_the_run():
     spoilt = engine(batches=Memory(spoil=range(4, 100)), max_skipped=2)
-    with pytest.raises(FloatingPointError, match=r"the last 3 updates up to number 4 .* lower|Lower"):
+    with pytest.raises(FloatingPointError, match=r"the last 3 updates up to number 4 had"):
         for _ in spoilt.updates():
             pass
     assert spoilt.progress.update == 4

@@ -528,7 +528,7 @@ def training_logs(results: Results, out: Path) -> dict[str, list[list[dict[str, 
 
 
 def draw_grid(results: Results, out: Path, seed: int = 0) -> CourseFigure | None:
-    """The same eight prompts from the same noise: teacher, solver, students.
+    """The same eight prompts from the same noise: teacher, solver, students; steps in brackets.
 
     Args:
         results: of the study.
@@ -558,15 +558,16 @@ def draw_grid(results: Results, out: Path, seed: int = 0) -> CourseFigure | None
     prompts = [caption(FULL[0], digit, *pair) for digit, pair in enumerate(COLOURS)]
     cond, noise = text_condition(model.pipeline, prompts), study_noise(model, len(prompts), seed)
     rows = {}
-    for label, steps in (("teacher, 50 steps", TEACHER_STEPS), ("DDIM, 2", 2), ("DDIM, 4", 4)):
+    for label, steps in (("teacher", TEACHER_STEPS), ("DDIM", 2), ("DDIM", 4)):
         setting = Setting(sampler="ddim", steps=steps, guidance=plan.guidance)
-        rows[label] = model.decode(teacher_latents(model, cond, noise, setting))
+        drawn = model.decode(teacher_latents(model, cond, noise, setting))
+        rows[f"{label} ({steps})"] = drawn
     for label, run in runs.items():
         for steps in (1, 2, 4) if label != "official" else (4,):
             latents = student_latents(
                 run.networks, configs[label], model, cond, noise, steps, seed
             )
-            rows[f"{label}, {steps}"] = model.decode(latents)
+            rows[f"{label} ({steps})"] = model.decode(latents)
     columns = [f"{stroke} {i}\non {ground}" for i, (stroke, ground) in enumerate(COLOURS)]
     return prompt_grid(torch.cat(list(rows.values())), list(rows), columns)
 

@@ -88,7 +88,7 @@ def place_in_epoch(number: int, length: int, seed: int) -> int:
     return int(_order(length, seed, epoch)[place])
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)  # an epoch and the one that follows
 def _order(length: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(length, generator=sample_generator(seed, epoch, ORDER))
 

@@ -1,0 +1,544 @@
+"""Students as files that diffusers alone can run."""
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from slam_edu import NoiseSchedule, last, sample_consistency
+from slam_edu.digits.pipeline import CHECKSUMS, load_pipeline, quiet
+from slam_edu.sd import export
+from slam_edu.sd.checkpoint import Progress, save_checkpoint
+from slam_edu.sd.components import text_condition
+from slam_edu.sd.config import SDXL, SDConfig, save_config
+from slam_edu.sd.export import export_lora, export_pipeline, lcm_scheduler, push_to_hub
+from slam_edu.sd.networks import build_networks
+from slam_edu.sd.teacher import load_pipeline_folder, load_teacher
+from tests.sd.tiny import PIPELINES, perturb
+
+PROMPTS = ["a red seven on a yellow background", "handwritten 3"]
+STEPS = (1, 2, 4)
+
+#: Runs exported folders where slam_edu cannot be imported.
+STOCK = """
+import json, os, sys, warnings
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("slam_edu", "tests"):
+            raise ImportError(f"{name} is not here")
+
+sys.meta_path.insert(0, Blocked())
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+warnings.simplefilter("error")
+import torch
+from safetensors.torch import save_file
+import diffusers
+from diffusers import DiffusionPipeline
+
+torch.set_num_threads(1)
+about = json.loads(sys.argv[1])
+found = {}
+for name, folder in about["folders"].items():
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    calls = []
+    pipeline.unet.register_forward_pre_hook(lambda _unet, args: calls.append(len(args[0])))
+    for steps in about["steps"]:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(2, 4, 8, 8, generator=generator)
+        found[f"{name}/{steps}"] = pipeline(
+            about["prompts"], num_inference_steps=steps, guidance_scale=1.0, latents=noise,
+            generator=generator, output_type="latent",
+        ).images
+    assert calls == [2] * sum(about["steps"]), calls  # no guidance
+assert not any(name.split(".")[0] == "slam_edu" for name in sys.modules)
+save_file(found, about["out"])
+"""
+
+#: Name to (model, settings, prediction type, whether gamma is folded).
+EXPORTS = {
+    "level": ("sd", {}, "epsilon", True),
+    "folded": ("sd", {"conditioning": "gamma", "subpaths": 25}, "epsilon", True),
+    "kept": ("sd", {"conditioning": "gamma", "timestep_scaling": 7.0}, "v_prediction", False),
+    "smooth": ("sd", {"conditioning": "gamma", "gamma_input": "smooth"}, "v_prediction", False),
+    "lora": ("sd", {"train": "lora", "conditioning": "gamma"}, "epsilon", False),
+    "xl": ("xl", {}, "v_prediction", True),
+    "xl-kept": ("xl", {"train": "lora", "conditioning": "gamma"}, "epsilon", False),
+}
+
+
+class Run:
+    """Networks that look trained, and the pipeline of their teacher."""
+
+    def __init__(self, model="sd", prediction="epsilon", change=0.3, **settings):
+        settings = {"teacher": "some/teacher", "lora_rank": 4, **settings}
+        self.config = SDConfig(**settings)
+        self.pipeline = PIPELINES[model](prediction_type=prediction)
+        self.networks = build_networks(self.config, self.pipeline.unet)
+        perturb(self.networks, change)
+
+    def parts(self):
+        return self.networks, self.pipeline, self.config
+
+    def latents(self, steps, weights="target"):
+        """The library's own samples, noise and fresh noise as a pipeline draws them."""
+        network = getattr(self.networks, weights)
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(2, 4, 8, 8, generator=generator)
+        with torch.no_grad():
+            return last(sample_consistency(
+                network, noise, NoiseSchedule.from_scheduler(self.pipeline.scheduler), steps,
+                generator=generator, subpaths=self.config.subpaths,
+                conditioning=self.config.conditioning,
+                prediction_type=self.pipeline.scheduler.config.prediction_type,
+                cond=text_condition(self.pipeline, PROMPTS),
+                timestep_scaling=self.config.timestep_scaling,
+            ))  # fmt: skip
+
+
+def draw(pipeline, steps=2, **options):
+    """Latents by a pipeline's own call, with the noise of :meth:`Run.latents`."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, 4, 8, 8, generator=generator)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(
+        PROMPTS, num_inference_steps=steps, guidance_scale=1.0, latents=noise,
+        generator=generator, output_type="latent", **options,
+    ).images  # fmt: skip
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in Path(folder).rglob("*")
+        if path.is_file()
+    }
+
+
+def dtypes(path):
+    with safe_open(path, framework="pt") as file:
+        return {file.get_tensor(name).dtype for name in file.keys()}
+
+
+def difference(a, b):
+    return float((a - b).abs().max())
+
+
+# -------------------------------------------------------------------- in plain diffusers
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """What each export draws in a process without slam_edu, and its run."""
+    place = tmp_path_factory.mktemp("exports")
+    runs = {}
+    for name, (model, settings, prediction, fold) in EXPORTS.items():
+        runs[name] = Run(model, prediction, **settings)
+        export_pipeline(*runs[name].parts(), place / name, fold=fold, dtype="float32")
+    about = {
+        "folders": {name: str(place / name) for name in EXPORTS}, "steps": STEPS,
+        "prompts": PROMPTS, "out": str(place / "latents.safetensors"),
+    }  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", STOCK, json.dumps(about)], cwd=place, env=environment,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return runs, load_file(place / "latents.safetensors"), place
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+@pytest.mark.parametrize("steps", STEPS)
+def test_stock_diffusers_draws_the_student(drawn, name, steps):
+    """The library's own samples of the target, from the same noise."""
+    runs, latents, _ = drawn
+    expected = runs[name].latents(steps)
+    assert difference(latents[f"{name}/{steps}"], expected) <= 1e-4
+    # The other weights and the teacher would be noticed.
+    assert difference(runs[name].latents(steps, "student"), expected) > 1e-2
+
+
+@pytest.mark.parametrize("name", EXPORTS)
+def test_the_folder(drawn, name):
+    runs, _, place = drawn
+    folder, run = place / name, runs[name]
+    model, settings, prediction, fold = EXPORTS[name]
+    unet = json.loads((folder / "unet" / "config.json").read_text("utf-8"))
+    official = settings.get("conditioning") == "gamma" and "gamma_input" not in settings
+    assert unet["time_cond_proj_dim"] == (256 if official and not fold else None)
+    assert "_name_or_path" not in unet
+    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
+    expected = {
+        "_class_name": "LCMScheduler", "original_inference_steps": run.config.subpaths,
+        "timestep_scaling": run.config.timestep_scaling, "prediction_type": prediction,
+        "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+        "steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False,
+        "trained_betas": None,
+    }  # fmt: skip
+    assert expected.items() <= scheduler.items()
+    index = json.loads((folder / "model_index.json").read_text("utf-8"))
+    kinds = {"sd": "StableDiffusionPipeline", "xl": "StableDiffusionXLPipeline"}
+    assert index["_class_name"] == kinds[model]
+    listed = json.loads((folder / CHECKSUMS).read_text("utf-8"))
+    found = contents(folder)
+    assert listed.keys() == found.keys() - {CHECKSUMS, "README.md"}
+    for path, digest in listed.items():
+        assert digest == hashlib.sha256(found[path]).hexdigest()
+    assert not any(str(place).encode() in text for text in found.values())
+
+
+def test_the_student_itself(drawn, tmp_path):
+    run = drawn[0]["level"]
+    export_pipeline(*run.parts(), tmp_path / "out", weights="student", dtype="float32")
+    found = draw(load_pipeline_folder(tmp_path / "out"))
+    assert difference(found, run.latents(2, "student")) <= 1e-4
+
+
+# -------------------------------------------------------------------- files
+
+
+def test_half_precision(tmp_path):
+    """The UNet's file alone: what from_pretrained gives is float32, and draws nearly the same."""
+    run = Run(conditioning="gamma")
+    out = export_pipeline(*run.parts(), tmp_path / "out")
+    assert dtypes(out / "unet" / "diffusion_pytorch_model.safetensors") == {torch.float16}
+    assert {p.dtype for p in run.networks.trained.values()} == {torch.float32}
+    pipeline = load_pipeline_folder(out)
+    assert pipeline.unet.dtype == torch.float32
+    expected = run.latents(2)
+    assert 0 < difference(draw(pipeline), expected) < 5e-3 * expected.abs().max()
+
+
+def teachers_folder(tmp_path, **changes):
+    """A pipeline's folder as an older version left it, and a run of it."""
+    place = tmp_path / "teacher"
+    with quiet():
+        PIPELINES["sd"]().save_pretrained(place)
+    # transformers 4's names and keys, a variant, and what is not needed.
+    encoder = place / "text_encoder"
+    weights = load_file(encoder / "model.safetensors")
+    save_file(
+        {f"text_model.{k}": v.half() for k, v in weights.items()},
+        encoder / "model.fp16.safetensors", {"format": "pt"},
+    )  # fmt: skip
+    settings = json.loads((encoder / "config.json").read_text("utf-8"))
+    settings.pop("dtype")
+    (encoder / "config.json").write_text(json.dumps(settings | {"torch_dtype": "float16"}))
+    (encoder / "pytorch_model.bin").write_bytes(b"old")
+    (place / "tokenizer" / "special_tokens_map.json").write_text("{}", "utf-8")
+    (place / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n# A teacher\n", "utf-8")
+    return place, SDConfig(teacher=str(place), lora_rank=4, **changes)
+
+
+def test_the_teachers_other_files_are_copied(tmp_path):
+    place, config = teachers_folder(tmp_path, variant="fp16")
+    pipeline = load_teacher(config)
+    networks = perturb(build_networks(config, pipeline.unet))
+    out = export_pipeline(networks, pipeline, config, tmp_path / "out")
+    before, after = contents(place), contents(out)
+    for name in after:
+        if name.split("/")[0] in ("vae", "tokenizer"):
+            assert after[name] == before[name], name
+    assert "tokenizer/special_tokens_map.json" in after
+    # The variant that was loaded, by the plain name, and old keys with it.
+    assert after["text_encoder/model.safetensors"] == before["text_encoder/model.fp16.safetensors"]
+    assert "text_encoder/pytorch_model.bin" not in after
+    assert not any("fp16" in name for name in after)
+    settings = json.loads(after["text_encoder/config.json"])
+    assert settings["dtype"] == "float32"
+    assert "torch_dtype" not in settings
+    from diffusers import StableDiffusionPipeline
+
+    with quiet():
+        loaded = StableDiffusionPipeline.from_pretrained(out, local_files_only=True)
+    assert loaded.text_encoder.dtype == loaded.vae.dtype == torch.float32
+    for name, value in pipeline.text_encoder.state_dict().items():
+        assert torch.equal(loaded.text_encoder.state_dict()[name], value)
+    assert "license: cc-by-4.0" in after["README.md"].decode()
+    assert str(tmp_path) not in after["README.md"].decode()
+
+
+def test_the_shipped_teacher(tmp_path):
+    config = SDConfig()
+    pipeline = load_teacher(config)
+    networks = build_networks(config, pipeline.unet)
+    out = export_pipeline(networks, pipeline, config, tmp_path / "out")
+    shipped = load_pipeline()
+    loaded = load_pipeline_folder(out)
+    assert torch.equal(loaded.unet.conv_in.weight, shipped.unet.conv_in.weight)
+    card = (out / "README.md").read_text("utf-8")
+    assert "license: mit" in card
+    assert "# A few-step student of digits-sd" in card
+
+
+def test_another_size(tmp_path):
+    """The pipeline draws at the size that was trained."""
+    run = Run(resolution=64)
+    out = export_pipeline(*run.parts(), tmp_path / "out")
+    image = load_pipeline_folder(out)("a seven", num_inference_steps=1, guidance_scale=1.0)
+    assert image.images[0].size == (64, 64)
+
+
+def test_schedulers_of_other_kinds():
+    """The levels are the teacher's, whatever its scheduler is and calls its betas."""
+    import diffusers
+
+    pipeline, config = PIPELINES["sd"](), SDConfig()
+    betas = torch.linspace(0.001, 0.02, 1000).square().tolist()
+    for kind, options in (
+        ("EulerDiscreteScheduler", {"beta_schedule": "scaled_linear", "beta_end": 0.012}),
+        ("PNDMScheduler", {"beta_schedule": "linear", "skip_prk_steps": True}),
+        ("DDPMScheduler", {"beta_schedule": "squaredcos_cap_v2"}),
+        ("DDPMScheduler", {"beta_schedule": "sigmoid"}),
+        ("DDIMScheduler", {"trained_betas": betas}),
+        ("DDIMScheduler", {"num_train_timesteps": 500}),
+    ):
+        pipeline.scheduler = getattr(diffusers, kind)(**options)
+        found = lcm_scheduler(pipeline, config)
+        torch.testing.assert_close(
+            found.alphas_cumprod, pipeline.scheduler.alphas_cumprod, rtol=1e-4, atol=1e-7
+        )
+    found.set_timesteps(4)
+    assert found.timesteps.tolist() == [499, 379, 249, 129]
+
+
+def test_an_error_leaves_the_old_folder(tmp_path, monkeypatch):
+    run = Run()
+    out = export_pipeline(*run.parts(), tmp_path / "out")
+    before = contents(out)
+
+    def failing(*_args, **_options):
+        raise OSError("no space left on device")
+
+    for place, name in (
+        (export, "write_checksums"), (type(run.pipeline.unet), "save_pretrained"),
+        (export, "_card"),
+    ):  # fmt: skip
+        with monkeypatch.context() as patched:
+            patched.setattr(place, name, failing)
+            with pytest.raises(OSError, match="no space"):
+                export_pipeline(*run.parts(), out, weights="student")
+    assert contents(out) == before
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    export_pipeline(*run.parts(), out, weights="student")  # an earlier export is replaced
+    assert contents(out) != before
+
+
+def test_what_would_be_lost(tmp_path):
+    """No folder of another kind is replaced, nor the teacher's own."""
+    run = Run(train="lora")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "thesis.tex").write_text("years", "utf-8")
+    for write in (export_pipeline, export_lora):
+        with pytest.raises(ValueError, match="a folder with other files, which would be lost"):
+            write(*run.parts(), tmp_path / "work")
+        (tmp_path / "a.txt").write_text("a file", "utf-8")
+        with pytest.raises(ValueError, match="is a file; allowed: the name of a folder"):
+            write(*run.parts(), tmp_path / "a.txt")
+        with pytest.raises(ValueError, match="weights is 'average'; allowed: 'target', 'stud"):
+            write(*run.parts(), tmp_path / "out", weights="average")
+        with pytest.raises(ValueError, match="dtype is 'bfloat16'; allowed: 'float16', 'floa"):
+            write(*run.parts(), tmp_path / "out", dtype="bfloat16")
+    assert (tmp_path / "work" / "thesis.tex").read_text("utf-8") == "years"
+    place, config = teachers_folder(tmp_path)
+    pipeline = load_teacher(config)
+    networks = build_networks(config, pipeline.unet)
+    with pytest.raises(ValueError, match="is the teacher's own folder"):
+        export_pipeline(networks, pipeline, config, place)
+
+
+def test_the_model_card(tmp_path):
+    hub = {"teacher": SDXL[0], "revision": SDXL[1], "data": "prompts", "guidance": 7.0}
+    run = Run("xl", train="lora", gammas="half_one", conditioning="gamma", **hub)
+    rows = [{"sampler": "lcm", "steps": 4, "clip_score": 31.23456, "frechet": None}]
+    about = {"updates done": 123, "figures": rows, "folder": Path("/secret")}
+    out = export_pipeline(*run.parts(), tmp_path / "out", fold=False, about=about)
+    card = (out / "README.md").read_text("utf-8")
+    for part in (
+        "license: openrail++", f"base_model: {SDXL[0]}", SDXL[1], "guidance_scale=1.0",
+        "StableDiffusionXLPipeline.from_pretrained", "| gammas | half_one |", "| lora_rank | 4 |",
+        "w = 7 (a scale of 8)", "latents drawn from the teacher itself", "| updates done | 123 |",
+        "| sampler | steps | clip_score | frechet |", "| lcm | 4 | 31.23 |  |", "e(0)",
+        "arXiv 2404.13903", "sub-path linear approximation",
+    ):  # fmt: skip
+        assert part in card, part
+    assert "/secret" not in card
+    control = Run(method="lcd")
+    out = export_pipeline(*control.parts(), tmp_path / "control")
+    card = (out / "README.md").read_text("utf-8")
+    assert "by latent consistency distillation" in card
+    assert "e(0)" not in card
+    assert "license:" not in card
+    assert "look it up" in card
+
+
+# -------------------------------------------------------------------- LoRA files
+
+
+@pytest.mark.parametrize(
+    ("model", "settings"),
+    [("sd", {"lora_targets": "attention", "lora_alpha": 7}),
+     ("sd", {"lora_targets": "all"}),
+     ("sd", {"lora_targets": "all", "lora_alpha": 7, "conditioning": "gamma",
+             "gamma_input": "smooth"}),
+     ("xl", {"lora_targets": "all", "lora_alpha": 2}),
+     ("xl", {"lora_targets": "attention"})],
+)  # fmt: skip
+def test_a_lora_loads_into_the_teacher(tmp_path, model, settings):
+    """The stock teacher draws the library's samples with it, and its own without."""
+    from diffusers import LCMScheduler
+
+    run = Run(model, train="lora", **settings)
+    out = export_lora(*run.parts(), tmp_path / "out")
+    assert sorted(contents(out)) == [
+        "README.md", CHECKSUMS, "pytorch_lora_weights.safetensors",
+        "scheduler/scheduler_config.json",
+    ]  # fmt: skip
+    teacher = PIPELINES[model]()
+    teacher.scheduler = LCMScheduler.from_pretrained(out, subfolder="scheduler")
+    without = draw(teacher)
+    teacher.load_lora_weights(str(out))
+    for weights in ("target", "student"):
+        expected = run.latents(2, weights)
+        near = difference(draw(teacher), expected) <= 1e-4
+        assert near == (weights == "target")
+        assert difference(without, expected) > 1e-2
+    teacher.unload_lora_weights()
+    assert difference(draw(teacher), without) < 1e-5
+    export_lora(*run.parts(), out, weights="student", dtype="float16")
+    assert dtypes(out / "pytorch_lora_weights.safetensors") == {torch.float16}
+    teacher.load_lora_weights(str(out))
+    student = run.latents(2, "student")
+    assert difference(draw(teacher), student) < 0.01 * difference(student, without)
+
+
+def test_a_lora_that_loads_as_another_is_not_written(tmp_path, monkeypatch):
+    """Keys that are dropped on loading, and a scale that is lost."""
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+
+    run = Run(train="lora", lora_alpha=7)
+    write = StableDiffusionPipeline.save_lora_weights.__func__
+
+    def without_metadata(cls, folder, unet_lora_layers, unet_lora_adapter_metadata):
+        write(cls, folder, unet_lora_layers=unet_lora_layers)
+
+    def half_of_them(cls, folder, unet_lora_layers, unet_lora_adapter_metadata):
+        few = dict(list(unet_lora_layers.items())[:20])
+        write(cls, folder, unet_lora_layers=few,
+              unet_lora_adapter_metadata=unet_lora_adapter_metadata)  # fmt: skip
+
+    def mixed(cls, folder, unet_lora_layers, unet_lora_adapter_metadata):
+        write(cls, folder, unet_lora_layers=convert_state_dict_to_diffusers(unet_lora_layers),
+              unet_lora_adapter_metadata=unet_lora_adapter_metadata)  # fmt: skip
+
+    for wrong in (without_metadata, half_of_them, mixed):
+        monkeypatch.setattr(StableDiffusionPipeline, "save_lora_weights", classmethod(wrong))
+        with pytest.raises(RuntimeError, match="LoRA file"):
+            export_lora(*run.parts(), tmp_path / "out")
+        assert not list(tmp_path.iterdir())
+
+
+def test_what_a_lora_file_cannot_hold(tmp_path):
+    full = Run()
+    with pytest.raises(ValueError, match="train is 'full': there are no adapters to write"):
+        export_lora(*full.parts(), tmp_path / "out")
+    told = Run(train="lora", conditioning="gamma")
+    with pytest.raises(ValueError, match=r"gamma_input is 'official'.* no place for it"):
+        export_lora(*told.parts(), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+# -------------------------------------------------------------------- the hub, the command
+
+
+def test_push_to_hub(tmp_path, monkeypatch):
+    folder = tmp_path / "out"
+    with pytest.raises(FileNotFoundError, match="is no export"):
+        push_to_hub(folder, "somebody/student")
+    folder.mkdir()
+    (folder / "model_index.json").write_text("{}", "utf-8")
+    for name in ("student", "a/b/c", "", "../x"):
+        with pytest.raises(ValueError, match="allowed: 'owner/name'"):
+            push_to_hub(folder, name)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(PermissionError, match=r"there is no token .* `hf auth login`"):
+        push_to_hub(folder, "somebody/student")
+    monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
+    with pytest.raises(ConnectionError, match="cannot be reached"):
+        push_to_hub(folder, "somebody/student")  # HF_HUB_OFFLINE is set in tests
+
+
+def command(*arguments):
+    parser = argparse.ArgumentParser()
+    export.add_arguments(parser)
+    return export.run(parser.parse_args([str(a) for a in arguments]))
+
+
+def finished_run(tmp_path, **settings):
+    """The folder of a run of a tiny teacher, after 3 updates, and its networks."""
+    place, config = teachers_folder(tmp_path, out=str(tmp_path / "run"), **settings)
+    pipeline = load_teacher(config)
+    networks = perturb(build_networks(config, pipeline.unet))
+    folder = tmp_path / "run"
+    folder.mkdir()
+    save_config(config, folder / "config.yaml")
+    optimizer = torch.optim.AdamW(networks.trained.values())
+    save_checkpoint(
+        folder, Progress(update=3), networks.trained, networks.average, optimizer
+    )
+    shutil.copytree(place, tmp_path / "before")
+    return folder, networks
+
+
+def test_the_command(tmp_path, capsys):
+    folder, networks = finished_run(tmp_path, conditioning="gamma", updates=9)
+    (tmp_path / "figures.json").write_text('{"rows": [{"steps": 4, "clip_score": 1.5}]}')
+    assert command(
+        folder, "--out", tmp_path / "out", "--dtype", "float32", "--keep-gamma", "--weights",
+        "student", "--figures", tmp_path / "figures.json",
+    ) == 0  # fmt: skip
+    assert "after update 3 of 9" in capsys.readouterr().out
+    unet = load_file(tmp_path / "out" / "unet" / "diffusion_pytorch_model.safetensors")
+    expected = networks.plain_unet("student", fold=False).state_dict()
+    assert unet.keys() == expected.keys()
+    assert all(torch.equal(unet[name], expected[name]) for name in unet)
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "| updates done | 3 |" in card
+    assert "| 4 | 1.5 |" in card
+    assert command(folder, "--out", tmp_path / "plain") == 0
+    unet = load_file(tmp_path / "plain" / "unet" / "diffusion_pytorch_model.safetensors")
+    expected = networks.plain_unet().state_dict()
+    assert unet.keys() == expected.keys()
+    assert all(torch.equal(unet[name], expected[name].half()) for name in unet)
+    assert contents(tmp_path / "before") == contents(tmp_path / "teacher")
+    with pytest.raises(FileNotFoundError, match=r"has no config\.yaml"):
+        command(tmp_path, "--out", tmp_path / "out")
+
+
+def test_the_command_writes_a_lora(tmp_path):
+    folder, networks = finished_run(tmp_path, train="lora")
+    assert command(folder, "--out", tmp_path / "out", "--lora", "--dtype", "float32") == 0
+    found = load_file(tmp_path / "out" / "pytorch_lora_weights.safetensors")
+    average = {
+        f"unet.{name.removeprefix('unet.')}": value for name, value in networks.average.items()
+    }
+    assert found.keys() == average.keys()
+    assert all(torch.equal(found[name], average[name]) for name in found)
+    with pytest.raises(ValueError, match="--keep-gamma with --lora"):
+        command(folder, "--out", tmp_path / "out", "--lora", "--keep-gamma")
