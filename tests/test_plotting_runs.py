@@ -19,7 +19,7 @@ def log(seed, rows=12, first=0.2, holes=0):
         row |= {"grad_norm": 5 * noise[1], "skipped": 0.0}
         bins = [10.0 ** (i / 3 - 4) * luck for i, luck in enumerate(noise[2:])]
         row |= dict(zip(BIN_COLUMNS, bins, strict=True))
-        row |= {name: math.nan for name in BIN_COLUMNS[:holes]}
+        row |= dict.fromkeys(BIN_COLUMNS[:holes], math.nan)
         found.append(row)
     return found
 

@@ -7,4 +7,5 @@
 - ``subpaths``: a sub-path beside its chord (lesson 04)
 - ``distillation``: students of a live ablation (lesson 05)
 - ``latents``: prompt, guidance, steps and seed of the shipped teacher (lesson 06)
+- ``students``: the teacher and its students in few steps (lesson 07)
 """

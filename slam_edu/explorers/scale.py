@@ -79,7 +79,7 @@ def calculator(
         return cost_figure(model, models[model], **values)
 
     box = explorer(draw, model=list(models), **lists)
-    controls = {control.description: control for control in box.children}
-    for name, value in zip(lists, first, strict=True):
-        controls[name].value = value
+    _model, *sliders, _picture, _caption = box.children
+    for slider, value in zip(sliders, first, strict=True):
+        slider.value = value
     return box

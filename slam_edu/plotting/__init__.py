@@ -8,6 +8,7 @@
 - ``subpaths``: sub-paths, chords and levels between, what is taught (lesson 04)
 - ``students``, ``study``: students against the exact map, the study's figures (lesson 05)
 - ``latents``: images, latents, words and guidance (lesson 06)
+- ``runs``: errors by timestep, logs beside others, what was asked for (lesson 07)
 - ``digits``: grids of drawn digits, the shipped teacher's table
 """
 

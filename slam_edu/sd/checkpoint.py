@@ -21,7 +21,9 @@ from slam_edu.files import atomic_path, save_tensors
 from slam_edu.training import laid_out_as
 
 FOLDER = "checkpoints"
-FORMAT = "slam_edu distillation 1"
+#: The one entry of a file's metadata: several would be written in any order, and two runs' files
+#: could not be compared byte for byte.
+ABOUT = "slam_edu distillation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,7 @@ def readable(path: Path) -> bool:
 
     try:
         with safe_open(path, framework="pt") as file:
-            return (file.metadata() or {}).get("format") == FORMAT
+            return ABOUT in (file.metadata() or {})
     except (SafetensorError, OSError):
         return False
 
@@ -98,7 +100,7 @@ def save_checkpoint(
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     path = folder / FOLDER / f"{progress.update:08d}.safetensors"
     with atomic_path(path) as temporary:
-        save_tensors(tensors, temporary, {"format": FORMAT, "progress": json.dumps(about)})
+        save_tensors(tensors, temporary, {ABOUT: json.dumps(about)})
     for old in checkpoint_paths(folder)[keep:]:
         old.unlink(missing_ok=True)
     return path
@@ -126,10 +128,7 @@ def load_checkpoint(
 
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise ValueError(f"its format is {metadata.get('format')!r}")
-            about = json.loads(metadata["progress"])
+            about = json.loads((file.metadata() or {})[ABOUT])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         scaler, numbers = about.pop("scaler"), about.pop("numbers")
         progress = Progress(**about, scaler=scaler)
