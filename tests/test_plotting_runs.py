@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from slam_edu.plotting import runs as plots
 from slam_edu.sd.tracking import BIN_COLUMNS
@@ -167,3 +168,41 @@ def test_rates_are_per_cent_over_calls():
     kinds = [lines[name].get_color() for name in ("teacher, DDIM", "before", "after")]
     assert len(set(kinds)) == 3
     assert lines["something else"].get_color() == lines["after"].get_color()
+
+
+# -------------------------------------------------------------------- grids of a run
+
+
+def save(path, height, width, seed):
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(256, (height, width, 3), generator=generator, dtype=torch.uint8)
+    Image.fromarray(pixels.numpy()).save(path)
+    return pixels.numpy()
+
+
+def test_grids_stand_below_each_other_with_their_updates(tmp_path):
+    paths = [tmp_path / "00000000.png", tmp_path / "00001250.png"]
+    saved = [save(path, 40, 60, i) for i, path in enumerate(paths)]
+    fig = plots.sample_grids(paths, "two grids of noise")
+    assert [ax.get_title(loc="left") for ax in fig.axes] == [
+        "after 0 updates",
+        "after 1,250 updates",
+    ]
+    for ax, pixels in zip(fig.axes, saved, strict=True):
+        assert np.array_equal(ax.images[0].get_array(), pixels)
+    upper, lower = (ax.get_position() for ax in fig.axes)
+    assert upper.y0 >= lower.y1
+    assert fig.png() == plots.sample_grids(paths, "two grids of noise").png()
+
+
+def test_a_wide_grid_is_made_smaller(tmp_path):
+    save(tmp_path / "00000007.png", 40, 600, 0)
+    [ax] = plots.sample_grids([tmp_path / "00000007.png"], "a grid of noise", width=300).axes
+    assert ax.images[0].get_array().shape == (20, 300, 3)
+
+
+def test_no_grids(tmp_path):
+    with pytest.raises(ValueError, match="there are no grids"):
+        plots.sample_grids([], "nothing at all")
+    with pytest.raises(FileNotFoundError, match="00000001"):
+        plots.sample_grids([tmp_path / "00000001.png"], "nothing at all")

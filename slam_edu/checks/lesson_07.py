@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 
 import torch
@@ -153,8 +153,8 @@ def _log(
     seed: int,
     rows: int = 24,
     *,
-    trend: Callable[[float], float] = lambda done: 0.05 + math.exp(-6 * done),
-    scale: float = 1.0,
+    trend: Callable[[float], float] = lambda done: 1.0,
+    scale: float = 0.03,
     norm: float = 5.0,
     tenths: Sequence[float] = _TENTHS,
     empty: float = 0.0,
@@ -166,7 +166,7 @@ def _log(
     Args:
         seed: of the noise.
         rows: of the log.
-        trend: the loss over the share of the run that is done, without its noise.
+        trend: the loss over the share of the run that is done, without its noise, in `scale`.
         scale: of loss and errors.
         norm: of the gradient.
         tenths: error by timestep.
@@ -197,12 +197,22 @@ def _log(
     return found
 
 
-def _flat(_done: float) -> float:
+def _level(_done: float) -> float:
     return 1.0
 
 
-def _rising(done: float) -> float:
-    return 0.2 + 12 * done
+def _settles(done: float) -> float:
+    """A healthy run's loss without a warm-up: the first updates throw it high."""
+    return 1 + 11 * math.exp(-14 * done)
+
+
+def _jumps(done: float) -> float:
+    """Of a learning rate that is too high: at once far up, and then not back."""
+    return 14.0 if done else 1.0
+
+
+def _climbs(done: float) -> float:
+    return 0.7 + 25 * done
 
 
 def _tenth(place: int, share: float) -> list[float]:
@@ -213,38 +223,44 @@ def _tenth(place: int, share: float) -> list[float]:
     ]
 
 
-def _patients() -> list[tuple[str, list[Row], str]]:
-    """Name of a log, its rows, and what it has."""
+def _patients() -> list[tuple[str, list[Row], list[Row], str]]:
+    """Name of a log, its rows, those of a healthy run with the same loss, and what it has."""
     healthy, skips, high, one = DIAGNOSES
+    usual, large = _log(0, 50, trend=_settles), _log(17, 40, trend=_settles, scale=30.0)
     return [
-        ("a healthy run", _log(1), healthy),
-        ("a healthy run whose loss stays level from the first row on: the student was trained "
-         "before", _log(2, trend=_flat), healthy),
+        ("a healthy run, level from the first row to the last", _log(1), usual, healthy),
+        ("a healthy run without a warm-up, whose first rows are twelve times as high",
+         _log(2, trend=_settles), usual, healthy),
         ("a healthy run whose batches are small, so that some tenths have no sample in a row "
-         "(NaN)", _log(3, empty=0.35), healthy),
+         "(NaN)", _log(3, empty=0.35), usual, healthy),
         ("a healthy run in half precision, whose first two updates were skipped while the loss "
-         "scaler found its scale", _log(4, skipped=lambda done: 2), healthy),
-        ("a healthy run with a loss a thousand times as large", _log(5, scale=1000.0), healthy),
+         "scaler found its scale", _log(4, skipped=lambda done: 2), usual, healthy),
+        ("a healthy run with another loss, a thousand times as large, beside a reference with "
+         "that loss", _log(5, scale=30.0), large, healthy),
         ("a healthy run whose gradient norm is large all along, and clipped", _log(6, norm=400.0),
-         healthy),
-        ("a run that skips updates to the end", _log(
-            7, skipped=lambda done: int(30 * done), missing=lambda row: row % 3 == 2), skips),
+         usual, healthy),
+        ("a healthy run at twice the reference's loss, for its batches are smaller",
+         _log(16, 9, scale=0.06), usual, healthy),
+        ("a run that skips updates to the end", sick_log(), usual, skips),
         ("a run that begins to skip updates in its last quarter", _log(
-            8, skipped=lambda done: int(40 * max(0.0, done - 0.75))), skips),
+            8, skipped=lambda done: int(40 * max(0.0, done - 0.75))), usual, skips),
         ("a run that skips updates, with many tenths that had no sample", _log(
-            9, trend=_flat, empty=0.35, skipped=lambda done: int(20 * done),
-            missing=lambda row: row > 3), skips),
-        ("a run whose learning rate is too high", _log(10, trend=_rising), high),
-        ("a run whose learning rate is too high, with a loss of thousandths", _log(
-            11, trend=_rising, scale=1e-3, norm=0.02), high),
-        ("a run whose learning rate is too high, of ten rows", _log(12, 10, trend=_rising), high),
+            9, empty=0.35, skipped=lambda done: int(20 * done), missing=lambda row: row > 3),
+         usual, skips),
+        ("a run whose learning rate is too high, which jumps up after the first row and stays "
+         "there", _log(10, trend=_jumps), usual, high),
+        ("a run whose learning rate is too high, which is up there in its first row already",
+         _log(11, trend=lambda done: 14.0, norm=0.02), usual, high),
+        ("a run whose learning rate is too high, of ten rows, slowly climbing", _log(
+            12, 10, trend=_climbs), usual, high),
+        ("a run whose learning rate is too high, with another loss, beside a reference with that "
+         "loss", _log(18, trend=_jumps, scale=30.0), large, high),
         ("a run of which the noisiest tenth holds 97 % of the error", _log(
-            13, tenths=_tenth(9, 0.97)), one),
+            13, tenths=_tenth(9, 0.97)), usual, one),
         ("a run of which the fourth tenth holds 96 % of the error", _log(
-            14, tenths=_tenth(3, 0.96), trend=_flat), one),
+            14, tenths=_tenth(3, 0.96)), usual, one),
         ("a run of which the noisiest tenth holds 97 % of the error, with tenths that had no "
-         "sample", _log(15, tenths=_tenth(9, 0.97), empty=0.25), one),
-        ("another healthy run, of nine rows", _log(16, 9), healthy),
+         "sample", _log(15, tenths=_tenth(9, 0.97), empty=0.25), usual, one),
     ]  # fmt: skip
 
 
@@ -256,12 +272,12 @@ def sick_log() -> list[Row]:
 _LOOK = {
     ("healthy", "skips updates"): "Compare `skipped` in the second half of the log: does it "
     "grow there?",
-    ("healthy", "learning rate too high"): "Compare means of the loss: the last third of the "
-    "rows against the first third. How large the loss is does not matter, only how it changes.",
+    ("healthy", "learning rate too high"): "Compare the mean loss of its last third with that of "
+    "the reference's last third. Its own first rows say nothing: they may be as bad.",
     ("healthy", "one tenth dominates"): "Compare the largest mean of a tenth with the sum of all "
     "ten; any tenth can be the one, and NaN must be left out.",
-    ("learning rate too high", "healthy"): "What would the loss of a run do that diverges? It "
-    "need not fall in a healthy one, and single rows are noisy: compare means.",
+    ("learning rate too high", "healthy"): "Its last third is what counts, beside the last third "
+    "of the reference. Single rows are noisy and first rows may be high: compare means.",
     ("one tenth dominates", "healthy"): "A healthy run has most of its error where the noise is, "
     "about half in the last tenth. Take means over the rows, NaN left out, and compare with "
     "nine tenths of the sum.",
@@ -272,12 +288,13 @@ _OTHERWISE = "Which sign is there, and which one did your function see first?"
 
 
 @exercise("Exercise 2, is my run healthy?")
-def diagnosis(answer: Callable[[Sequence[Mapping[str, float]]], str]) -> str:
-    """``answer(rows) -> diagnosis``, one of :data:`DIAGNOSES`."""
+def diagnosis(answer: Callable[..., str]) -> str:
+    """``answer(rows, reference) -> diagnosis``, one of :data:`DIAGNOSES`."""
     require_function(answer)
-    for name, rows, right in _patients():
-        given = copy.deepcopy(rows)
-        found = answer(given)
+    patients = _patients()
+    for name, rows, reference, right in patients:
+        given = copy.deepcopy((rows, reference))
+        found = answer(*given)
         if found is ... or found is None:
             raise NotImplementedError
         require(
@@ -286,7 +303,7 @@ def diagnosis(answer: Callable[[Sequence[Mapping[str, float]]], str]) -> str:
             f"{', '.join(map(repr, DIAGNOSES))}.",
         )
         require(
-            _unchanged(rows, given),
+            repr(given) == repr((rows, reference)),  # NaN is not equal to itself
             "Your function changes the rows that it is given; work on copies.",
         )
         require(
@@ -294,11 +311,7 @@ def diagnosis(answer: Callable[[Sequence[Mapping[str, float]]], str]) -> str:
             f"Your function calls this one {found!r}: {name}. "
             f"{_LOOK.get((found, right), _OTHERWISE)}",
         )
-    return "Sixteen logs, and no healthy run was sent to the doctor."
-
-
-def _unchanged(before: Sequence[Row], after: object) -> bool:
-    return isinstance(after, list) and repr(before) == repr(after)  # NaN is not equal to itself
+    return f"{len(patients)} logs, and no healthy run was sent to the doctor."
 
 
 # -------------------------------------------------------------------- exercise 3

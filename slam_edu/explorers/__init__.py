@@ -8,4 +8,5 @@
 - ``distillation``: students of a live ablation (lesson 05)
 - ``latents``: prompt, guidance, steps and seed of the shipped teacher (lesson 06)
 - ``students``: the teacher and its students in few steps (lesson 07)
+- ``measures``: what a measure says of small sets of images (lesson 08)
 """

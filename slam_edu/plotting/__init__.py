@@ -9,6 +9,7 @@
 - ``students``, ``study``: students against the exact map, the study's figures (lesson 05)
 - ``latents``: images, latents, words and guidance (lesson 06)
 - ``runs``: errors by timestep, logs beside others, what was asked for (lesson 07)
+- ``measures``: measures of few images, digits that are mistaken (lesson 08)
 - ``digits``: grids of drawn digits, the shipped teacher's table
 """
 

@@ -70,6 +70,7 @@ def prompt_grid(images: Tensor, rows: Sequence[str], columns: Sequence[str]) -> 
     ax.set_xticks([gap + (size + gap) * i + (size - 1) / 2 for i in range(m)], columns, fontsize=8)
     ax.set_yticks([gap + (size + gap) * i + (size - 1) / 2 for i in range(n)], rows, fontsize=9)
     ax.xaxis.tick_top()
+    ax.set_anchor("E")  # what equal scales leave over goes to the names on the left
     ax.tick_params(length=0)
     for spine in ax.spines.values():
         spine.set_visible(False)

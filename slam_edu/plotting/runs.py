@@ -1,4 +1,4 @@
-r"""Figures of lesson 07: one batch's errors over the timestep, a run's log beside others, rates.
+r"""Figures of lesson 07: a batch's errors over the timestep, a run's log, its grids, rates.
 
 The rows of a log are those of ``log.csv`` (:class:`slam_edu.sd.tracking.RunLog`): dictionaries
 with ``update``, ``loss``, ``grad_norm`` and ``loss_bin0`` to ``loss_bin9``, the mean squared error
@@ -8,13 +8,16 @@ in each tenth of the timesteps, cleanest first, NaN where a tenth had no sample.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogFormatterSciNotation, NullLocator
+from matplotlib.ticker import LogFormatterSciNotation, NullLocator, ScalarFormatter
+from PIL import Image
 from torch import Tensor
 
 from slam_edu.plotting.base import COLORS, CourseFigure, figure
@@ -22,6 +25,7 @@ from slam_edu.sd.tracking import BIN_COLUMNS
 
 Rows = Sequence[Mapping[str, float]]
 
+_DPI = 96
 _GREY = "#8c8c8c"
 #: One's own run first; what is wrong with others is said by their names.
 _LINES: tuple[dict[str, Any], ...] = (
@@ -100,7 +104,8 @@ def beside(
             _band(ax, [row["update"] for row in references[0]], curves)
         for line, rows in zip(_styles(logs), logs.values(), strict=True):
             ax.plot([r["update"] for r in rows], [r[column] for r in rows], lw=1.6, **line)
-        ax.set(yscale="log", xlabel="updates")
+        ax.set(xscale="log", yscale="log", xlabel="updates")
+        ax.xaxis.set_major_formatter(ScalarFormatter())
     middles = (np.arange(len(BIN_COLUMNS)) + 0.5) * 1000 / len(BIN_COLUMNS)
     if references:
         _band(axes[2], middles, np.array([late_errors(rows) for rows in references]))
@@ -174,6 +179,47 @@ def rates(curves: Mapping[str, Mapping[int, float]], alt: str) -> CourseFigure:
     ax.set_title("as asked for: digit, colour and background, per cent", fontsize=10)
     ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
     _open(ax)
+    return fig
+
+
+# -------------------------------------------------------------------- grids of a run
+
+
+def sample_grids(
+    paths: Sequence[str | os.PathLike[str]], alt: str, width: int = 900
+) -> CourseFigure:
+    """Pictures that a run drew on its way (``samples/00000250.png``), one below the other.
+
+    Args:
+        paths: of PNG files whose names are numbers of updates.
+        alt: what is to be seen.
+        width: in pixels; larger pictures are made smaller.
+
+    Raises:
+        ValueError: for no paths.
+        FileNotFoundError: for a path that is no file.
+    """
+    if not paths:
+        raise ValueError("there are no grids; allowed: one path or more")
+    pictures = []
+    for path in map(Path, paths):
+        with Image.open(path) as file:
+            picture = file.convert("RGB")
+        if picture.width > width:
+            size = (width, round(picture.height * width / picture.width))
+            picture = picture.resize(size, Image.Resampling.LANCZOS)
+        pictures.append((path.stem, picture))
+    wide, title = max(picture.width for _, picture in pictures), 26
+    high = sum(picture.height + title for _, picture in pictures)
+    fig = CourseFigure(figsize=(wide / _DPI, high / _DPI), dpi=_DPI, alt=alt)
+    top = high
+    for stem, picture in pictures:
+        top -= title + picture.height
+        box = (0, top / high, picture.width / wide, picture.height / high)
+        ax = fig.add_axes(box)
+        ax.imshow(np.asarray(picture), interpolation="nearest")
+        ax.set_axis_off()
+        ax.set_title(f"after {int(stem):,} updates", fontsize=10, loc="left")
     return fig
 
 

@@ -81,7 +81,7 @@ def budget(config: SDConfig, *, device: str, tflops: float) -> Budget:
         ValueError: for a teacher whose architecture is not known, data whose number is not known
             before they are read (set ``max_samples``), or a speed that is not above 0.
     """
-    from slam_edu.sd.cost import AUTOENCODER, TEXT, sample_flops
+    from slam_edu.sd.cost import AUTOENCODER, TEXT, sample_parts
     from slam_edu.sd.plan import GIB, make_plan
 
     if not 0 < tflops < math.inf:
@@ -90,8 +90,8 @@ def budget(config: SDConfig, *, device: str, tflops: float) -> Budget:
     if config.data == "prompts":
         each = plan.drawing_seconds(tflops)
     else:
-        flops = sample_flops(config)
-        each = (flops[AUTOENCODER] + flops[TEXT]) / (1e12 * tflops)
+        parts = sample_parts(plan)
+        each = (parts[AUTOENCODER] + parts[TEXT]) / (1e12 * tflops)
     disk = plan.disk()
     kept = disk["teacher"] + disk["checkpoints"]
     if config.cache:

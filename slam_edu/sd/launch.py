@@ -1,4 +1,4 @@
-"""``slam-edu`` on several processes of this machine's CPU, as ``accelerate launch`` starts them.
+"""``slam-edu`` on several processes of this machine's CPU, started by ``torchrun``.
 
 It is the command of a machine with several GPUs, without the GPUs: what is shared between the
 processes, and what comes of it, can be seen on a laptop.
@@ -18,7 +18,7 @@ LAST_LINES = 15
 
 
 def launch_command(words: Sequence[str], processes: int) -> list[str]:
-    """The command line: ``accelerate launch`` and what it is told, then ``slam-edu WORDS``.
+    """The command line: ``torchrun``, the number of processes, then ``slam-edu WORDS``.
 
     Args:
         words: such as ``["distill", "--preset", "digits", "updates=3"]``.
@@ -28,12 +28,8 @@ def launch_command(words: Sequence[str], processes: int) -> list[str]:
         ValueError: for a number of processes below 1.
     """
     check_count(processes, "processes")
-    # All that it would otherwise take from a configuration file, or ask for with a notice.
-    told = (
-        "--cpu", "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision",
-        "no", "--dynamo_backend", "no", "--main_process_port", "0",
-    )  # fmt: skip
-    several = ("-m", "accelerate.commands.launch", *told)
+    # accelerate launch starts several processes for GPUs alone; accelerate itself finds these.
+    several = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes))
     return [sys.executable, *several, "-m", "slam_edu.sd", *map(str, words)]
 
 

@@ -2,7 +2,6 @@
 
 import math
 import statistics
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -135,32 +134,35 @@ def means(rows, columns=BIN_COLUMNS):
     return [mean(row[name] for row in rows) for name in columns]
 
 
-def diagnose(rows):
-    third, half = len(rows) // 3, len(rows) // 2
-    if rows[-1]["skipped"] > rows[half]["skipped"]:
+def losses(rows, last=3):
+    """Losses of the last third, or of all rows."""
+    return [row["loss"] for row in rows[-(len(rows) // last) :]]
+
+
+def diagnose(rows, reference):
+    if rows[-1]["skipped"] > rows[len(rows) // 2]["skipped"]:
         return SKIPS
-    loss = [row["loss"] for row in rows]
-    if mean(loss[-third:]) > 2 * mean(loss[:third]):
+    if mean(losses(rows)) > 5 * mean(losses(reference)):
         return HIGH
     tenths = means(rows)
     return ONE if max(tenths) > 0.9 * sum(tenths) else HEALTHY
 
 
-def diagnose_with_numpy(rows):
+def diagnose_with_numpy(rows, reference):
     table = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     late = table["skipped"][len(rows) // 2 :]
     if late.max() > late.min():
         return SKIPS
-    first, _, last = np.array_split(table["loss"], 3)
-    if np.nanmean(last) / np.nanmean(first) > 2:
+    mine = np.array_split(table["loss"], 3)[-1]
+    theirs = np.array_split([row["loss"] for row in reference], 3)[-1]
+    if np.nanmean(mine) / np.nanmean(theirs) > 5:
         return HIGH
     tenths = np.nanmean([table[f"loss_bin{i}"] for i in range(10)], axis=1)
     return ONE if tenths.max() / tenths.sum() > 0.9 else HEALTHY
 
 
-def diagnose_by_medians(rows):
+def diagnose_by_medians(rows, reference):
     """Other statistics and another order of the questions, on the same signs."""
-    rows = list(rows)
     tenths = []
     for name in BIN_COLUMNS:
         tenths.append(statistics.median([r[name] for r in rows if not math.isnan(r[name])]))
@@ -168,12 +170,11 @@ def diagnose_by_medians(rows):
         return ONE
     if rows[-1]["skipped"] - rows[len(rows) // 2 - 1]["skipped"] >= 1:
         return SKIPS
-    third = max(1, len(rows) // 3)
-    first, last = (
-        statistics.median([r["loss"] for r in part if not math.isnan(r["loss"])])
-        for part in (rows[:third], rows[-third:])
+    mine, theirs = (
+        statistics.median([loss for loss in losses(part) if not math.isnan(loss)])
+        for part in (rows, reference)
     )
-    return HIGH if last > 2 * first else HEALTHY
+    return HIGH if mine > 5 * theirs else HEALTHY
 
 
 @pytest.mark.parametrize("answer", [diagnose, diagnose_with_numpy, diagnose_by_medians])
@@ -185,13 +186,12 @@ def test_right_diagnoses(answer):
 def differs(skips=None, high=None, one=None):
     """The right answer with one of its signs replaced."""
 
-    def answer(rows):
-        third, half = len(rows) // 3, len(rows) // 2
-        loss = [row["loss"] for row in rows]
+    def answer(rows, reference):
+        half = len(rows) // 2
         tenths = means(rows)
         if (skips or (lambda rows: rows[-1]["skipped"] > rows[half]["skipped"]))(rows):
             return SKIPS
-        if (high or (lambda rows: mean(loss[-third:]) > 2 * mean(loss[:third])))(rows):
+        if (high or (lambda a, b: mean(losses(a)) > 5 * mean(losses(b))))(rows, reference):
             return HIGH
         sign = one or (lambda rows: max(tenths) > 0.9 * sum(tenths))
         return ONE if sign(rows) else HEALTHY
@@ -203,15 +203,29 @@ def plain_means(rows):
     return [sum(row[name] for row in rows) / len(rows) for name in BIN_COLUMNS]
 
 
-def in_place(rows):
+def in_place(rows, reference):
     for row in rows:
         row["loss"] = 0.0 if math.isnan(row["loss"]) else row["loss"]
-    return diagnose(rows)
+    return diagnose(rows, reference)
+
+
+def reverses(rows, reference):
+    reference.reverse()
+    return HEALTHY
+
+
+def shares(rows):
+    """The largest share that a tenth has of a row's error, for each row."""
+    found = []
+    for row in rows:
+        there = [row[name] for name in BIN_COLUMNS if not math.isnan(row[name])]
+        found.append(max(there) / sum(there))
+    return found
 
 
 WRONG_DIAGNOSES = {
-    "all healthy": (lambda rows: HEALTHY, "does it grow there"),
-    "all sick": (lambda rows: HIGH, "need not fall in a healthy one"),
+    "all healthy": (lambda rows, ref: HEALTHY, "does it grow there"),
+    "all sick": (lambda rows, ref: HIGH, "Its last third is what counts"),
     "any skipped": (
         differs(skips=lambda rows: rows[-1]["skipped"] > 0), "in half precision",
     ),
@@ -224,32 +238,47 @@ WRONG_DIAGNOSES = {
     "NaN is divergence": (
         differs(
             skips=lambda rows: False,
-            high=lambda rows: any(math.isnan(r["loss"]) for r in rows),
+            high=lambda rows, ref: any(math.isnan(r["loss"]) for r in rows),
         ),
         "calls this one 'learning rate too high': a run that skips updates",
     ),
     "must fall": (
-        differs(high=lambda rows: mean([r["loss"] for r in rows[-8:]])
-                > 0.5 * mean([r["loss"] for r in rows[:8]])),
-        "level from the first row on",
+        differs(high=lambda rows, ref: mean(losses(rows)) > 0.5 * mean(losses(rows[:8], 1))),
+        "level from the first row",
     ),
-    "last above first": (
-        differs(high=lambda rows: rows[-1]["loss"] > rows[0]["loss"]), "level from the first",
+    "its own first row": (
+        differs(high=lambda rows, ref: mean(losses(rows)) > 5 * rows[0]["loss"]),
+        "in its first row already",
     ),
-    "last above the one before": (
-        differs(high=lambda rows: any(
-            b["loss"] > 1.3 * a["loss"] for a, b in pairwise(rows))),
-        "single rows are noisy",
+    "its own first third": (
+        differs(high=lambda rows, ref: mean(losses(rows))
+                > 2 * mean(losses(rows[: len(rows) // 3], 1))),
+        "Its own first rows say nothing",
+    ),
+    "whole logs": (
+        differs(high=lambda rows, ref: mean(losses(rows, 1)) > 1.5 * mean(losses(ref))),
+        "twelve times as high",
+    ),
+    "the highest row": (
+        differs(high=lambda rows, ref: max(losses(rows, 1)) > 5 * mean(losses(ref))),
+        "twelve times as high",
+    ),
+    "highest against highest": (
+        differs(high=lambda rows, ref: max(losses(rows, 1)) > 5 * max(losses(ref, 1))),
+        "Compare the mean loss",
+    ),
+    "the first rows": (
+        differs(high=lambda rows, ref: rows[0]["loss"] > 5 * ref[0]["loss"]), "jumps up after",
+    ),
+    "any more": (
+        differs(high=lambda rows, ref: mean(losses(rows)) > 1.2 * mean(losses(ref))),
+        "at twice the reference's loss",
     ),
     "an absolute loss": (
-        differs(high=lambda rows: rows[-1]["loss"] > 5), "a thousand times as large",
-    ),
-    "a small absolute loss": (
-        differs(high=lambda rows: rows[0]["loss"] < 1 and rows[-1]["loss"] > 3
-                and rows[-1]["loss"] < 50), "with a loss of thousandths",
+        differs(high=lambda rows, ref: rows[-1]["loss"] > 0.1), "a thousand times as large",
     ),
     "the gradient's norm": (
-        differs(high=lambda rows: rows[-1]["grad_norm"] > 100), "norm is large all along",
+        differs(high=lambda rows, ref: rows[-1]["grad_norm"] > 100), "norm is large all along",
     ),
     "half in one tenth": (
         differs(one=lambda rows: max(means(rows)) > 0.4 * sum(means(rows))), "about half",
@@ -261,24 +290,23 @@ WRONG_DIAGNOSES = {
         differs(one=lambda rows: max(plain_means(rows)) > 0.9 * sum(plain_means(rows))),
         "with tenths that had no sample",
     ),
-    "one row": (
-        differs(one=lambda rows: max(
-            max(v for v in (r[n] for n in BIN_COLUMNS) if v == v)
-            / sum(v for v in (r[n] for n in BIN_COLUMNS) if v == v) for r in rows) > 0.7),
-        "means over the rows",
-    ),
+    "one row": (differs(one=lambda rows: max(shares(rows)) > 0.7), "means over the rows"),
     "an absolute error": (
-        differs(one=lambda rows: max(means(rows)) > 10), "a thousand times as large",
+        differs(one=lambda rows: max(means(rows)) > 10), "NaN left out",
     ),
     "no third sign": (differs(one=lambda rows: False), "NaN must be left out"),
-    "no second sign": (differs(high=lambda rows: False), "first third"),
+    "no second sign": (differs(high=lambda rows, ref: False), "Compare the mean loss"),
     "no first sign": (differs(skips=lambda rows: False), "in the second half of the log"),
-    "true or false": (lambda rows: diagnose(rows) == HEALTHY, "it should return one of"),
-    "another word": (lambda rows: diagnose(rows).replace("healthy", "fine"), "'fine'"),
+    "true or false": (lambda rows, ref: diagnose(rows, ref) == HEALTHY, "should return one of"),
+    "another word": (
+        lambda rows, ref: diagnose(rows, ref).replace("healthy", "fine"), "'fine'",
+    ),
     "in place": (in_place, "changes the rows"),
-    "stub": (lambda rows: ..., "no answer yet"),
+    "reference in place": (reverses, "changes the rows"),
+    "stub": (lambda rows, ref: ..., "no answer yet"),
     "no function": ("healthy", "give it your function"),
-    "raises": (lambda rows: rows["loss"], "Your code raised TypeError"),
+    "raises": (lambda rows, ref: rows["loss"], "Your code raised TypeError"),
+    "one argument": (lambda rows: HEALTHY, "Your code raised TypeError"),
 }  # fmt: skip
 
 
@@ -291,13 +319,18 @@ def test_wrong_diagnoses(answer, sentence):
 
 def test_logs_have_the_columns_of_a_run():
     assert tuple(checks.sick_log()[0]) == COLUMNS
-    for _, rows, _ in checks._patients():
-        assert all(tuple(row) == COLUMNS for row in rows)
-    assert {right for _, _, right in checks._patients()} == set(checks.DIAGNOSES)
+    for _, rows, reference, _ in checks._patients():
+        assert all(tuple(row) == COLUMNS for row in [*rows, *reference])
+    assert {right for *_, right in checks._patients()} == set(checks.DIAGNOSES)
+
+
+def test_the_references_are_healthy():
+    for _, _, reference, _ in checks._patients():
+        assert diagnose(reference, reference) == HEALTHY
 
 
 def test_the_log_to_try_is_one_that_skips():
-    assert diagnose(checks.sick_log()) == SKIPS
+    assert diagnose(checks.sick_log(), checks.sick_log()) == SKIPS
 
 
 # -------------------------------------------------------------------- exercise 3

@@ -1,15 +1,20 @@
 """The study of distilled digits: equal cost, reference, measures, results, command."""
 
+import copy
 import dataclasses
+import functools
 import json
 import math
+import os
+import shutil
+import signal
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from slam_edu import SubPathDistiller, sample_ddim
+from slam_edu import NoiseSchedule, SubPathDistiller, sample_ddim
 from slam_edu.digits import load_student
 from slam_edu.digits.evaluate import Evaluator, Setting, feature_distances
 from slam_edu.digits.pipeline import check_files
@@ -44,9 +49,14 @@ COUNT, POINTS = 10, 4
 SMALL = {"prompts": COUNT, "points": POINTS, "solver_steps": 4}
 
 
+@functools.cache
+def tiny():
+    return tiny_pipeline()
+
+
 @pytest.fixture(scope="module")
 def model():
-    return LatentDiffusion(tiny_pipeline())
+    return LatentDiffusion(tiny())
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +82,7 @@ def whole(model, evaluator, points):
 def networks_of(name, seed=0, noise=0.0):
     """Networks of a student, its average moved a little away from the teacher."""
     config = Plan(**SMALL).config(name, seed)
-    networks = build_networks(config, tiny_pipeline().unet)
+    networks = build_networks(config, copy.deepcopy(tiny().unet))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in networks.average.values():
@@ -111,7 +121,7 @@ def test_the_students_are_what_they_are_called():
 
 def test_students_of_a_seed_get_the_same_draws():
     """What the engine draws depends on the seed and the sample's number alone."""
-    schedule = LatentDiffusion(tiny_pipeline()).schedule
+    schedule = NoiseSchedule.stable_diffusion()
     x0, drawn = torch.zeros(6, 4, 8, 8), {}
     for name in SETTINGS:
         config = Plan().config(name, 2)
@@ -201,7 +211,7 @@ def test_the_map_is_the_guided_ode_and_twice_the_steps_change_little(model, eval
     """Against another solver of a higher order, with many more steps."""
     t = 499
     x = points.x[t][:2]
-    levels = reference.even_levels(model.schedule, t, 48)
+    levels = reference.even_levels(model.schedule, t, 24)
     cond = model.encode_prompts(evaluator.prompts[:2])
     predictor = network_predictor(
         model.network, model.schedule, cond=cond, uncond=model.encode_prompts(["", ""]),
@@ -215,8 +225,8 @@ def test_the_map_is_the_guided_ode_and_twice_the_steps_change_little(model, eval
         ends = reference.solved(model, x, t, cond, 3.0, steps)
         return float((ends - exact).square().mean().sqrt())
 
-    assert off(48) < off(12) < off(4)
-    assert off(48) < 0.02 * float((x - exact).square().mean().sqrt())
+    assert off(24) < off(8) < off(3)
+    assert off(24) < 0.02 * float((x - exact).square().mean().sqrt())
     # What is recorded is the change from the map's own steps to twice as many.
     doubled = reference.solved(model, points.x[t], t, points.cond.states, 3.0, 8)
     change = float((points.end[t] - doubled).square().mean().sqrt())
@@ -249,22 +259,23 @@ def test_teacher_samples_are_guided_ddim(model, evaluator):
     assert torch.allclose(found, wanted, atol=1e-4)
 
 
-def test_a_reference_is_kept_and_made_anew_for_another(model, evaluator, tmp_path, points):
+def test_a_reference_is_kept_and_made_anew_for_another(model, evaluator, tmp_path):
     path, said = tmp_path / "map.safetensors", []
-    options = {"points": POINTS, "path": path, "show": said.append}
-    first = reference.solution_map(model, evaluator, steps=4, **options)
-    assert len(said) == len(TIMES)
-    again = reference.solution_map(model, evaluator, steps=4, **options)
-    assert len(said) == len(TIMES)
-    for t in TIMES:
+    times = (999, 259)
+    options = {"points": POINTS, "times": times, "path": path, "show": said.append}
+    first = reference.solution_map(model, evaluator, steps=3, **options)
+    assert len(said) == len(times)
+    again = reference.solution_map(model, evaluator, steps=3, **options)
+    assert len(said) == len(times)
+    for t in times:
         assert torch.equal(first.end[t], again.end[t])
         assert torch.equal(first.x[t], again.x[t])
         assert first.change == again.change
-    reference.solution_map(model, evaluator, steps=3, **options)
-    assert len(said) == 2 * len(TIMES)
+    reference.solution_map(model, evaluator, steps=2, **options)
+    assert len(said) == 2 * len(times)
     path.write_bytes(path.read_bytes()[:100])
-    reference.solution_map(model, evaluator, steps=3, **options)
-    assert len(said) == 3 * len(TIMES)
+    reference.solution_map(model, evaluator, steps=2, **options)
+    assert len(said) == 3 * len(times)
     with pytest.raises(ValueError, match="points is 11; allowed: an integer from 1 to 10"):
         reference.solution_map(model, evaluator, points=11)
 
@@ -597,83 +608,165 @@ def test_ahead_of_solvers_with_as_many_calls_or_fewer():
 
 
 @pytest.fixture(scope="module")
-def teacher_folder(tmp_path_factory):
+def tiny_plan(tmp_path_factory):
+    """A study of a tiny teacher and two students, of two updates each."""
     folder = tmp_path_factory.mktemp("teacher") / "tiny"
-    tiny_pipeline().save_pretrained(folder)
-    return folder
+    tiny().save_pretrained(folder)
+    return Plan(
+        changes=(f"teacher={folder}", "max_samples=24", "updates=2", "batch=4"),
+        names=(CD, OFFICIAL), seeds=1, samplers=(), **SMALL,
+    )  # fmt: skip
 
 
 @pytest.fixture
-def tiny_plan(monkeypatch, teacher_folder):
-    """A study of a tiny teacher and two students, of two updates each."""
-    small = Plan(
-        changes=(f"teacher={teacher_folder}", "max_samples=24", "updates=2", "batch=4"),
-        names=(CD, OFFICIAL), seeds=1, samplers=(), **SMALL,
-    )  # fmt: skip
-    monkeypatch.setattr(command, "QUICK", small)
-    command._reference.cache_clear()
-    yield small
-    command._reference.cache_clear()
-
-
-def test_the_command_trains_resumes_reports_and_ships(
-    tiny_plan, tmp_path, monkeypatch, capsys, recwarn
-):
-    out = tmp_path / "made" / "study"
+def run_command(tiny_plan, monkeypatch):
+    """The command on the tiny study, and the jobs that were run."""
     asked, real = [], command.run_job
+    monkeypatch.setattr(command, "QUICK", tiny_plan)
     monkeypatch.setattr(command, "run_job", lambda job: asked.append(job) or real(job))
-    arguments = ["--quick", "--out", str(out), "--workers", "1"]
-    assert command.main(arguments) == 0, capsys.readouterr().err
-    assert [job.what for job in asked] == [*tiny_plan.solvers, START, CD, OFFICIAL]
-    found = Results(results.read(out / "students.json"))
+
+    def run(out, *more):
+        asked.clear()
+        return command.main(["--quick", "--out", str(out), "--workers", "1", *more])
+
+    command._reference.cache_clear()
+    yield run, asked
+    command._reference.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def study(tiny_plan, tmp_path_factory):
+    """The folder of the finished study."""
+    out = tmp_path_factory.mktemp("study") / "made"
+    before, command.QUICK = command.QUICK, tiny_plan
+    try:
+        assert command.main(["--quick", "--out", str(out), "--workers", "1"]) == 0
+    finally:
+        command.QUICK = before
+    return out
+
+
+@pytest.fixture
+def begun(study, tmp_path):
+    """The folder of a study that has its data and its reference, and no rows."""
+    out = tmp_path / "begun"
+    for path in study.iterdir():
+        if path.suffix == ".safetensors":
+            shutil.copyfile(path, out.with_name(path.name))
+    out.mkdir()
+    for path in tmp_path.glob("*.safetensors"):
+        path.rename(out / path.name)
+    shutil.copytree(study / "cache", out / "cache")
+    return out
+
+
+def test_the_command_trains_measures_and_reports(study):
+    found = Results(results.read(study / "students.json"))
     assert found.names == [START, CD, OFFICIAL]
-    assert len(found.solvers()) == len(tiny_plan.solvers)
+    assert [setting.steps for setting, _ in found.solvers()] == [50]
     row = found.student(OFFICIAL)[0]
     assert all(math.isfinite(value) for value in row.measured.values())
     assert set(row.gamma["told"]) == {f"{g:g}" for g in gamma.TOLD}
     assert row.gamma["shift"]["norm_mean"] > 0
     assert row.training > 0
+    assert not found.student(CD)[0].gamma
     assert found.student(CD)[0].measured != found.student(START)[0].measured
-    text = (out / "report.md").read_text("utf-8")
+    text = (study / "report.md").read_text("utf-8")
     for name in ("calls", "map", "loss", "grid", "ratios", "gamma"):
         assert f"]({name}.png)" in text, name
 
-    # What is missing is made again, and nothing else; the run itself is finished.
+
+def test_the_command_makes_what_is_missing(study, run_command, tmp_path, capsys):
+    run, asked = run_command
+    out = tmp_path / "copy"
+    shutil.copytree(study, out)
     content = results.read(out / "students.json")
+    before = Results(content).student(CD)[0]
     content["rows"] = [r for r in content["rows"] if r["name"] != CD]
     results.write(out / "students.json", content)
-    asked.clear()
-    assert command.main(arguments) == 0
+    assert run(out) == 0, capsys.readouterr().err
     assert [job.what for job in asked] == [CD]
     again = Results(results.read(out / "students.json")).student(CD)[0]
-    assert again.measured == pytest.approx(found.student(CD)[0].measured, rel=1e-3, abs=1e-5)
-    asked.clear()
-    assert command.main([*arguments, "--report-only"]) == 0
+    assert again.measured == pytest.approx(before.measured, rel=1e-3, abs=1e-4)
+    assert run(out, "--report-only") == 0
     assert not asked
-
     # Another study in the same folder is refused.
-    assert command.main([*arguments, "--prompts", "9"]) == 2
+    assert run(out, "--prompts", "9") == 2
     assert "prompts: 10 there, 9 here" in capsys.readouterr().err
 
-    to = tmp_path / "student"
-    assert command.main([*arguments, "--ship", "official", "0", "--to", str(to)]) == 0
-    shipped_is_the_student(found, out, to)
-    assert command.main([*arguments, "--ship", "level", "0", "--to", str(to)]) == 2
-    assert "is not among the results; allowed: no seed yet" in capsys.readouterr().err
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "letter.txt").write_text("dear")
-    with pytest.raises(ValueError, match="other files, which would be lost"):
-        ship(found, out, OFFICIAL, 0, other)
-    assert (other / "letter.txt").read_text() == "dear"
+
+def test_an_interrupt_keeps_what_is_finished(begun, run_command, monkeypatch, capsys):
+    run, _ = run_command
+    made_up = rows_by_key()
+
+    def stops(job):
+        if job.what == CD:
+            raise KeyboardInterrupt
+        return made_up(job)
+
+    monkeypatch.setattr(command, "run_job", stops)
+    term = signal.getsignal(signal.SIGTERM)
+    assert run(begun) == 130
+    assert signal.getsignal(signal.SIGTERM) == term
+    assert Results(results.read(begun / "students.json")).names == [START]
+    assert "goes on from there" in capsys.readouterr().err
 
 
-def shipped_is_the_student(found, out, to):
-    """The folder, and the stock pipeline that it gives with the teacher's other parts."""
+def test_a_training_that_fails_stops_no_other(begun, run_command, monkeypatch, capsys):
+    run, _ = run_command
+    made_up = rows_by_key()
+    monkeypatch.setattr(
+        command, "run_job", lambda job: "it blew up" if job.what == CD else made_up(job)
+    )
+    assert run(begun) == 1
+    assert "it blew up" in capsys.readouterr().err
+    assert Results(results.read(begun / "students.json")).names == [START, OFFICIAL]
+
+
+def rows_by_key():
+    """Rows with made-up numbers for jobs."""
+    made_up = [Row(**row) for row in made(seeds=1)["rows"]]
+
+    def row_of(job):
+        steps = getattr(job.what, "steps", None)
+        [row] = [
+            r for r in made_up if r.name == job.key[0] and r.settings.get("steps") == steps
+        ]
+        return dataclasses.replace(row, settings=json.loads(job.key[2]))
+
+    return row_of
+
+
+def test_a_diverged_training_is_a_sentence(tiny_plan, study, tmp_path):
+    diverging = tiny_plan.replace(changes=(*tiny_plan.changes, "lr=1e30", "max_skipped=0"))
+    shutil.copytree(study / "cache", tmp_path / "cache")
+    found = command.run_job(command.Job(plan=diverging, out=tmp_path, what=CD))
+    assert isinstance(found, str)
+    assert found.startswith(f"{CD}, seed 0: ")
+
+
+def test_processes_give_the_same_and_an_error_ends_them():
+    assert sorted(command._made(math.factorial, [3, 4, 5], 2)) == [6, 24, 120]
+    with pytest.raises(ValueError, match="factorial"):
+        list(command._made(math.factorial, [3, -1, 5], 2))
+
+
+def test_a_killed_process_is_said():
+    with pytest.raises(RuntimeError, match="one of 2 processes was killed"):
+        list(command._made(os._exit, [9, 9], 2))
+
+
+# -------------------------------------------------------------------- what is shipped
+
+
+def test_the_shipped_folder_is_the_student(study, run_command, tmp_path, capsys):
     from slam_edu.sd.run import load_run
 
-    config = found.plan.config(OFFICIAL, 0, out)
-    run = load_run(config.out)
+    command_run, _ = run_command
+    to = tmp_path / "student"
+    assert command_run(study, "--ship", "official", "0", "--to", str(to)) == 0
+    found = Results(results.read(study / "students.json"))
+    run = load_run(found.plan.config(OFFICIAL, 0, study).out)
     assert sorted(p.name for p in to.iterdir()) == [
         "README.md", "checksums.json", "scheduler", "training", "unet",
     ]  # fmt: skip
@@ -683,9 +776,12 @@ def shipped_is_the_student(found, out, to):
     card = (to / "README.md").read_text("utf-8")
     right = found.student(OFFICIAL)[0].measured["right_4"]
     assert f"| this student, 4 steps | 4 | {right:.1%} |" in card
-    assert str(out) not in card + (to / "training" / "config.json").read_text("utf-8")
-    assert json.loads((to / "training" / "config.json").read_text())["student"] == OFFICIAL
+    settings = (to / "training" / "config.json").read_text("utf-8")
+    assert str(study) not in card + settings
+    assert json.loads(settings)["student"] == OFFICIAL
+    assert (to / "training" / "log.csv").read_text("utf-8").startswith("update,loss")
 
+    # The stock pipeline that it gives with the teacher's other parts.
     pipeline = load_student(to, teacher=run.pipeline)
     assert type(pipeline).__name__ == "StableDiffusionPipeline"
     assert type(pipeline.scheduler).__name__ == "LCMScheduler"
@@ -707,36 +803,34 @@ def shipped_is_the_student(found, out, to):
     ).images  # fmt: skip
     assert images.shape == (2, 32, 32, 3)
 
-
-def test_an_interrupt_keeps_what_is_finished(tiny_plan, tmp_path, monkeypatch, capsys):
-    real, asked = command.run_job, []
-
-    def stops(job):
-        asked.append(job)
-        if len(asked) == 3:
-            raise KeyboardInterrupt
-        return real(job)
-
-    monkeypatch.setattr(command, "run_job", stops)
-    assert command.main(["--quick", "--out", str(tmp_path), "--workers", "1"]) == 130
-    assert len(results.read(tmp_path / "students.json")["rows"]) == 2
-    assert "goes on from there" in capsys.readouterr().err
+    # It may take an earlier student's place, and no other folder's.
+    assert command_run(study, "--ship", CD, "0", "--to", str(to)) == 0
+    check_files(to)
+    assert command_run(study, "--ship", "level", "0", "--to", str(to)) == 2
+    assert "is not among the results; allowed: no seed yet" in capsys.readouterr().err
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(ValueError, match="other files, which would be lost"):
+        ship(found, study, OFFICIAL, 0, tmp_path)
+    assert (tmp_path / "letter.txt").read_text() == "dear"
 
 
-def test_a_training_that_fails_stops_no_other(tiny_plan, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        command, "run_job", lambda job: "it blew up" if job.what == CD else done(job)
-    )
-    content = {Row(**row).key: Row(**row) for row in made(seeds=1)["rows"]}
+def test_a_student_that_is_too_large_is_not_shipped(study, tmp_path, monkeypatch):
+    monkeypatch.setattr("slam_edu.digits.students.ship.LARGEST", 1000)
+    found = Results(results.read(study / "students.json"))
+    with pytest.raises(ValueError, match="allowed: at most 1,000"):
+        ship(found, study, CD, 0, tmp_path / "student")
+    assert not (tmp_path / "student").exists()
 
-    def done(job):
-        key = (job.key[0], job.key[1])
-        [row] = [r for k, r in content.items() if k[:2] == key][:1]
-        return dataclasses.replace(row, settings=json.loads(job.key[2]))
 
-    assert command.main(["--quick", "--out", str(tmp_path), "--workers", "1"]) == 1
-    assert "it blew up" in capsys.readouterr().err
-    assert OFFICIAL in Results(results.read(tmp_path / "students.json")).names
+def test_a_damaged_student_is_not_loaded(study, tmp_path, model):
+    found = Results(results.read(study / "students.json"))
+    ship(found, study, CD, 0, tmp_path / "student")
+    config = tmp_path / "student" / "unet" / "config.json"
+    config.write_text(config.read_text() + " ")
+    with pytest.raises(ValueError, match="is not the file that was shipped"):
+        load_student(tmp_path / "student", teacher=model.pipeline)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        load_student(tmp_path / "none", teacher=model.pipeline)
 
 
 @pytest.mark.parametrize("option", [["--seeds", "0"], ["--workers", "0"], ["--set"]])

@@ -248,6 +248,15 @@ def test_it_stops_early_where_all_are_bad(sd, tmp_path):
     torch.testing.assert_close(kept.batch([3])[1].states, kept.empty.states)
 
 
+def test_all_shards_so_far_are_judged_together(sd, tmp_path, small_shards):
+    """A shard has too few samples to judge by; it stops long before the end all the same."""
+    folder = image_folder(tmp_path / "data", 100)
+    for n in range(0, 100, 2):
+        (folder / f"{n:03}.png").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"1\d of 2\d samples were .* an empty file: 1\d"):
+        make_cache(config_of(folder), sd, tmp_path / "c", show=quiet)
+
+
 def test_a_latent_that_is_not_finite_is_rejected(tmp_path):
     pipeline = tiny_sd_pipeline()
     folder = image_folder(tmp_path / "data", 6)

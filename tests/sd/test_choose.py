@@ -4,7 +4,7 @@ import pytest
 
 from slam_edu.sd.choose import Budget, budget, choose_preset, count_samples
 from slam_edu.sd.config import PRESETS, load_config
-from slam_edu.sd.cost import sample_flops
+from slam_edu.sd.cost import sample_parts
 from slam_edu.sd.data.prompts import default_prompts, read_prompts
 from slam_edu.sd.plan import GIB, make_plan
 
@@ -45,7 +45,7 @@ def test_a_budget_is_what_the_plan_counts():
     assert found.disk * GIB == pytest.approx(
         disk["teacher"] + disk["checkpoints"] + 320 * disk["cache of a sample"]
     )
-    flops = sample_flops(DIGITS)
+    flops = sample_parts(plan)
     assert found.minutes * 60 == pytest.approx(
         plan.seconds(0.04) + 320 * (flops["autoencoder"] + flops["text encoders"]) / 0.04e12
     )

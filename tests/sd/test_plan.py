@@ -149,9 +149,10 @@ def test_gradients_are_a_part_of_their_own():
     x = torch.ones(5, 10)
     with LiveBytes() as live:
         live.own("weights", [weight])
+        live.own("data", [x])
         live.own_gradients(GRADIENTS, [weight])
         (x @ weight).sum().backward()
-    assert live.live == {"weights": 400, GRADIENTS: 400, REST: 0}
+    assert live.live == {"weights": 400, "data": 200, GRADIENTS: 400, REST: 0}
     assert live.flops == 2 * (2 * 5 * 10 * 10)
     weight.grad = None
     (x @ weight).sum().backward()

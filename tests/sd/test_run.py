@@ -15,6 +15,7 @@ from slam_edu.sd import run as run_module
 from slam_edu.sd.checkpoint import checkpoint_paths
 from slam_edu.sd.cli import main
 from slam_edu.sd.config import load_config, read_config
+from slam_edu.sd.launch import launch
 from slam_edu.sd.run import DistillRun, distill, load_run, locked
 from slam_edu.sd.tracking import COLUMNS, save_grid
 from tests.digits.conftest import tiny_pipeline
@@ -291,20 +292,17 @@ def test_a_full_disk_leaves_the_older_checkpoints(settings, tmp_path, whole):
 def test_two_processes_are_one_with_twice_the_batch(settings, tmp_path, teacher, cache):
     alone = load_config("digits", settings=[*settings, "batch=4", f"out={tmp_path / 'alone'}"])
     losses = [state.loss for state in DistillRun(alone, show=lambda line: None)]
-    _, options = command()
-    words = [
-        sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2",
-        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no",
-        "--main_process_port", "0", "-m", "slam_edu.sd", "distill", "--quiet", *settings,
-        "accumulate=1", "device=cpu", "log_every=1",
-    ]  # fmt: skip
-    done = subprocess.run(words, **options, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    launch(["distill", "--quiet", *settings, "device=cpu", "log_every=1"], processes=2)
     with (tmp_path / "run" / "log.csv").open() as file:
         found = [float(row["loss"]) for row in csv.DictReader(file)]
     assert found == pytest.approx(losses, rel=1e-3)
     a, b = load_run(tmp_path / "alone"), load_run(tmp_path / "run")
+    start = dict(tiny_pipeline().unet.named_parameters())
     for kind in ("trained", "average"):
         ours, theirs = getattr(a.networks, kind), getattr(b.networks, kind)
-        for name, value in ours.items():
-            torch.testing.assert_close(theirs[name], value, rtol=1e-3, atol=2e-4)
+        assert ours.keys() == theirs.keys() == start.keys()
+        # Of all weights together: where a gradient is nearly 0, AdamW follows its rounding.
+        moved = sum(float((ours[n] - start[n]).detach().square().sum()) for n in start) ** 0.5
+        apart = sum(float((ours[n] - theirs[n]).detach().square().sum()) for n in start) ** 0.5
+        assert moved > 0.1
+        assert apart < 0.01 * moved

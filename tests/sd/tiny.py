@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -95,6 +97,23 @@ def _second_encoder(tokenizer: CLIPTokenizer, seed: int) -> CLIPTextModelWithPro
 
 
 PIPELINES = {"sd": tiny_sd_pipeline, "xl": tiny_xl_pipeline}
+
+
+@cache
+def _pipeline(model: str, prediction_type: str) -> StableDiffusionPipeline:
+    return PIPELINES[model](prediction_type=prediction_type)
+
+
+def fresh_pipeline(model: str, prediction_type: str = "epsilon") -> StableDiffusionPipeline:
+    """A pipeline with a UNet of its own; the other parts are made once, and not to be changed.
+
+    Args:
+        model: a name of :data:`PIPELINES`.
+        prediction_type: of the scheduler.
+    """
+    made = copy.copy(_pipeline(model, prediction_type))
+    made.unet = copy.deepcopy(made.unet)
+    return made
 
 
 @torch.no_grad()

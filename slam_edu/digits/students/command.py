@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -44,6 +44,10 @@ from slam_edu.digits.students.reference import (
     teacher_model,
 )
 from slam_edu.digits.students.results import FILE, Row, key_of
+
+if TYPE_CHECKING:
+    from slam_edu.sd.config import SDConfig
+    from slam_edu.sd.run import LoadedRun
 
 Show = Callable[[str], None]
 
@@ -119,19 +123,22 @@ def _not_distilled(job: Job) -> Row:
 
 def _run_student(job: Job) -> Row | str:
     from slam_edu.runlog import read_rows
-    from slam_edu.sd.run import distill, load_run
+    from slam_edu.sd.run import distill
     from slam_edu.sd.tracking import LOG
 
     config = job.plan.config(job.what, job.seed, job.out)
-    run = distill(config, show=lambda _line: None)
-    try:
-        for _ in run:
-            pass
-    except FloatingPointError as error:
-        return f"{job.what}, seed {job.seed}: {error}"
-    if run.stopped is not None:
-        raise KeyboardInterrupt
-    found, reference = load_run(config.out), _reference(job.plan, job.out)
+    found = _finished(config)
+    if found is None:
+        run = distill(config, show=lambda _line: None)
+        try:
+            for _ in run:
+                pass
+        except FloatingPointError as error:
+            return f"{job.what}, seed {job.seed}: {error}"
+        if run.stopped is not None:
+            raise KeyboardInterrupt
+        found = _finished(config)
+    reference = _reference(job.plan, job.out)
     start = time.perf_counter()
     measured = measure_student(found.networks, config, reference, job.seed)
     gamma: dict[str, Any] = {}
@@ -147,6 +154,18 @@ def _run_student(job: Job) -> Row | str:
         training=read_rows(Path(config.out) / LOG)[-1]["seconds"],
         measuring=time.perf_counter() - start, skipped=found.skipped,
     )  # fmt: skip
+
+
+def _finished(config: SDConfig) -> LoadedRun | None:
+    """The run in a configuration's folder, if it is this one and has made all of its updates."""
+    from slam_edu.sd.run import load_run
+
+    try:
+        found = load_run(config.out, show=lambda _line: None)
+    except FileNotFoundError:
+        return None
+    same = identity(found.config) == identity(config) and found.config.seed == config.seed
+    return found if same and found.update >= config.updates else None
 
 
 @lru_cache(maxsize=1)
@@ -267,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _options(argv)
     out = Path(options.out)
     # A termination ends the workers too, as an interrupt does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         if options.ship:
             return _ship(options, out)
@@ -289,6 +308,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print(f"report: {out / 'report.md'}")
     for sentence in failed:
         print(f"slam_edu.digits.students: {sentence}", file=sys.stderr)

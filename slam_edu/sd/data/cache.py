@@ -420,7 +420,7 @@ class LatentCache:
         parts: list[dict[str, Tensor]] = []
         for record in self._records:
             path = self.folder / record["file"]
-            tensors, metadata = self._map(path, record["bytes"])
+            tensors, metadata = self._map(path)
             try:
                 self._distinct += _About.read(metadata).captions
             except (KeyError, TypeError, ValueError) as error:
@@ -435,20 +435,17 @@ class LatentCache:
         if "pooled" in texts[0]:
             self._pooled = rows([part["pooled"] for part in texts])
             self._time_ids = rows([part["time_ids"] for part in parts])
-        empty, _ = self._map(self.folder / EMPTY, None)
+        empty, _ = self._map(self.folder / EMPTY)
         self.empty = TextCondition(
             *(None if empty.get(n) is None else empty[n].clone() for n in
               ("states", "pooled", "time_ids"))
         )  # fmt: skip
 
-    def _map(self, path: Path, size: int | None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def _map(self, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         """The tensors of a file, in memory only where they are touched, and its metadata."""
         from safetensors import SafetensorError, safe_open
 
         try:
-            found = path.stat().st_size
-            if size is not None and found != size:
-                raise _damaged(path, f"it has {found:,} bytes of {size:,}")
             with safe_open(path, framework="pt") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
                 return tensors, file.metadata()
