@@ -239,7 +239,7 @@ def test_rows_are_measured(rows, monkeypatch):
     ("argv", "message"),
     [
         ([], "the following arguments are required: what"),
-        (["sd"], "invalid choice: 'sd'"),
+        (["sdxl"], "invalid choice: 'sdxl'"),
         (["core", "--repeat", "0"], "--repeat is 0; allowed: an integer >= 1"),
         (["core", "--threads", "-1"], "--threads is -1; allowed: an integer >= 1"),
     ],

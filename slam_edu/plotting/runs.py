@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogFormatterSciNotation, NullLocator, ScalarFormatter
+from matplotlib.axis import Axis
+from matplotlib.ticker import NullLocator
 from PIL import Image
 from torch import Tensor
 
@@ -68,7 +69,7 @@ def errors_by_timestep(t: Tensor, error: Tensor, alt: str, tenths: int = 10) -> 
     ax.set(xlim=(1010, -10), yscale="log", xlabel="timestep t")
     ax.set_title("squared error between student and target, mean over the latent", fontsize=10)
     ax.legend(frameon=False, fontsize=9, loc="upper right")
-    _powers(ax)
+    _plain(ax.yaxis)
     _open(ax)
     return fig
 
@@ -105,7 +106,7 @@ def beside(
         for line, rows in zip(_styles(logs), logs.values(), strict=True):
             ax.plot([r["update"] for r in rows], [r[column] for r in rows], lw=1.6, **line)
         ax.set(xscale="log", yscale="log", xlabel="updates")
-        ax.xaxis.set_major_formatter(ScalarFormatter())
+        _plain(ax.xaxis)
     middles = (np.arange(len(BIN_COLUMNS)) + 0.5) * 1000 / len(BIN_COLUMNS)
     if references:
         _band(axes[2], middles, np.array([late_errors(rows) for rows in references]))
@@ -115,7 +116,7 @@ def beside(
     titles = ("loss", "norm of the gradient", "squared error, the last third of the log")
     for ax, title in zip(axes, titles, strict=True):
         ax.set_title(title, fontsize=9.5)
-        _powers(ax)
+        _plain(ax.yaxis)
         _open(ax)
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(
@@ -226,12 +227,17 @@ def sample_grids(
 # -------------------------------------------------------------------- parts
 
 
-def _powers(ax: Axes) -> None:
-    """A logarithmic axis whose ticks are powers of ten, or parts of them where it is short."""
-    low, high = ax.get_ylim()
-    few = math.log10(high / low) < 1.5
-    ax.yaxis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=not few))
-    ax.yaxis.set_minor_locator(NullLocator())
+def _plain(axis: Axis) -> None:
+    """Ticks of a logarithmic axis: 1, 2 and 5 as plain numbers, or powers of ten if many."""
+    low, high = axis.get_view_interval()
+    powers = 10.0 ** np.arange(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for steps in ((1, 2, 5), (1, 3), (1,)):
+        ticks = [step * power for power in powers for step in steps]
+        shown = [tick for tick in ticks if low <= tick <= high]
+        if len(shown) <= 6:
+            break
+    axis.set_ticks(shown, [f"{tick:g}" for tick in shown])
+    axis.set_minor_locator(NullLocator())
 
 
 def _open(ax: Axes) -> None:

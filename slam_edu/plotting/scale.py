@@ -127,9 +127,12 @@ def memory_bars(plans: Mapping[str, Plan], cards: Mapping[str, float], alt: str)
         for group, size in grouped(update.parts).items():
             ax.barh(row, size, 0.66, left=left, color=GROUPS[group][0], label=group)
             left += size
-        ax.text(left + 0.5, row, f"{left:.0f}", va="center", fontsize=9, color="#444444")
+        end = left
         if plan.total() > update.total:
-            ax.plot(plan.total() / _GIB, row, "D", color=COLORS["data"], ms=5, zorder=5)
+            most = plan.total() / _GIB
+            ax.plot(most, row, "D", color=COLORS["data"], ms=5, zorder=5)
+            end = most if most - left < 4 else left  # the number stands behind both, or between
+        ax.text(end + 0.8, row, f"{left:.0f}", va="center", fontsize=9, color="#444444")
     for name, gib in cards.items():
         ax.axvline(gib, color=COLORS["data"], lw=1, ls="--", zorder=0)
         ax.text(gib, -0.62, name, ha="center", va="bottom", fontsize=8.5)

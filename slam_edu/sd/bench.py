@@ -105,8 +105,9 @@ class OfficialStep:
     """The official script's update, line by line, in float32 on one process.
 
     It encodes the images and the prompts, asks the teacher twice, always asks the target, draws
-    ``cond_proj`` at random, and averages the weights one parameter at a time. Source: MCG-NJU/SPLAM,
-    ``train_splam_distill_sd_wds.py``, the training loop; its settings of N = 50, w = 8, EMA .95.
+    ``cond_proj`` at random, and averages the weights one parameter at a time. Source:
+    MCG-NJU/SPLAM, ``train_splam_distill_sd_wds.py``, the training loop; its settings of N = 50,
+    w = 8, EMA .95.
 
     Args:
         problem: what is distilled.
@@ -118,8 +119,10 @@ class OfficialStep:
         self.teacher = copy.deepcopy(pipeline.unet).requires_grad_(False)
         from diffusers import UNet2DConditionModel
 
-        config = {**pipeline.unet.config, "time_cond_proj_dim": 256}
-        self.unet = seeded(lambda: UNet2DConditionModel.from_config(config), 0)
+        config = pipeline.unet.config
+        self.unet = seeded(
+            lambda: UNet2DConditionModel.from_config(config, time_cond_proj_dim=256), 0
+        )
         self.unet.load_state_dict(self.teacher.state_dict(), strict=False)
         self.target = copy.deepcopy(self.unet).requires_grad_(False)
         self.unet.train()
@@ -228,7 +231,7 @@ def peak_bytes(update: Callable[[], object]) -> int:
     """
     with LiveBytes() as live:
         update()
-    return live.peak
+    return sum(live.peak.values())
 
 
 def parts(problem: Problem) -> Iterator[tuple[str, Callable[[], object]]]:
