@@ -620,8 +620,9 @@ def tiny_plan(tmp_path_factory):
 
 @pytest.fixture
 def run_command(tiny_plan, monkeypatch):
-    """The command on the tiny study, and the jobs that were run."""
+    """The command on the tiny study, without figures, and the jobs that were run."""
     asked, real = [], command.run_job
+    monkeypatch.setattr(report, "draw_figures", lambda results, out: {})
     monkeypatch.setattr(command, "QUICK", tiny_plan)
     monkeypatch.setattr(command, "run_job", lambda job: asked.append(job) or real(job))
 
