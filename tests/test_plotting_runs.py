@@ -98,6 +98,13 @@ def test_lines_are_the_logs_and_the_band_is_the_references():
     assert "band of 2 healthy runs" in fig.alt
 
 
+def test_one_reference_is_a_line():
+    fig = plots.beside({"mine": log(0, 5)}, [log(2)])
+    assert fig.alt.endswith("of mine, beside a healthy run in grey.")
+    lines = {line.get_label(): line for line in fig.axes[0].lines}
+    assert np.allclose(lines["healthy run"].get_ydata(), [row["loss"] for row in log(2)])
+
+
 def test_without_references_there_is_no_band():
     fig = alone()
     assert not any(ax.collections for ax in fig.axes)

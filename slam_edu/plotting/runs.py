@@ -97,8 +97,11 @@ def beside(
         if not rows:
             raise ValueError(f"the log of {name} has no rows; allowed: one or more")
     said = f"Loss, gradient norm and error by timestep of {', '.join(logs)}"
-    said += f", over a grey band of {len(references)} healthy runs." if references else "."
-    fig, axes = figure(3, size=(3.25, 3.4), alt=alt or said)
+    if len(references) == 1:
+        said += ", beside a healthy run in grey"
+    elif references:
+        said += f", over a grey band of {len(references)} healthy runs"
+    fig, axes = figure(3, size=(3.25, 3.4), alt=alt or f"{said}.")
     for ax, column in zip(axes, ("loss", "grad_norm"), strict=False):
         if references:
             curves = np.array([[row[column] for row in rows] for rows in references])
@@ -153,7 +156,8 @@ def _band(ax: Axes, x: Sequence[float] | np.ndarray, curves: np.ndarray) -> None
     low, high = np.nanmin(curves, 0), np.nanmax(curves, 0)
     ax.fill_between(x, low, high, color=COLORS["noise"], alpha=0.45, lw=0)
     middle = np.exp(np.nanmean(np.log(curves), 0))
-    ax.plot(x, middle, color=_GREY, lw=1.3, label="healthy runs")
+    label = "healthy run" if len(curves) == 1 else "healthy runs"
+    ax.plot(x, middle, color=_GREY, lw=1.3, label=label)
 
 
 # -------------------------------------------------------------------- what was asked for

@@ -109,7 +109,7 @@ def test_folder_gives_the_architecture_of_its_pipeline(folders, kind):
 
 
 def test_architectures_that_cannot_be_known(tmp_path):
-    with pytest.raises(ValueError, match="'someone/model' is not known .* allowed: 'digits'"):
+    with pytest.raises(ValueError, match=r"'someone/model' is not known .* allowed: 'digits'"):
         architecture_of(SDConfig(teacher="someone/model", revision="0" * 40))
     with pytest.raises(FileNotFoundError, match="unet"):
         read_architecture(tmp_path)
@@ -413,7 +413,7 @@ def test_too_little_memory_is_refused_with_the_numbers():
 def test_what_is_suggested_fits():
     config = load_config("digits", settings=["batch=1", "device=cpu"])
     room = make_plan(config.replace(train="lora", gradient_checkpointing=True)).total()
-    with pytest.raises(ValueError, match="what fits: .*train=lora") as error:
+    with pytest.raises(ValueError, match=r"what fits: .*train=lora") as error:
         check_fits(config, make_plan(config), room)
     settings = str(error.value).split("what fits: ")[1].split()
     better = load_config("digits", settings=["batch=1", "device=cpu", *settings])
@@ -426,7 +426,7 @@ def test_distillation_is_refused_before_anything_is_loaded(monkeypatch):
     config = load_config("digits")
     assert check_memory(config, CPU).total() > 0
     monkeypatch.setattr(plan, "available_bytes", lambda device: GIB // 10)
-    with pytest.raises(ValueError, match="0.10 GiB are available"):
+    with pytest.raises(ValueError, match=r"0.10 GiB are available"):
         check_memory(config, CPU)
     unknown = config.replace(teacher="someone/model", revision="0" * 40)
     assert check_memory(unknown, CPU) is None
@@ -491,7 +491,7 @@ def test_disk_counts_the_files_that_are_written(folders, tmp_path):
     path = save_checkpoint(tmp_path, Progress(), networks.trained, networks.average, optimizer)
     disk = planned.disk()
     assert disk["checkpoints"] == pytest.approx(2 * path.stat().st_size, rel=0.05)
-    files = [f for f in folders["sd"].rglob("*.safetensors")]
+    files = list(folders["sd"].rglob("*.safetensors"))
     assert disk["teacher"] == pytest.approx(sum(f.stat().st_size for f in files), rel=0.05)
     values = 4 * 8 * 8 + 24 * 32
     assert disk["cache of a sample"] == 2 * values
