@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from slam_edu._validation import check_count
 
 #: Lines of an error's end that are shown.
-LAST_LINES = 15
+LAST_LINES = 60
 
 
 def launch_command(words: Sequence[str], processes: int) -> list[str]:

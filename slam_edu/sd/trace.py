@@ -251,10 +251,21 @@ def _product(bias: Tensor, x: Tensor, weight: Tensor, **_options: Any) -> Tensor
     return x.new_empty(x.shape[0], weight.shape[1])
 
 
+def _convolution(x: Tensor, weight: Tensor, *rest: Any, **options: Any) -> Tensor:
+    """torch's own shape, in the order that a real convolution would choose."""
+    out = torch.ops.aten.convolution(x, weight, *rest, **options)
+    last = any(
+        t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last)
+        and not t.is_contiguous()
+        for t in (x, weight)
+    )  # fmt: skip
+    return torch.empty_like(out, memory_format=torch.channels_last) if last else out
+
+
 def _group_norm(
     x: Tensor, _weight: Tensor, _bias: Tensor, n: int, _c: int, _hw: int, groups: int, _eps: float
 ) -> tuple[Tensor, ...]:
-    return _contiguous(x), x.new_empty(n, groups), x.new_empty(n, groups)
+    return torch.empty_like(x), x.new_empty(n, groups), x.new_empty(n, groups)
 
 
 def _layer_norm(
@@ -298,6 +309,7 @@ _SHAPES: dict[Any, Callable[..., Any]] = {
     _aten.mul: _both,
     _aten.div: _both,
     _aten.addmm: _product,
+    _aten.convolution: _convolution,
     _aten.native_group_norm: _group_norm,
     _aten.native_layer_norm: _layer_norm,
     _aten.native_group_norm_backward: _group_norm_backward,

@@ -8,10 +8,10 @@ import pytest
 from slam_edu.sd.launch import launch, launch_command
 
 
-def test_the_command_is_accelerates():
+def test_the_command_is_torchruns():
     words = launch_command(["distill", "updates=3"], 4)
-    assert words[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
-    assert words[words.index("--num_processes") + 1] == "4"
+    assert words[:3] == [sys.executable, "-m", "torch.distributed.run"]
+    assert words[words.index("--nproc_per_node") + 1] == "4"
     assert words[-4:] == ["-m", "slam_edu.sd", "distill", "updates=3"]
     with pytest.raises(ValueError, match="processes is 0"):
         launch_command(["distill"], 0)
