@@ -9,4 +9,5 @@
 - ``latents``: prompt, guidance, steps and seed of the shipped teacher (lesson 06)
 - ``students``: the teacher and its students in few steps (lesson 07)
 - ``measures``: what a measure says of small sets of images (lesson 08)
+- ``scale``: what a run costs, from a few assumptions (lesson 09)
 """

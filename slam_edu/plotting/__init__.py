@@ -10,6 +10,7 @@
 - ``latents``: images, latents, words and guidance (lesson 06)
 - ``runs``: errors by timestep, logs beside others, what was asked for (lesson 07)
 - ``measures``: measures of few images, digits that are mistaken (lesson 08)
+- ``scale``: processes, memory and operations by part, days and money (lesson 09)
 - ``digits``: grids of drawn digits, the shipped teacher's table
 """
 

@@ -438,7 +438,8 @@ def _card(
         ]
     lines += ["", "## How it was made", "", "| setting | value |", "|---|---|"]
     shown = [
-        "method", "subpaths", "guidance", "coupling", "conditioning", "gammas", "loss", "train",
+        "method", "subpaths", "guidance", "coupling", "conditioning", "gammas", "reach", "loss",
+        "train",
         *(("lora_rank", "lora_alpha", "lora_targets") if config.train == "lora" else ()),
         *(("gamma_input",) if config.gamma_conditioned else ()),
         "updates", "batch", "accumulate", "lr", "ema_rate", "mixed_precision", "resolution",
@@ -509,7 +510,7 @@ def _method(config: SDConfig) -> str:
     method = config.distill()
     if method.hop == "random":
         return "consistency distillation with random hops"
-    if method.gammas == "one":
+    if method.gammas == "one" and method.reach == 1:
         return "latent consistency distillation (Luo et al. 2023)"
     return "sub-path linear approximation (SLAM, also SPLAM; Xu et al. 2024)"
 
