@@ -99,7 +99,7 @@ def write_report(results: Results, out: Path, figures: bool = True) -> Path:
         "ratio. The fraction that is not as asked for is (wrong + 1/2)/(prompts + 1).\n",
         *(ratio_table(results, title, metrics) for title, metrics in RATIOS.items()),
         shown.get("ratios", ""),
-        "## Why gamma = 1 is the place where the official student fails\n",
+        "## Is gamma = 1 the place where the official student fails?\n",
         gamma_tables(results),
         shown.get("gamma", ""),
         "## Training\n",
