@@ -75,7 +75,7 @@ def test_bars_stand_on_each_other_and_end_at_the_sum():
         ends = [bar.get_x() + bar.get_width() for bar in mine]
         assert np.allclose([bar.get_x() for bar in mine], [0, *ends[:-1]])
         assert ends[-1] == pytest.approx(14)
-    assert texts(ax) == ["14", "14", "T4"]
+    assert texts(ax) == ["14", "20", "T4"]
     diamonds = [line for line in ax.lines if line.get_marker() == "D"]
     assert [d.get_xdata()[0] for d in diamonds] == [pytest.approx(20)]
     [legend] = fig.legends

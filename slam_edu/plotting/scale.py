@@ -113,7 +113,8 @@ def grouped(parts: Mapping[str, int]) -> dict[str, float]:
 def memory_bars(plans: Mapping[str, Plan], cards: Mapping[str, float], alt: str) -> CourseFigure:
     """Memory of an update's fullest moment by part, one bar a plan, beside what cards have.
 
-    A diamond stands where another phase of the run, encoding or decoding, needs more than that.
+    A diamond stands where another phase of the run, encoding or decoding, needs more than that;
+    the number is the larger of the two.
 
     Args:
         plans: for each title.
@@ -127,12 +128,10 @@ def memory_bars(plans: Mapping[str, Plan], cards: Mapping[str, float], alt: str)
         for group, size in grouped(update.parts).items():
             ax.barh(row, size, 0.66, left=left, color=GROUPS[group][0], label=group)
             left += size
-        end = left
-        if plan.total() > update.total:
-            most = plan.total() / _GIB
+        most = plan.total() / _GIB
+        if most > left:
             ax.plot(most, row, "D", color=COLORS["data"], ms=5, zorder=5)
-            end = most if most - left < 4 else left  # the number stands behind both, or between
-        ax.text(end + 0.8, row, f"{left:.0f}", va="center", fontsize=9, color="#444444")
+        ax.text(most + 0.8, row, f"{most:.0f}", va="center", fontsize=9, color="#444444")
     for name, gib in cards.items():
         ax.axvline(gib, color=COLORS["data"], lw=1, ls="--", zorder=0)
         ax.text(gib, -0.62, name, ha="center", va="bottom", fontsize=8.5)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from slam_edu import DistillConfig, NoiseSchedule, SubPathDistiller, gamma_embedding
+from slam_edu.embedding import GAMMA_INPUTS, smooth_gamma_features
 from slam_edu.toy import ring
-from slam_edu.toy.networks import GAMMA_INPUTS, LevelMLP, smooth_gamma_features
+from slam_edu.toy.networks import LevelMLP
 from tests.helpers import NoFloat64, on_devices
 
 
