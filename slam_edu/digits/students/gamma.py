@@ -1,14 +1,18 @@
-r"""What the embedding of gamma does at :math:`\gamma = 1`, where it is used.
+r"""Two suspects for the official student's failure, and the numbers that tell them apart.
 
 The official student is trained at :math:`\gamma` uniform on [0, 1) and is used, by its own target
-and when sampling, at :math:`\gamma = 1`, where the embedding is :math:`e(0)`. Three questions,
-each answered by a function here:
+and when sampling, at :math:`\gamma = 1`, where the embedding is :math:`e(0)`. Either :math:`e(0)`
+is an outlier that the training never saw; or the student hardly hears :math:`\gamma`, and answers
+at every gamma for the average point of a chord, which has less noise than its timestep says.
 
 1. :func:`embedding_at_one`: is :math:`e(0)` among the features of gammas below 1?
 2. :func:`shift_at_one`: is what a trained student adds to its timestep's embedding there,
-   :math:`P e(0)`, among what it adds below?
-3. :func:`errors_by_gamma`: is the student wrong there, and right when it is told .99 of the same
-   point?
+   :math:`P e(0)`, among what it adds below, and how loud is it?
+3. :func:`errors_by_gamma`: told another gamma of the same point, is the student right? An outlier
+   at 1 would leave .9999 right; a student that does not hear is as wrong at every gamma.
+
+In the shipped study the third speaks for the second suspect
+(``data/digits-results/students/report.md``).
 """
 
 from __future__ import annotations

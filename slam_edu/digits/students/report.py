@@ -545,10 +545,11 @@ def draw_grid(results: Results, out: Path, seed: int = 0) -> CourseFigure | None
     from slam_edu.sd.run import load_run
 
     best, plan = best_slam(results), results.plan
-    shown = {"CD": CD, "SLAM": best} | ({"official": OFFICIAL} if best != OFFICIAL else {})
+    slam = best.replace("gamma =", "γ =")
+    shown = {"CD": CD, slam: best} | ({"official": OFFICIAL} if best != OFFICIAL else {})
     configs = {k: plan.config(v, seed, out) for k, v in shown.items() if v in results.names}
     folders = {label: Path(config.out) for label, config in configs.items()}
-    if not {"CD", "SLAM"} <= folders.keys():
+    if not {"CD", slam} <= folders.keys():
         return None
     try:
         runs = {k: load_run(folder, show=lambda _line: None) for k, folder in folders.items()}
