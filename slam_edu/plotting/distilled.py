@@ -134,7 +134,7 @@ def student_ratios(
         "of 1",
         panels=panels,
         color=lambda label: _by_label(label)["color"],
-        ticks=(0.5, 0.7, 1, 1.4, 2) if wide < 5 else (0.1, 0.3, 1, 3, 10, 30, 100),
+        ticks=(0.5, 0.7, 1, 1.4, 2) if wide < 5 else (0.1, 1, 10, 100),
     )
 
 
