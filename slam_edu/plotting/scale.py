@@ -131,7 +131,8 @@ def memory_bars(plans: Mapping[str, Plan], cards: Mapping[str, float], alt: str)
         most = plan.total() / _GIB
         if most > left:
             ax.plot(most, row, "D", color=COLORS["data"], ms=5, zorder=5)
-        ax.text(most + 0.8, row, f"{most:.0f}", va="center", fontsize=9, color="#444444")
+        label = ax.text(most + 0.8, row, f"{most:.0f}", va="center", fontsize=9, color="#444444")
+        label.set_bbox({"fc": "white", "ec": "none", "pad": 1})  # a card's line may be behind it
     for name, gib in cards.items():
         ax.axvline(gib, color=COLORS["data"], lw=1, ls="--", zorder=0)
         ax.text(gib, -0.62, name, ha="center", va="bottom", fontsize=8.5)
