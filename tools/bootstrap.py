@@ -41,9 +41,9 @@ VENV = ROOT / ".venv"
 START = "notebooks/00_start_here.ipynb"
 
 OLDEST_PYTHON = (3, 10)  # requires-python in pyproject.toml; tests/test_environment.py compares
-EXTRAS = ("course", "sd", "data", "test")
+EXTRAS = ("course", "sd", "data", "teach", "site", "test")
 # An extra that contains others (`test` names `slam_edu[course,sd]` in pyproject.toml).
-CONTAINS = {"test": ("course", "sd", "data")}
+CONTAINS = {"test": ("course", "sd", "data", "teach", "site")}
 LAB_EXTRAS = ("course", "sd")
 TEST_EXTRAS = ("test",)
 # Installed first, so that the checkout itself can be installed without fetching a build system:
