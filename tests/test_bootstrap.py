@@ -298,14 +298,14 @@ def test_line_ends_are_no_edit(checkout, commands):
 def test_more_extras_are_added_and_fewer_are_not_taken_away(checkout, commands):
     bootstrap.setup(["course"])
     bootstrap.setup(["test"])
-    assert pip_calls(commands)[-1][-1] == ".[course,data,sd,test]"
+    assert pip_calls(commands)[-1][-1] == ".[course,data,sd,site,teach,test]"
     commands.clear()
     bootstrap.setup(["course"])  # `make lab` after `make test`
     bootstrap.setup(["sd"])
     assert commands == []
     (checkout / "pyproject.toml").write_text("# edited\n")
     bootstrap.setup(["course"])
-    assert pip_calls(commands)[-1][-1] == ".[course,data,sd,test]"
+    assert pip_calls(commands)[-1][-1] == ".[course,data,sd,site,teach,test]"
 
 
 def test_a_moved_checkout_is_installed_again(checkout, commands, monkeypatch):
@@ -335,7 +335,7 @@ def test_the_stamp_records_what_it_must(checkout, commands):
     assert stamp == {
         "sha256": bootstrap.fingerprint(checkout),
         "root": str(checkout),
-        "extras": ["course", "data", "sd", "test"],
+        "extras": ["course", "data", "sd", "site", "teach", "test"],
     }
 
 
@@ -412,7 +412,7 @@ def test_a_foreign_folder_is_not_touched(checkout, commands, kind):
 
 def test_an_unknown_extra_is_named(checkout, commands, capsys):
     assert bootstrap.main(["setup", "--extras", "course,docs"]) == 2
-    assert "no such extra: docs; choose among course, sd, data, test." in capsys.readouterr().err
+    assert "no such extra: docs; choose among course, sd, data, teach, site, test." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
