@@ -412,7 +412,8 @@ def test_a_foreign_folder_is_not_touched(checkout, commands, kind):
 
 def test_an_unknown_extra_is_named(checkout, commands, capsys):
     assert bootstrap.main(["setup", "--extras", "course,docs"]) == 2
-    assert "no such extra: docs; choose among course, sd, data, teach, site, test." in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no such extra: docs; choose among course, sd, data, teach, site, test." in said
 
 
 @pytest.mark.parametrize(
