@@ -7,6 +7,24 @@ notebook: an answer that raises, returns the wrong type or is not there yet gets
 There is one module per lesson, ``lesson_00`` and so on, and in it one function per exercise.
 """
 
-from slam_edu.checks.base import Verdict, Wrong, exercise, require, require_close, require_shape
+from slam_edu.checks.base import (
+    Summary,
+    Verdict,
+    Wrong,
+    exercise,
+    require,
+    require_close,
+    require_shape,
+    summary,
+)
 
-__all__ = ["Verdict", "Wrong", "exercise", "require", "require_close", "require_shape"]
+__all__ = [
+    "Summary",
+    "Verdict",
+    "Wrong",
+    "exercise",
+    "require",
+    "require_close",
+    "require_shape",
+    "summary",
+]
