@@ -20,6 +20,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from tools.exercises import exercise_minutes, find_exercises
 from tools.notebooks import (
     CELL_METADATA,
     KERNELSPEC,
@@ -41,6 +42,7 @@ SHORTEST_ALT = 15  # characters; "figure" or "plot" describes nothing
 SECTIONS = ("Objectives", "Prerequisites", "Budget", "Exercise", "Recap", "Further reading")
 
 NOTEBOOK_METADATA = {"kernelspec", "language_info", "slam_edu", "widgets"}
+OWN_METADATA = {"source_sha256", "long"}  # what tools.notebooks keeps in metadata.slam_edu
 NBVAL_TAGS = {VOLATILE_TAG}  # nbval's other tags switch the comparison off
 FIGURE_TEXT = "[figure] "  # slam_edu.plotting puts a figure's alternative text behind this
 
@@ -227,6 +229,9 @@ def has_clean_metadata(lesson: Lesson) -> list[str]:
     extra = sorted(set(metadata) - NOTEBOOK_METADATA)
     if extra:
         found.append(f"metadata {extra}; allowed are {sorted(NOTEBOOK_METADATA)}")
+    extra = sorted(set(metadata.get("slam_edu", {})) - OWN_METADATA)
+    if extra:
+        found.append(f"metadata slam_edu has {extra}; allowed are {sorted(OWN_METADATA)}")
     for number, cell in enumerate(lesson.nb.cells, start=1):
         extra = sorted(set(cell.metadata) - set(CELL_METADATA))
         if extra:
@@ -294,6 +299,18 @@ def has_sections(lesson: Lesson) -> list[str]:
     return found
 
 
+def marks_its_exercises(lesson: Lesson) -> list[str]:
+    """Stub, check and solution of every exercise are tagged, so that editions can be made."""
+    try:
+        exercises = find_exercises(lesson.nb)
+        if not exercises:
+            return ["there is no heading `## Exercise 1: …`"]
+        exercise_minutes(lesson.nb, len(exercises))
+    except (ValueError, SyntaxError) as error:
+        return str(error).splitlines()
+    return []
+
+
 def has_house_style(lesson: Lesson) -> list[str]:
     """Length: cells, code lines and words stay inside their bounds."""
     found = []
@@ -356,6 +373,7 @@ RULES: tuple[Callable[[Lesson], list[str]], ...] = (
     has_setup_cell,
     runs_anywhere,
     has_sections,
+    marks_its_exercises,
     has_house_style,
     describes_pictures,
 )

@@ -38,14 +38,33 @@ def figure_output(alt: str = ALT) -> NotebookNode:
     return nbformat.v4.new_output("display_data", data)
 
 
+def made_exercise() -> list[NotebookNode]:
+    """Stub, check and solution of an exercise."""
+    stub = "def bend(x):\n    # Your code here\n    return ..."
+    solution = (
+        "# One solution (unfold to read)\ndef bend_solution(x):\n    return x * x\n\n\n"
+        "verdict = checks.bend(bend_solution)\nassert verdict.passed\nverdict"
+    )
+    return [
+        nbformat.v4.new_code_cell(stub, metadata={"tags": ["stub"]}),
+        nbformat.v4.new_code_cell(
+            "checks.bend(bend)", metadata={"tags": ["check", "points:4"]}
+        ),
+        nbformat.v4.new_code_cell(
+            solution, metadata={"tags": ["solution"], "jupyter": {"source_hidden": True}}
+        ),
+    ]
+
+
 def made_notebook() -> NotebookNode:
-    """A notebook of 20 cells as `make notebooks` would leave it."""
+    """A notebook of 23 cells as `make notebooks` would leave it."""
     prose = "A path bends, and a straight line does not follow it. "  # 11 words
     cells = [
         nbformat.v4.new_markdown_cell(
             "# How a path bends\n\n## Objectives\n\nYou will see it.\n\n"
             "## Prerequisites\n\nNone.\n\n"
-            "## Budget\n\n| what | time |\n|---|---|\n| running all cells | 2 min |"
+            "## Budget\n\n| what | time |\n|---|---|\n| exercises | 1 × 5 min |\n"
+            "| running all cells | 2 min |"
         ),
         nbformat.v4.new_code_cell(setup_cell_source(""), metadata={"tags": ["setup"]}),
     ]
@@ -54,7 +73,11 @@ def made_notebook() -> NotebookNode:
         cells.append(nbformat.v4.new_code_cell(f"print({index})\n# a line more"))
     cells += [
         nbformat.v4.new_markdown_cell(f"Look.\n\n![{ALT}](img/pixel.png)"),
-        nbformat.v4.new_markdown_cell("## Exercise 1: bend it\n\nBend it yourself."),
+        nbformat.v4.new_markdown_cell(
+            "## Exercise 1: bend it\n\nBend it yourself.\n\n"
+            "<details><summary>Hint</summary>\n\nTwice.\n\n</details>"
+        ),
+        *made_exercise(),
         nbformat.v4.new_markdown_cell("## Recap\n\nIt bends."),
         nbformat.v4.new_markdown_cell("## Further reading\n\n- A paper, 2024."),
     ]
@@ -68,7 +91,7 @@ def made_notebook() -> NotebookNode:
                 cell.outputs = [
                     nbformat.v4.new_output("stream", name="stdout", text=f"{count - 2}\n")
                 ]
-    cells[-5].outputs = [figure_output()]
+    cells[-8].outputs = [figure_output()]
     nb = nbformat.v4.new_notebook(
         cells=cells, metadata={"kernelspec": KERNELSPEC, "language_info": {"name": "python"}}
     )

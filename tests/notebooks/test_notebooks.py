@@ -113,6 +113,11 @@ def long_cells(nb):
     nb.metadata.slam_edu["source_sha256"] = source_sha256(nb)
 
 
+def reorder(nb):
+    cells = nb.cells
+    cells[18:20] = [cells[19], cells[18]]
+
+
 def stream(name, text):
     return nbformat.v4.new_output("stream", name=name, text=text)
 
@@ -156,6 +161,10 @@ BROKEN = [
     (rules.is_not_stale, "edited", attribute("code", 3, "source", "print(7)"), "edited since"),
     (rules.is_not_stale, "no record", metadata("slam_edu", {}), "nothing says"),
     (
+        rules.has_clean_metadata, "a mark of its own", metadata("slam_edu", {"lnog": True}),
+        r"slam_edu has \['lnog'\]",
+    ),  # fmt: skip
+    (
         rules.has_clean_metadata,
         "kernel",
         metadata("kernelspec", {"name": "mine"}),
@@ -193,9 +202,31 @@ BROKEN = [
         (rules.has_sections, section, edit("markdown", index, section, "Other"), f"`## {section}")
         for section, index in zip(rules.SECTIONS, (0, 0, 0, -3, -2, -1), strict=True)
     ),
-    (rules.has_sections, "no time", edit("markdown", 0, "2 min", "short"), "names no time"),
-    (rules.has_house_style, "few cells", drop_cells(4, 12), "12 cells; 15 to 50"),
-    (rules.has_house_style, "many cells", add_prose_cells(31), "51 cells; 15 to 50"),
+    (rules.has_sections, "no time", edit("markdown", 0, " min", " m"), "names no time"),
+    *(
+        (rules.marks_its_exercises, what, change, sentence)
+        for what, change, sentence in (
+            ("no stub", tags(8), "needs one cell with the tag 'stub', got 0"),
+            ("two checks", tags(8, "stub", "check"), "with the tag 'check', got 2"),
+            ("order", reorder, "one after another, got cells stub 20, check 19, solution 21"),
+            ("no points", tags(9, "check"), r"one tag such as 'points:4' at its check, got \[\]"),
+            ("zero points", tags(9, "check", "points:0"), r"got \[0\]"),
+            ("no dots", edit("code", 8, "...", "x"), "has no `...` in its stub"),
+            ("no call", edit("code", 9, "checks.bend(bend)", "bend(2)"), "does not end with a ca"),
+            ("no verdict", edit("code", 10, ".passed\nverdict", ".passed"), "its check's `v"),
+            ("another", edit("code", 10, "checks.bend", "checks.turn"), "solution by checks.t"),
+            ("same", edit("code", 10, "bend_solution)", "bend)"), "nothing of the learner"),
+            ("formula", edit("code", 9, "(bend)", "(bend + 1)"), "a name is needed"),
+            ("no hint", edit("markdown", -3, "<details>", ""), "no folded hint"),
+            ("number", edit("markdown", -3, "Exercise 1", "Exercise 2"), "should have number 1"),
+            ("stray", tags(3, "stub"), r"cells \[8\] have an exercise's tags before"),
+            ("minutes", edit("markdown", 0, "1 × 5", "2 × 5"), r"\[5, 5\] for 1 exercises"),
+            ("no minutes", edit("markdown", 0, "| exercises", "| tasks"), "has no row"),
+            ("none", edit("markdown", -3, "Exercise 1:", "Exercises:"), "no heading `## Exercise"),
+        )
+    ),
+    (rules.has_house_style, "few cells", drop_cells(4, 16), "11 cells; 15 to 50"),
+    (rules.has_house_style, "many cells", add_prose_cells(28), "51 cells; 15 to 50"),
     (rules.has_house_style, "long code", long_cells, "median code cell has 10 lines"),
     (rules.has_house_style, "few words", attribute("markdown", 1, "source", "Few."), "words"),
     (rules.has_house_style, "many words", edit("markdown", 1, "bends", "bends " * 50), "words"),
