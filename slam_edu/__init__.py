@@ -15,6 +15,7 @@ Stable Diffusion's latents run through the same lines:
     ema          moving average of the weights
     sampling     DDIM, DPM-Solver++, multistep consistency sampling
     training     the loops around the step, and stopping and going on
+    setting_up   setup(), the first cell of every lesson
 
 Around it: ``slam_edu.toy`` (exact ground truth in 2-D), ``slam_edu.metrics``,
 ``slam_edu.plotting``, ``slam_edu.widgets``, ``slam_edu.checks``; they are imported on their own
@@ -48,6 +49,7 @@ from slam_edu.sampling import (
     spaced_timesteps,
 )
 from slam_edu.schedule import Level, NoiseSchedule, SubPathGrid
+from slam_edu.setting_up import Setup, setup
 from slam_edu.solver import (
     PFODEState,
     ddim_step,
@@ -77,6 +79,7 @@ __all__ = [
     "PFODEState",
     "Prediction",
     "SampleState",
+    "Setup",
     "SubPathDistiller",
     "SubPathGrid",
     "SubPathSample",
@@ -107,6 +110,7 @@ __all__ = [
     "sample_dpmpp_2m",
     "sample_pf_ode",
     "save_training",
+    "setup",
     "solve_pf_ode",
     "spaced_timesteps",
     "sub_level",

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 _GIB = 2**30
+#: GiB of GPU memory for Stable Diffusion 1.5; a card sold as 16 GB has 14.6 or more.
+LORA_MEMORY, FULL_MEMORY = 14.0, 38.0
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,16 @@ class Environment:
                 self.memory >= 1.9,
                 "2 GiB of memory, any processor",
             ),
-            ("Stable Diffusion 1.5 with LoRA", gpu >= 14, "a GPU with 16 GB, such as Colab's T4"),
-            ("Stable Diffusion 1.5 in full", gpu >= 38, "a GPU with 40 GB, such as an A100"),
+            (
+                "Stable Diffusion 1.5 with LoRA",
+                gpu >= LORA_MEMORY,
+                "a GPU with 16 GB, such as Colab's T4",
+            ),
+            (
+                "Stable Diffusion 1.5 in full",
+                gpu >= FULL_MEMORY,
+                "a GPU with 40 GB, such as an A100",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -64,6 +76,67 @@ class Environment:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Accelerator:
+    """The device to compute on.
+
+    Attributes:
+        device: torch's name: ``"cuda"`` before ``"mps"`` before ``"cpu"``.
+        name: of the GPU, None without one that can be used.
+        memory: of the GPU, in GiB; None where it shares the machine's.
+        dtype: for large networks that run there and are not trained. The core computes in float32
+            whatever it is.
+        problem: one sentence on a GPU that is there and cannot be used, or ``""``.
+    """
+
+    device: str = "cpu"
+    name: str | None = None
+    memory: float | None = None
+    dtype: torch.dtype = torch.float32
+    problem: str = ""
+
+
+def find_accelerator() -> Accelerator:
+    """The best device that this build of PyTorch has code for."""
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        capability = (properties.major, properties.minor)
+        if not _has_code(capability, torch.cuda.get_arch_list()):
+            return Accelerator(
+                problem=f"torch {torch.__version__} has no code for this {properties.name} "
+                f"(compute capability {capability[0]}.{capability[1]}), so the processor is used: "
+                f"choose another GPU, or a build of torch that is made for this one."
+            )
+        return Accelerator(
+            device="cuda",
+            name=properties.name,
+            memory=properties.total_memory / _GIB,
+            # A T4 (7.5) has no units for bfloat16 and is many times slower in it.
+            dtype=torch.bfloat16 if capability >= (8, 0) else torch.float16,
+        )
+    if torch.backends.mps.is_available():
+        return Accelerator(device="mps", name="Apple GPU")
+    return Accelerator()
+
+
+def _has_code(capability: tuple[int, int], built_for: Sequence[str]) -> bool:
+    """Whether code for one of `built_for`, such as ``"sm_80"``, runs on a GPU.
+
+    Machine code (``sm``) runs on the same major version from its minor version on; what is
+    compiled on the spot (``compute``) on every later one. A letter at the end ties either to its
+    own generation. Other names (AMD's) are taken on trust.
+    """
+    parts = [re.fullmatch(r"(sm|compute)_(\d+)(\d)([a-z]?)", name) for name in built_for]
+    versions = [(match[1], (int(match[2]), int(match[3])), match[4]) for match in parts if match]
+    if len(versions) < len(parts) or not parts:
+        return True
+    return any(
+        version <= capability
+        and (version[0] == capability[0] or (kind == "compute" and not suffix))
+        for kind, version, suffix in versions
+    )
+
+
 def check_environment() -> Environment:
     """Look at the machine; ``print`` the result to read it.
 
@@ -72,12 +145,7 @@ def check_environment() -> Environment:
     """
     import psutil
 
-    name, memory = None, None
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        name, memory = properties.name, properties.total_memory / _GIB
-    elif torch.backends.mps.is_available():
-        name = "Apple GPU"
+    accelerator = find_accelerator()
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows do not have it
@@ -87,6 +155,6 @@ def check_environment() -> Environment:
         torch=torch.__version__,
         cores=cores,
         memory=psutil.virtual_memory().total / _GIB,
-        accelerator=name,
-        accelerator_memory=memory,
+        accelerator=accelerator.name,
+        accelerator_memory=accelerator.memory,
     )

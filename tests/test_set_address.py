@@ -16,6 +16,7 @@ from tools.notebooks import source_sha256, to_text
 from tools.set_address import apply, read_address, setup_cell_source, validate
 
 ADDRESS = "https://github.com/someone/slam-course"
+COLAB_PICTURE = "https://colab.research.google.com/assets/colab-badge.svg"
 README = """\
 # A course
 
@@ -65,9 +66,17 @@ def test_setting_writes_it_everywhere(checkout):
     readme = text(checkout, "README.md")
     assert f"git clone {ADDRESS}\ncd slam-course\nmake lab\n" in readme
     colab = "https://colab.research.google.com/github/someone/slam-course/blob/main/notebooks/"
-    assert f"[00_start_here]({colab}00_start_here.ipynb)" in readme
-    assert f"[01_made]({colab}01_made.ipynb)" in readme
-    assert readme.startswith("# A course\n\n<!-- address:badges -->\n[![Open in Colab]")
+    kaggle = f"https://kaggle.com/kernels/welcome?src={ADDRESS}/blob/main/notebooks/"
+    for name in ("00_start_here", "01_made"):
+        line = re.search(rf"(?m)^- {name}: (.+)$", readme)[1]
+        assert f"[![Open in Colab]({COLAB_PICTURE})]({colab}{name}.ipynb)" in line
+        assert f")]({kaggle}{name}.ipynb)" in line
+    badges = readme.split("<!-- address:badges -->\n")[1].split("\n<!-- /")[0].splitlines()
+    workflow = f"{ADDRESS}/actions/workflows/ci.yml"
+    assert badges[0] == f"[![Tests]({workflow}/badge.svg)]({workflow})"
+    assert badges[1].endswith("](https://someone.github.io/slam-course/)")
+    assert badges[2] == f"[![Open in Colab]({COLAB_PICTURE})]({colab}00_start_here.ipynb)"
+    assert len(badges) == 3
     assert "Words, and a [link](https://example.org)." in readme
     nb = nbformat.reads(text(checkout, "01_made.ipynb"), as_version=4)
     assert nb.cells[1].source == setup_cell_source(ADDRESS)
@@ -111,6 +120,19 @@ def test_another_host_has_no_colab_links(checkout):
     assert "git clone https://gitlab.com/group/sub/name\ncd name\n" in readme
     assert "colab.research.google.com/github" not in readme
     assert "badge" not in readme.replace("address:badges", "")
+    assert "kaggle.com" not in readme
+
+
+@pytest.mark.parametrize(
+    ("address", "site"),
+    [
+        (ADDRESS, "https://someone.github.io/slam-course/"),
+        ("https://github.com/SomeOne/Slam", "https://someone.github.io/Slam/"),
+        ("https://github.com/SomeOne/someone.github.io", "https://someone.github.io/"),
+    ],
+)
+def test_where_github_serves_the_website(address, site):
+    assert set_address.site_link(address) == site
 
 
 def test_outputs_stay_current(checkout):
@@ -238,46 +260,54 @@ def test_a_readme_may_leave_marks_out(checkout):
 
 
 def run_setup(source, found):
-    """Run a set-up cell as IPython would, with slam_edu there or not; returns the %pip calls."""
-    calls = []
+    """Run a set-up cell as IPython would, with slam_edu there or not.
+
+    Returns (what %pip was called with, how often slam_edu.setup was called).
+    """
+    calls, setups = [], []
     pip = re.compile(r"(?m)^( *)%pip (.*)$")
     source = pip.sub(lambda match: f"{match[1]}pip({json.dumps(match[2])})", source)
     fake = types.ModuleType("importlib.util")
     fake.find_spec = lambda name: object() if found and name == "slam_edu" else None
     importlib = types.ModuleType("importlib")
     importlib.util = fake
-    saved = {name: sys.modules[name] for name in ("importlib", "importlib.util")}
-    sys.modules.update({"importlib": importlib, "importlib.util": fake})
+    package = types.ModuleType("slam_edu")
+    package.setup = lambda: setups.append(1)
+    fakes = {"importlib": importlib, "importlib.util": fake, "slam_edu": package}
+    saved = {name: sys.modules[name] for name in fakes if name in sys.modules}
+    sys.modules.update(fakes)
     try:
         exec(source, {"pip": calls.append})
     finally:
+        del sys.modules["slam_edu"]
         sys.modules.update(saved)
-    return calls
+    return calls, len(setups)
 
 
-def test_the_set_up_cell_does_nothing_where_the_course_is_installed():
+def test_the_set_up_cell_installs_nothing_where_the_course_is_installed():
     for address in ("", ADDRESS):
-        assert run_setup(setup_cell_source(address), found=True) == []
+        assert run_setup(setup_cell_source(address), found=True) == ([], 1)
 
 
 def test_the_set_up_cell_installs_from_the_address():
-    assert run_setup(setup_cell_source(ADDRESS), found=False) == [
-        f'install -q "slam_edu[course,sd] @ git+{ADDRESS}"'
-    ]
+    calls, setups = run_setup(setup_cell_source(ADDRESS), found=False)
+    # No extra: it would put another Jupyter under the running one.
+    assert calls == [f'install -q "slam_edu @ git+{ADDRESS}"']
+    assert setups == 1
 
 
 def test_without_an_address_the_set_up_cell_says_what_to_do():
     with pytest.raises(ModuleNotFoundError) as caught:
         run_setup(setup_cell_source("", version="7.8.9"), found=False)
     assert "make lab" in str(caught.value)
-    assert '%pip install "slam_edu-7.8.9-py3-none-any.whl[course,sd]"' in str(caught.value)
+    assert "`%pip install slam_edu-7.8.9-py3-none-any.whl`" in str(caught.value)
 
 
 @pytest.mark.parametrize("address", ["", ADDRESS])
 def test_the_set_up_cell_passes_the_linter(tmp_path, address):
     """As a notebook cell, its magic included; and its formatter would leave it as it is."""
     source = setup_cell_source(address)
-    assert 2 <= sum(bool(line.strip()) for line in source.splitlines()) <= 4
+    assert sum(bool(line.strip()) for line in source.splitlines()) <= 8
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     path = tmp_path / "lesson.ipynb"
     path.write_text(to_text(nb), encoding="utf-8")

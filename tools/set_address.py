@@ -9,7 +9,7 @@ renders, each between two marks of its own:
 
     pyproject.toml    [project.urls]                              `# address:urls`
     CITATION.cff      repository-code                             `# address:repository-code`
-    README.md         a badge, the clone line, the Colab links    `<!-- address:badges -->`,
+    README.md         badges, the clone line, links to Colab      `<!-- address:badges -->`,
                                                                   `address:clone`, `address:colab`
     notebooks/*       the set-up cell (the first code cell, tagged `setup`)
 
@@ -98,22 +98,25 @@ def _match(pattern: re.Pattern[str], root: Path) -> re.Match[str]:
 def setup_cell_source(address: str, version: str | None = None) -> str:
     """The source of every notebook's first code cell.
 
-    Where slam_edu is installed it does nothing. On Colab it installs it, from the address where
-    there is one; otherwise it says what to do. `version` (of the wheel that it names) is the
-    project's.
+    Where slam_edu is missing, as on Colab and Kaggle, it installs it from the address; without one
+    it says what to do. It then calls ``slam_edu.setup()``, which sees to the rest. No extra is
+    named: pip would put another Jupyter under the running one (slam_edu/setting_up.py).
+    `version` (of the wheel that it names) is the project's.
     """
-    head = 'import importlib.util\n\nif importlib.util.find_spec("slam_edu") is None:'
     if address:
-        install = f'%pip install -q "slam_edu[course,sd] @ git+{address}"'
-        return f"{head}  # on Colab: about a minute\n    {install}"
-    wheel = f"slam_edu-{version or read_version()}-py3-none-any.whl"
-    lines = (
-        head,
-        f"    install = '%pip install \"{wheel}[course,sd]\"'",
-        "    raise ModuleNotFoundError("
-        + """f"run `make lab`; on Colab upload `make wheel`'s file, {install}")""",
+        missing = f'%pip install -q "slam_edu @ git+{address}"'
+    else:
+        wheel = f"slam_edu-{version or read_version()}-py3-none-any.whl"
+        missing = (
+            "raise ModuleNotFoundError(\n"
+            '        "run `make lab`; on Colab or Kaggle upload the file of `make wheel` "\n'
+            f'        "and run `%pip install {wheel}`"\n'
+            "    )"
+        )
+    return (
+        f'import importlib.util\n\nif importlib.util.find_spec("slam_edu") is None:\n'
+        f"    {missing}\nimport slam_edu\n\ncourse = slam_edu.setup()"
     )
-    return "\n".join(lines)
 
 
 def readme_blocks(address: str, notebooks: list[str], version: str) -> dict[str, str]:
@@ -130,8 +133,10 @@ def readme_blocks(address: str, notebooks: list[str], version: str) -> dict[str,
     else:
         clone = f"```bash\ngit clone {address}\ncd {address.rsplit('/', 1)[1]}\nmake lab\n```"
     if on_github:
-        colab = "Open a lesson in Colab; its first cell installs the course:\n\n" + "\n".join(
-            f"- [{name.removesuffix('.ipynb')}]({colab_link(address, name)})" for name in notebooks
+        colab = "A lesson's first cell installs the course:\n\n" + "\n".join(
+            f"- {name.removesuffix('.ipynb')}: {colab_badge(address, name)} "
+            f"{kaggle_badge(address, name)}"
+            for name in notebooks
         )
     elif address:
         colab = (
@@ -142,17 +147,47 @@ def readme_blocks(address: str, notebooks: list[str], version: str) -> dict[str,
         colab = (
             "Run `make wheel`. In [Colab](https://colab.research.google.com), upload a notebook "
             "from `notebooks/`\nand, in its file panel, the wheel from `dist/`; then run in a "
-            "cell:\n"
+            "cell of its own, above all others:\n"
             "\n"
             "```\n"
-            f'%pip install "slam_edu-{version}-py3-none-any.whl[course,sd]"\n'
-            "```"
+            f"%pip install slam_edu-{version}-py3-none-any.whl\n"
+            "```\n"
+            "\n"
+            "The lesson's first cell installs what else is missing."
         )
-    badge = (
-        "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
-        f"({colab_link(address, START)})"
-    )
-    return {"badges": badge if on_github else "", "clone": clone, "colab": colab}
+    badges = ""
+    if on_github:
+        workflow = f"{address}/actions/workflows/ci.yml"
+        badges = "\n".join(
+            (
+                f"[![Tests]({workflow}/badge.svg)]({workflow})",
+                "[![The course as a website](https://img.shields.io/badge/read-the_course-blue)]"
+                f"({site_link(address)})",
+                colab_badge(address, START),
+            )
+        )
+    return {"badges": badges, "clone": clone, "colab": colab}
+
+
+def colab_badge(address: str, notebook: str) -> str:
+    """A picture that opens a notebook in Colab."""
+    picture = "https://colab.research.google.com/assets/colab-badge.svg"
+    return f"[![Open in Colab]({picture})]({colab_link(address, notebook)})"
+
+
+def kaggle_badge(address: str, notebook: str) -> str:
+    """A picture that opens a copy of a notebook in Kaggle."""
+    picture = "https://kaggle.com/static/images/open-in-kaggle.svg"
+    source = f"{address}/blob/main/notebooks/{notebook}"
+    return f"[![Open in Kaggle]({picture})](https://kaggle.com/kernels/welcome?src={source})"
+
+
+def site_link(address: str) -> str:
+    """Where GitHub Pages serves the website of a GitHub repository."""
+    owner, name = address.removeprefix(f"https://{GITHUB}/").split("/")
+    # A repository that is named like its owner's site is served at the top.
+    path = "" if name.lower() == f"{owner}.github.io".lower() else f"{name}/"
+    return f"https://{owner.lower()}.github.io/{path}"
 
 
 def colab_link(address: str, notebook: str) -> str:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from slam_edu.environment import LORA_MEMORY
 from slam_edu.sd.config import SDConfig
 
 SMALL, LARGE = "digits", "sd15-t4-lora"
-#: GiB of GPU memory from which on it is the large one; a card sold as 16 GB has 14.6 or more.
-LEAST = 14.0
+#: GiB of GPU memory from which on it is the large one.
+LEAST = LORA_MEMORY
 #: TFLOP/s that one thread of a laptop or of Colab's processor reaches in the digits' UNet.
 THREAD_TFLOPS = 0.04
 
