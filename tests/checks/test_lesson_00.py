@@ -46,9 +46,9 @@ def test_noisy_points_rejects(name):
 DISTANCES = {1: 0.9, 2: 0.5, 4: 0.2, 8: 0.12, 16: 0.07, 32: 0.05}
 
 
-def test_enough_steps_accepts_the_smallest():
-    assert enough_steps(16, DISTANCES).passed
-    assert enough_steps(8, DISTANCES, 0.15).passed
+@pytest.mark.parametrize(("answer", "target"), [(16, 0.1), (8, 0.15)])
+def test_enough_steps_accepts_the_smallest(answer, target):
+    assert enough_steps(answer, DISTANCES, target).passed
 
 
 @pytest.mark.parametrize(
