@@ -42,7 +42,7 @@ test: ## install what the tests need and run every check (ONLY=lint,unit for som
 setup: ## install and stop there (EXTRAS=course,sd)
 	$(RUN) setup $(SWITCHES) --extras "$(EXTRAS)"
 
-lint: ## ruff over code and notebooks (ARGS=--fix)
+lint: ## ruff over code and notebooks, spelling (ARGS=--fix)
 	$(RUN) lint $(SWITCHES) $(ARGS)
 
 notebooks: ## run the notebooks again, outputs written in place (ARGS=notebooks/01_….ipynb)

@@ -486,7 +486,7 @@ def test_lab_without_its_notebook_says_so(checkout, commands, capsys):
 def test_every_check_is_a_step():
     steps = {step.name: step.command for step in bootstrap.test_steps(2)}
     assert list(steps) == ["lint", "unit", "rules", "outputs", "browser"]
-    assert steps["lint"] == ["-m", "ruff", "check", "."]
+    assert steps["lint"] == ["-m", "tools.lint"]
     # Every folder of tests belongs to exactly one pytest step.
     left_out = {part.split("=")[1] for part in steps["unit"] if part.startswith("--ignore=")}
     assert left_out == {steps["rules"][-1], steps["browser"][-1]}

@@ -14,6 +14,7 @@ Environment variables:
     SLAM_EDU_JOBS=N              run the tests in N processes (default: the cores, at most 4)
     CHROMIUM=/path/to/chromium   the browser for the browser tests
     CI=true                      a missing browser is a failure, not a skip
+    SLAM_EDU_CONSTRAINTS=FILE    other versions than those of constraints.txt, such as the oldest
 
 This file must stay readable for Python 3.6 (no newer syntax, standard library alone): on an old
 Python it still has to be able to say that the Python is too old. tests/test_bootstrap.py checks
@@ -269,6 +270,8 @@ def clean_environment() -> Dict[str, str]:
         key: value
         for key, value in os.environ.items()
         if key not in ("PYTHONPATH", "PYTHONHOME", "PIP_USER", "PIP_TARGET", "PIP_PREFIX")
+        # This file's own: what runs inside has nothing to install with it.
+        and key != "SLAM_EDU_CONSTRAINTS"
     }
     env["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
     env["PYTHONUNBUFFERED"] = "1"
@@ -283,10 +286,18 @@ def all_extras(extras: Iterable[str]) -> List[str]:
     return sorted(result)
 
 
+def constraints_file() -> str:
+    """The file with the versions to install, from the checkout if it is relative."""
+    name = os.environ.get("SLAM_EDU_CONSTRAINTS") or "constraints.txt"
+    if not (ROOT / name).is_file():
+        raise Problem("SLAM_EDU_CONSTRAINTS={!r} names no file.".format(name))
+    return name
+
+
 def fingerprint(root: Path) -> str:
-    """Changes whenever pyproject.toml or constraints.txt does."""
+    """Changes whenever pyproject.toml or the file of constraints does."""
     digest = hashlib.sha256()
-    for name in ("pyproject.toml", "constraints.txt"):
+    for name in ("pyproject.toml", constraints_file()):
         # A checkout with Windows line ends is the same checkout.
         digest.update((root / name).read_bytes().replace(b"\r\n", b"\n"))
         digest.update(b"\0")
@@ -484,7 +495,7 @@ def setup(extras: Sequence[str], cpu: bool = False, exact: bool = False) -> Path
         unfinished.touch()
         (VENV / LOG).write_text("", encoding="utf-8")  # each install has its own log
     print("installing slam_edu[{}] into .venv".format(",".join(wanted)), flush=True)
-    pinned = ["-c", "constraints.txt"]
+    pinned = ["-c", constraints_file()]
     pip_install(python, pinned + list(BUILD_TOOLS))
     if cpu:
         # By itself: no other package shall come from there. Its build counts as the newer one, so
@@ -583,7 +594,7 @@ def test_steps(workers: int) -> List[Step]:
     parallel = ["-n", str(workers), "--dist", "loadfile"]
     pytest = ["-m", "pytest"]
     return [
-        Step("lint", "ruff over code and notebooks", ["-m", "ruff", "check", "."]),
+        Step("lint", "ruff over code and notebooks, spelling", ["-m", "tools.lint"]),
         Step(
             "unit",
             "the library and the tools",
@@ -676,9 +687,9 @@ def test(options: argparse.Namespace) -> int:
 
 
 def lint(options: argparse.Namespace) -> int:
-    """Ruff over code and notebooks."""
+    """Ruff over code and notebooks, and the spelling of both."""
     python = setup(TEST_EXTRAS, options.cpu, options.this_python)
-    return run_inside(python, ["-m", "ruff", "check", "."] + options.rest)
+    return run_inside(python, ["-m", "tools.lint"] + options.rest)
 
 
 def notebooks(options: argparse.Namespace) -> int:
