@@ -484,13 +484,31 @@ def test_lab_without_its_notebook_says_so(checkout, commands, capsys):
 
 
 def test_every_check_is_a_step():
-    steps = {step.name: step.command for step in bootstrap.test_steps(2)}
+    steps = {step.name: step.command for step in bootstrap.test_steps(2, False)}
     assert list(steps) == ["lint", "unit", "rules", "outputs", "browser"]
     assert steps["lint"] == ["-m", "tools.lint"]
     # Every folder of tests belongs to exactly one pytest step.
     left_out = {part.split("=")[1] for part in steps["unit"] if part.startswith("--ignore=")}
     assert left_out == {steps["rules"][-1], steps["browser"][-1]}
     assert all(command[0] == "-m" for command in steps.values())
+
+
+@pytest.mark.parametrize(
+    ("only", "browser", "short"),
+    [
+        ([], "/usr/bin/chromium", True),
+        ([], None, False),
+        (["--only", "outputs,browser"], "/usr/bin/chromium", True),
+        (["--only", "outputs"], "/usr/bin/chromium", False),
+    ],
+)
+def test_long_notebooks_run_once_where_the_browser_test_compares_them(
+    checkout, commands, monkeypatch, only, browser, short
+):
+    monkeypatch.setattr(bootstrap, "find_browser", lambda: browser)
+    assert bootstrap.main(["test", *only]) == 0
+    [compare] = [command for command in commands if "compare" in command]
+    assert ("--short" in compare) == short
 
 
 def test_unknown_steps_and_jobs_are_named(checkout, commands, monkeypatch, capsys):

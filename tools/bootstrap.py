@@ -589,8 +589,12 @@ def jobs() -> int:
     return int(text)
 
 
-def test_steps(workers: int) -> List[Step]:
-    """Every check of the project, in the order in which they run: the quickest verdict first."""
+def test_steps(workers: int, browser: bool) -> List[Step]:
+    """Every check of the project, in the order in which they run: the quickest verdict first.
+
+    browser: whether the last of them finds a browser. It then compares the outputs of the long
+    notebooks, which need not run twice.
+    """
     parallel = ["-n", str(workers), "--dist", "loadfile"]
     pytest = ["-m", "pytest"]
     return [
@@ -604,12 +608,14 @@ def test_steps(workers: int) -> List[Step]:
         Step(
             "outputs",
             "notebooks run again, outputs compared (nbval)",
-            ["-m", "tools.notebooks", "compare", "--jobs", str(workers)],
+            ["-m", "tools.notebooks", "compare", "--jobs", str(workers)]
+            + (["--short"] if browser else []),
         ),
         Step(
             "browser",
-            "notebooks in JupyterLab in a real browser",
-            pytest + ["-n", str(workers), "tests/browser"],
+            "notebooks in JupyterLab in a real browser, outputs compared",
+            # One at a time to each process: the long ones come first.
+            pytest + ["-n", str(workers), "--maxschedchunk", "1", "tests/browser"],
         ),
     ]
 
@@ -671,14 +677,14 @@ def summary(results: Sequence[Result]) -> str:
 
 def test(options: argparse.Namespace) -> int:
     """Set up, then run every step even after a failure, and say how each went."""
-    steps = test_steps(jobs())
-    names = [step.name for step in steps]
+    names = [step.name for step in test_steps(jobs(), False)]
     chosen = options.only.split(",") if options.only else names
     unknown = [name for name in chosen if name not in names]
     if unknown:
         raise Problem(
             "no such step: {}; choose among {}.".format(", ".join(unknown), ", ".join(names))
         )
+    steps = test_steps(jobs(), "browser" in chosen and find_browser() is not None)
     python = setup(TEST_EXTRAS, options.cpu, options.this_python)
     with tempfile.TemporaryDirectory() as folder:
         results = [run_step(python, step, Path(folder)) for step in steps if step.name in chosen]

@@ -4,6 +4,7 @@
     python -m tools.notebooks run --check [...]    write nothing; say which cells would change
     python -m tools.notebooks run --twice [...]    write nothing; two runs must give equal bytes
     python -m tools.notebooks compare [--jobs N]   nbval, strict: every text output compared
+    … compare --short        not the long ones, which the browser test runs and compares
 
 Without NOTEBOOK: all of `notebooks/*.ipynb`.
 
@@ -70,6 +71,15 @@ KERNEL_ENV = {
 _ADDRESS = re.compile(r"\bat 0x[0-9a-f]{6,}\b")
 _CELL_FILE = re.compile(r"[^\s\"']*ipykernel_\d+[/\\]\d+\.py")
 _MODEL = re.compile(r"IPY_MODEL_([0-9a-f]{32})")
+
+
+def is_long(nb: NotebookNode) -> bool:
+    """Whether running it takes more than half a minute (``metadata.slam_edu.long``).
+
+    The test in a browser compares the outputs of every notebook. `compare --short` leaves the long
+    ones to it, so that they run once in a test of the whole project.
+    """
+    return bool(nb.metadata.get("slam_edu", {}).get("long", False))
 
 
 def source_sha256(nb: NotebookNode) -> str:
@@ -274,9 +284,20 @@ def visible_text(cell: NotebookNode) -> list[str]:
     return lines
 
 
-def differences(stored: NotebookNode, new: NotebookNode) -> list[str]:
-    """Which cells' text outputs differ, one block of text each."""
+def differences(stored: NotebookNode, new: NotebookNode, widgets: bool = True) -> list[str]:
+    """Which cells' text outputs differ, one block of text each.
+
+    Args:
+        stored: the notebook as committed.
+        new: the same notebook, run again.
+        widgets: whether a widget on one side alone counts; not where progress bars are drawn.
+    """
     found = []
+
+    def seen(cell: NotebookNode) -> list[str]:
+        lines = visible_text(cell)
+        return lines if widgets else [line for line in lines if line != "[display_data: widget]"]
+
     for index, (before, after) in enumerate(zip(stored.cells, new.cells, strict=True), start=1):
         if before.cell_type != "code" or VOLATILE_TAG in before.metadata.get("tags", []):
             continue
@@ -286,7 +307,7 @@ def differences(stored: NotebookNode, new: NotebookNode) -> list[str]:
                 f"in order it is {after.get('execution_count')}"
             )
         diff = difflib.unified_diff(
-            visible_text(before), visible_text(after), "stored", "run now", lineterm="", n=1
+            seen(before), seen(after), "stored", "run now", lineterm="", n=1
         )
         lines = list(diff)
         if lines:
@@ -324,6 +345,11 @@ def find(names: list[str]) -> Iterator[Path]:
         if path.suffix != ".ipynb" or not path.is_file():
             raise FileNotFoundError(f"{str(path)!r} is not a notebook file (.ipynb)")
     yield from paths
+
+
+def find_short() -> list[Path]:
+    """All notebooks but the long ones."""
+    return [path for path in find([]) if not is_long(nbformat.read(path, as_version=4))]
 
 
 def run_one(path: Path, mode: str, fresh: bool) -> tuple[bool, str, list[str]]:
@@ -375,7 +401,7 @@ def named(arguments: list[str]) -> bool:
     return any(argument.endswith(".ipynb") for argument in arguments)
 
 
-def compare_command(jobs: int, rest: list[str]) -> list[str]:
+def compare_command(jobs: int, rest: list[str], short: bool = False) -> list[str]:
     """The strict nbval run, as arguments for Python.
 
     `--dist loadfile`, because the cells of one notebook share a kernel; `--nbval-current-env`,
@@ -387,7 +413,7 @@ def compare_command(jobs: int, rest: list[str]) -> list[str]:
         *("--nbval-sanitize-with", str(SANITIZE)),
         *(("-n", str(jobs), "--dist", "loadfile") if jobs > 1 else ()),
         *rest,
-        *map(str, [] if named(rest) else find([])),
+        *map(str, [] if named(rest) else find_short() if short else find([])),
     ]
 
 
@@ -395,7 +421,7 @@ def command_compare(options: argparse.Namespace) -> int:
     """`compare`: nbval in a process of its own, under the conditions of `run`."""
     with tempfile.TemporaryDirectory() as home:
         env = {**os.environ, **KERNEL_ENV, "IPYTHONDIR": home}
-        command = [sys.executable, *compare_command(options.jobs, options.rest)]
+        command = [sys.executable, *compare_command(options.jobs, options.rest, options.short)]
         return subprocess.run(command, cwd=ROOT, env=env, check=False).returncode
 
 
@@ -417,6 +443,9 @@ def parser() -> argparse.ArgumentParser:
     compare = commands.add_parser("compare", help="compare every stored text output (nbval)")
     compare.set_defaults(function=command_compare)
     compare.add_argument("--jobs", type=int, default=1, help="notebooks at a time")
+    compare.add_argument(
+        "--short", action="store_true", help="not the long ones: the browser test compares them"
+    )
     return top
 
 

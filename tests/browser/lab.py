@@ -29,10 +29,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+from nbformat import NotebookNode
 from playwright.sync_api import Browser, Locator, Page, Playwright
 from playwright.sync_api import Error as PlaywrightError
 
 from tools.bootstrap import clean_environment, lab_command
+from tools.notebooks import KERNEL_ENV, normalise
 
 IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
@@ -94,6 +96,8 @@ def serve(folder: Path, notebook: str) -> Iterator[Server]:
             path.write_text(json.dumps(value))
         environ = {
             **clean_environment(),
+            # As where the outputs were made, but for the progress bars: they belong to the page.
+            **{key: value for key, value in KERNEL_ENV.items() if key != "TQDM_DISABLE"},
             "JUPYTER_CONFIG_DIR": str(home / "config"),
             "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
             "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
@@ -211,6 +215,27 @@ def run_all(page: Page, seconds: float) -> None:
             raise LabError(f"the page says {text!r}")
     if page.slam_faults:
         raise LabError(f"JavaScript failed: {page.slam_faults[0]}")
+
+
+def saved(page: Page, path: Path) -> NotebookNode:
+    """The notebook as JupyterLab saves it at `path`, its outputs made canonical.
+
+    Raises:
+        LabError: it is not saved with all its outputs within half a minute.
+    """
+    page.keyboard.press("Control+s")
+    read: list[NotebookNode] = []
+
+    def written() -> bool:
+        with suppress(ValueError):  # half written
+            nb = nbformat.read(path, as_version=4)
+            if all(c.execution_count for c in nb.cells if c.cell_type == "code" and c.source):
+                read.append(nb)
+        return bool(read)
+
+    _wait_until(written, 30, f"{path.name} to be saved with its outputs")
+    normalise(read[0])
+    return read[0]
 
 
 def _check_outputs(page: Page) -> None:

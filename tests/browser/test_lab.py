@@ -4,11 +4,12 @@ import nbformat
 import pytest
 
 from tests.browser import lab
-from tools.notebooks import NOTEBOOKS
+from tools.notebooks import NOTEBOOKS, differences, produce
 
 pytestmark = pytest.mark.browser
 
-LESSONS = sorted(NOTEBOOKS.glob("*.ipynb"))
+# The last lessons take longest: they begin first, so that no process waits for one at the end.
+LESSONS = sorted(NOTEBOOKS.glob("*.ipynb"), reverse=True)
 
 
 def test_there_are_lessons():
@@ -20,6 +21,9 @@ def test_lesson(path, browser, tmp_path):
     name = lab.copy_lesson(path, tmp_path)
     with lab.open_lab(tmp_path, name, browser) as page:
         lab.run_all(page, seconds=900)
+        # Progress bars are widgets here, and switched off where the outputs were made.
+        changed = differences(nbformat.read(path, 4), lab.saved(page, tmp_path / name), False)
+        assert not changed, "\n".join(changed)
         found = lab.explorers(page)
         assert found, f"{path.name} has no explorer (a widget with the class slam-explorer)"
         for number, explorer in enumerate(found, start=1):
@@ -101,6 +105,19 @@ def test_helper_notices_a_picture_that_stays(browser, tmp_path, monkeypatch):
         lab.move(explorer, menu)
         with pytest.raises(lab.LabError, match="another picture"):
             lab.move(explorer, choice, seconds=2)
+
+
+def test_helper_reads_the_outputs_that_jupyterlab_saves(browser, tmp_path):
+    bar = "from tqdm.auto import tqdm\nfor _ in tqdm(range(3)):\n    print('a line')"
+    name = write_notebook(tmp_path, "print(1)", bar, "6 * 7", "{'html': object()}")
+    stored, _ = produce(nbformat.read(tmp_path / name, 4), tmp_path)  # without bars
+    with lab.open_lab(tmp_path, name, browser) as page:
+        lab.run_all(page, seconds=120)
+        new = lab.saved(page, tmp_path / name)
+    assert differences(stored, new, widgets=False) == []
+    stored.cells[2].outputs[0].data["text/plain"] = "43"
+    [difference] = differences(stored, new, widgets=False)
+    assert "cell 3, `6 * 7`" in difference
 
 
 @pytest.mark.parametrize(

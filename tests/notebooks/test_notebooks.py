@@ -161,9 +161,11 @@ BROKEN = [
     (rules.is_not_stale, "edited", attribute("code", 3, "source", "print(7)"), "edited since"),
     (rules.is_not_stale, "no record", metadata("slam_edu", {}), "nothing says"),
     (
-        rules.has_clean_metadata, "a mark of its own", metadata("slam_edu", {"lnog": True}),
+        rules.has_clean_metadata,
+        "a mark of its own",
+        metadata("slam_edu", {"lnog": True}),
         r"slam_edu has \['lnog'\]",
-    ),  # fmt: skip
+    ),
     (
         rules.has_clean_metadata,
         "kernel",

@@ -222,6 +222,21 @@ def test_unusable_arguments(tmp_path, capsys, monkeypatch):
         run("--chekc")
 
 
+def test_the_long_ones_are_left_to_the_browser_test(tmp_path, monkeypatch):
+    monkeypatch.setattr(notebooks, "NOTEBOOKS", tmp_path)
+    path = write(tmp_path, "1")
+    assert notebooks.find_short() == [path]
+    nb = read(path)
+    nb.metadata["slam_edu"] = {"long": True}
+    path.write_bytes(to_text(nb).encode("utf-8"))
+    assert notebooks.find_short() == []
+    assert str(path) in notebooks.compare_command(1, [])
+    assert str(path) not in notebooks.compare_command(1, [], short=True)
+    assert str(path) in notebooks.compare_command(1, [str(path)], short=True)
+    assert run(path) == 0
+    assert notebooks.is_long(read(path)), "running it forgot that it is long"
+
+
 # nbval itself, as `make test` calls it.
 
 

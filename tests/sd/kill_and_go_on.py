@@ -2,10 +2,11 @@
 
     python -m tests.sd.kill_and_go_on FOLDER TEACHER [KILLS] [SEED]
 
-Each of KILLS runs is killed once (signal 9), at a moment drawn from the whole time that a run
-takes, and is then begun again in its folder until it is finished. Its last checkpoint must be that
-of a run that was left alone, byte for byte. Processes are forked from one that has imported
-everything, which is what makes twenty of them a matter of a minute. Prints a line of JSON a kill.
+Each of KILLS runs is killed once (signal 9) at a random moment, and is then begun again in its
+folder until it is finished. Its last checkpoint must be that of a run that was left alone, byte
+for byte. The moment is a random time after a random checkpoint, so that the kills are spread over
+the run however busy the machine is. Processes are forked from one that has imported everything,
+which is what makes twenty of them a matter of a minute. Prints a line of JSON a kill.
 """
 
 from __future__ import annotations
@@ -23,18 +24,17 @@ import torch
 from slam_edu.sd.checkpoint import checkpoint_paths
 from slam_edu.sd.config import SDConfig, load_config
 from slam_edu.sd.run import DistillRun
-from slam_edu.sd.teacher import load_teacher
 
 SETTINGS = (
-    "updates=8", "batch=2", "lr=1e-3", "save_every=2", "log_every=4", "sample_every=4",
-    "tracker=none", "max_samples=32", "threads=1",
+    "updates=6", "batch=2", "lr=1e-3", "save_every=2", "log_every=2", "sample_every=3",
+    "tracker=none", "max_samples=8", "threads=1",
 )  # fmt: skip
 GRIDS = 4
-"""Every so many runs one draws grids of samples: they take most of its time, and change nothing."""
+"""One run of so many draws grids of samples: they take most of its time and change nothing."""
 
 
 def config_of(out: Path, teacher: str, cache: Path, grids: bool = False) -> SDConfig:
-    """A run of eight updates."""
+    """A run of six updates."""
     where = [f"out={out}", f"teacher={teacher}", f"cache_folder={cache}"]
     return load_config("digits", settings=[*SETTINGS, f"sample_count={2 * grids}", *where])
 
@@ -59,21 +59,24 @@ def finished(child: int) -> int:
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
+def newest(config: SDConfig) -> int:
+    """The update of a run's newest checkpoint; 0 where there is none."""
+    paths = checkpoint_paths(Path(config.out))
+    return int(paths[0].stem) if paths else 0
+
+
 def main(folder: Path, teacher: str, kills: int, seed: int) -> int:
     """Returns the number of runs that differ."""
     torch.set_num_threads(1)
     generator = random.Random(seed)
     cache = folder / "cache"
-    import accelerate  # noqa: F401
-
-    load_teacher(config_of(folder / "none", teacher, cache))  # imports all that a run needs
-    assert finished(start(config_of(folder / "first", teacher, cache))) == 0  # makes the cache
-    seconds = {}
-    for grids in (True, False):
-        begun = time.perf_counter()
-        assert finished(start(config_of(folder / f"whole{grids}", teacher, cache, grids))) == 0
-        seconds[grids] = time.perf_counter() - begun
-    wanted = checkpoint_paths(folder / "wholeTrue")[0].read_bytes()
+    # Here and not in a process of its own: it makes the cache and imports all that a run needs.
+    for _ in DistillRun(config_of(folder / "first", teacher, cache), show=lambda line: None):
+        pass
+    begun = time.perf_counter()
+    assert finished(start(config_of(folder / "whole", teacher, cache, grids=True))) == 0
+    seconds = time.perf_counter() - begun
+    wanted = checkpoint_paths(folder / "whole")[0].read_bytes()
     different = 0
     number = landed = 0
     while landed < kills:
@@ -82,10 +85,13 @@ def main(folder: Path, teacher: str, kills: int, seed: int) -> int:
         grids = number % GRIDS == 0
         config = config_of(folder / f"run{number}", teacher, cache, grids)
         number += 1
-        # The end is left out: a run that is quicker than the measured one cannot be killed there.
-        moment = generator.uniform(0.05, 0.9) * seconds[grids]
+        after = generator.choice((0, 2, 4))
+        wait = generator.uniform(0.0, 0.2) * seconds
         child = start(config)
-        time.sleep(moment)
+        deadline = time.perf_counter() + 20 * seconds
+        while newest(config) < after and time.perf_counter() < deadline:
+            time.sleep(0.005)
+        time.sleep(wait)
         try:
             os.kill(child, signal.SIGKILL)
         except ProcessLookupError:
@@ -93,14 +99,11 @@ def main(folder: Path, teacher: str, kills: int, seed: int) -> int:
         if finished(child) != -signal.SIGKILL:  # it was quicker: no kill, another moment
             continue
         landed += 1
-        there = checkpoint_paths(Path(config.out))
+        there = newest(config)
         assert finished(start(config)) == 0
         equal = checkpoint_paths(Path(config.out))[0].read_bytes() == wanted
         different += not equal
-        about = {
-            "moment": round(moment, 2), "equal": equal,
-            "checkpoint": int(there[0].stem) if there else 0,
-        }  # fmt: skip
+        about = {"after": after, "wait": round(wait, 2), "checkpoint": there, "equal": equal}
         print(json.dumps(about), flush=True)
     return different
 
