@@ -42,8 +42,6 @@ c.ClearSolutions.code_stub = {{"python": ""}}
 # that does not end. The slowest cell of a lesson takes about two minutes on one slow core.
 c.Execute.timeout = 600
 c.Execute.interrupt_on_timeout = True
-# A submission that kills its kernel would otherwise be looked for in vain for this long.
-c.Execute.startup_timeout = 120
 '''
 
 # What nbgrader makes when submissions come in.
