@@ -1,16 +1,13 @@
 r"""What a denoising network predicts, and the conversions between its forms.
 
 At a level :math:`(\alpha, \sigma)`, the sample :math:`x = \alpha x_0 + \sigma\epsilon` and one
-prediction determine the other. The three ``prediction_type`` s are diffusers':
+prediction determine the other. Under each ``prediction_type``, named as in diffusers, the network
+returns one quantity, and the clean sample follows:
 
-========================  ==========================================
-=================================== ``prediction_type``       the network's output
-recovered clean sample ========================  ==========================================
-=================================== ``"epsilon"``             :math:`\epsilon`
-:math:`(x - \sigma\epsilon)/\alpha` ``"sample"``              :math:`x_0`
-:math:`x_0` ``"v_prediction"``        :math:`v = \alpha\epsilon - \sigma x_0`     :math:`(\alpha x
-- \sigma v)/(\alpha^2 + \sigma^2)` ========================
-==========================================  ===================================
+- ``"epsilon"``: :math:`\epsilon`, and :math:`x_0 = (x - \sigma\epsilon)/\alpha`
+- ``"sample"``: :math:`x_0` itself
+- ``"v_prediction"``: :math:`v = \alpha\epsilon - \sigma x_0`, and
+  :math:`x_0 = (\alpha x - \sigma v)/(\alpha^2 + \sigma^2)`
 
 The last formula is written for any level, because a point on a sub-path has
 :math:`\alpha^2 + \sigma^2 \ne 1`; with :math:`\alpha^2 + \sigma^2 = 1` it is the usual one

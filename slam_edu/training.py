@@ -178,7 +178,7 @@ def denoising_loss(
     Args:
         network: ``network(x, t, cond)``.
         schedule: the levels.
-        x0: data of shape (B, *).
+        x0: data of shape ``(B, *)``.
         cond: passed on to the network.
         generator: of t and the noise.
         prediction_type: what the network predicts.

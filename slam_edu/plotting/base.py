@@ -1,15 +1,15 @@
 """Figures, axes and colours: the grammar that all pictures of the course share.
 
-====================  ==========  =====================================================
-what                  colour      where
-====================  ==========  =====================================================
-``COLORS["noise"]``   grey        samples at the noisy end, noise
-``COLORS["path"]``    green       the exact PF-ODE: trajectories, solution map, sub-paths
-``COLORS["data"]``    near-black  clean data
-``COLORS["teacher"]`` vermilion   a diffusion model drawn with a solver in few steps
-``COLORS["student"]`` blue        a distilled student
-``COLORS["chord"]``   purple      straight lines of the SL-ODE, error bars between two ends
-====================  ==========  =====================================================
+=====================  ==========  =========================================================
+what                   colour      where
+=====================  ==========  =========================================================
+``COLORS["noise"]``    grey        samples at the noisy end, noise
+``COLORS["path"]``     green       the exact PF-ODE: trajectories, solution map, sub-paths
+``COLORS["data"]``     near-black  clean data
+``COLORS["teacher"]``  vermilion   a diffusion model drawn with a solver in few steps
+``COLORS["student"]``  blue        a distilled student
+``COLORS["chord"]``    purple      straight lines of the SL-ODE, error bars between two ends
+=====================  ==========  =========================================================
 
 The colours are Okabe and Ito's, which colour-blind readers can tell apart; lines differ in style
 too. Every function returns a :class:`CourseFigure`, which shows itself in a notebook together with
