@@ -20,6 +20,7 @@ _GIB = 2**30
 _AVERAGE, _GREY = "#56B4E9", "#8c8c8c"
 #: Of processes, by rank; a fifth has the first's again.
 RANKS = (COLORS["student"], "#E69F00", COLORS["path"], COLORS["chord"])
+LIGHT = RANKS[1:]  # white numbers on these have a contrast below 4.5
 
 #: Groups of a plan's parts: their names in the figure, colour, and the parts' names.
 GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -75,8 +76,8 @@ def who_draws(owners: Mapping[str, Sequence[int]], update: int, alt: str) -> Cou
             color = RANKS[rank % len(RANKS)]
             ax.add_patch(Rectangle((number, row + 0.08), 0.94, 0.84, color=color, lw=0))
             ax.text(
-                number + 0.47, row + 0.5, str(rank), ha="center", va="center", color="white",
-                fontsize=9,
+                number + 0.47, row + 0.5, str(rank), ha="center", va="center", fontsize=9,
+                color="black" if color in LIGHT else "white",
             )  # fmt: skip
     for edge in range(update, count, update):
         ax.axvline(edge - 0.03, color=COLORS["data"], lw=1.6)
