@@ -19,19 +19,25 @@ from slam_edu.training import TrainState
 
 
 def explorer(
-    draw: Callable[..., CourseFigure], **controls: Mapping | Sequence | tuple
+    draw: Callable[..., CourseFigure],
+    *,
+    slow: bool = False,
+    **controls: Mapping | Sequence | tuple,
 ) -> ipywidgets.VBox:
     """A figure with one control per keyword argument of ``draw``.
 
     Args:
         draw: ``draw(**values) -> CourseFigure``; it must depend on its arguments alone.
+        slow: for a figure that takes longer than 0.3 s, up to which an answer feels immediate. A
+            slider then waits until it is let go, instead of drawing all that it passes, and while
+            the picture is not yet the one asked for, the words below say so.
         controls: for each argument, the sequence of values it can take, of which the first is
             shown first. Strings become a menu, everything else a slider over the sequence.
 
     Raises:
         ValueError: for an empty sequence of values.
     """
-    made = {name: _control(name, values) for name, values in controls.items()}
+    made = {name: _control(name, values, not slow) for name, values in controls.items()}
     # Its own size: stretched to the width of the page, the picture would look soft.
     layout = ipywidgets.Layout(align_self="flex-start", max_width="100%")
     picture = ipywidgets.Image(format="png", layout=layout)
@@ -40,16 +46,21 @@ def explorer(
 
     @lru_cache(maxsize=256)
     def rendered(values: tuple) -> tuple[bytes, str]:
+        if slow and picture.value:
+            say("drawing …")
         drawn = draw(**dict(zip(made, values, strict=True)))
         return drawn.png(), drawn.alt
 
-    def redraw(_change: object = None) -> None:
-        png, alt = rendered(tuple(control.value for control in made.values()))
-        picture.value = png
+    def say(words: str) -> None:
         # The description changes with the picture: it is what a screen reader has of it.
         caption.value = (
-            f'<span style="color: #666; font-size: 90%" aria-live="polite">{alt}</span>'
+            f'<span style="color: #666; font-size: 90%" aria-live="polite">{words}</span>'
         )
+
+    def redraw(_change: object = None) -> None:
+        png, alt = rendered(tuple(control.value for control in made.values()))
+        picture.value, picture.tooltip = png, alt
+        say(alt)
 
     for control in made.values():
         control.observe(redraw, names="value")
@@ -59,7 +70,7 @@ def explorer(
     return box
 
 
-def _control(name: str, values: Sequence) -> ipywidgets.Widget:
+def _control(name: str, values: Sequence, continuous: bool = True) -> ipywidgets.Widget:
     values = list(values)
     if not values:
         raise ValueError(f"the control {name!r} has no values; allowed: a sequence of one or more")
@@ -68,7 +79,7 @@ def _control(name: str, values: Sequence) -> ipywidgets.Widget:
     if isinstance(values[0], str):
         return ipywidgets.Dropdown(options=values, description=label, layout=layout)
     return ipywidgets.SelectionSlider(
-        options=values, description=label, layout=layout, continuous_update=True
+        options=values, description=label, layout=layout, continuous_update=continuous
     )
 
 

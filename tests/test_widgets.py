@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import ipywidgets
 import pytest
 import torch
 
@@ -49,6 +50,41 @@ def test_strings_become_a_menu_and_numbers_a_slider():
     assert type(shape).__name__ == "Dropdown"
     assert type(size).__name__ == "SelectionSlider"
     assert "slam-explorer-figure" in picture._dom_classes
+
+
+def test_what_is_slow_says_so_and_waits_for_the_hand():
+    said = []
+
+    def slowly(size):
+        said.append(box[0].children[-1].value if box else "")
+        return draw(size=size)
+
+    box = []
+    box.append(explorer(slowly, slow=True, size=[1, 2]))
+    (size,), picture, caption = parts(box[0])
+    assert not size.continuous_update
+    size.value = 2
+    size.value = 1  # kept: nothing is drawn
+    assert said[0] == ""
+    assert "drawing …" in said[1]
+    assert len(said) == 2
+    assert "circle of size 1" in caption.value
+    assert picture.tooltip == "circle of size 1"
+    assert parts(explorer(draw, size=[1, 2]))[0][0].continuous_update
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_only_the_widgets_that_every_front_end_has(slow):
+    """JupyterLab, Notebook, VS Code, Voila and Colab bring these two modules, and no other."""
+    box = explorer(draw, slow=slow, shape=["circle", "square"], size=[1, 2, 3])
+    kinds, queue = set(), [box]
+    while queue:
+        widget = queue.pop()
+        kinds.add(widget._model_module)
+        held = (getattr(widget, name) for name in widget.keys)
+        queue += [w for w in held if isinstance(w, ipywidgets.Widget)]
+        queue += getattr(widget, "children", ())
+    assert kinds == {"@jupyter-widgets/base", "@jupyter-widgets/controls"}
 
 
 def test_no_values_are_refused():

@@ -115,6 +115,7 @@ def prompts(
 
     box = explorer(
         draw,
+        slow=True,
         digit=digits,
         stroke=(*NAMES, ANY),
         background=(*BACKGROUNDS, ANY),

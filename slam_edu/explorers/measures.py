@@ -63,4 +63,4 @@ def spread(
     def draw(measure: str, images: int) -> CourseFigure:
         return spread_figure(sources, reference, measure, images)
 
-    return explorer(draw, measure=MEASURES, images=counts)
+    return explorer(draw, slow=True, measure=MEASURES, images=counts)

@@ -83,6 +83,8 @@ def few_steps(
         prompt = prompt_of(digit, *COLOURS)
         return steps_figure(networks[network], network, prompt, steps, seed, shape)
 
-    box = explorer(draw, network=list(networks), digit=digits, steps=steps, seed=SEEDS)
+    box = explorer(
+        draw, slow=True, network=list(networks), digit=digits, steps=steps, seed=SEEDS
+    )
     box.children[2].value = first
     return box
