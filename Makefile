@@ -28,7 +28,7 @@ RUN = @command -v "$(PYTHON)" >/dev/null 2>&1 || { \
 	"$(PYTHON)" tools/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test setup lint notebooks wheel constraints address clean
+.PHONY: help lab test setup lint notebooks site wheel constraints address clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,9 @@ lint: ## ruff over code and notebooks, spelling (ARGS=--fix)
 
 notebooks: ## run the notebooks again, outputs written in place (ARGS=notebooks/01_….ipynb)
 	$(RUN) notebooks $(SWITCHES) $(ARGS)
+
+site: ## build the website into dist/site (ARGS=--linkcheck looks outside links up)
+	$(RUN) site $(SWITCHES) $(ARGS)
 
 wheel: ## build dist/slam_edu-….whl, for Colab
 	$(RUN) wheel $(SWITCHES)

@@ -485,11 +485,11 @@ def test_lab_without_its_notebook_says_so(checkout, commands, capsys):
 
 def test_every_check_is_a_step():
     steps = {step.name: step.command for step in bootstrap.test_steps(2, False)}
-    assert list(steps) == ["lint", "unit", "rules", "outputs", "browser"]
+    assert list(steps) == ["lint", "unit", "rules", "site", "outputs", "browser"]
     assert steps["lint"] == ["-m", "tools.lint"]
     # Every folder of tests belongs to exactly one pytest step.
     left_out = {part.split("=")[1] for part in steps["unit"] if part.startswith("--ignore=")}
-    assert left_out == {steps["rules"][-1], steps["browser"][-1]}
+    assert left_out == {steps[name][-1] for name in ("rules", "site", "browser")}
     assert all(command[0] == "-m" for command in steps.values())
 
 
@@ -509,6 +509,12 @@ def test_long_notebooks_run_once_where_the_browser_test_compares_them(
     assert bootstrap.main(["test", *only]) == 0
     [compare] = [command for command in commands if "compare" in command]
     assert ("--short" in compare) == short
+
+
+def test_the_website_is_built_with_what_it_imports(checkout, commands):
+    assert bootstrap.main(["site", "--linkcheck"]) == 0
+    assert commands[-1][1:] == ["-m", "tools.website", "--linkcheck"]
+    assert pip_calls(commands)[-1][-1] == ".[course,sd,site]"
 
 
 def test_unknown_steps_and_jobs_are_named(checkout, commands, monkeypatch, capsys):
@@ -536,9 +542,9 @@ def test_all_steps_run_even_after_a_failure(checkout, commands, monkeypatch, cap
 
     monkeypatch.setattr(bootstrap, "run_step", run_step)
     assert bootstrap.main(["test"]) == (1 if failing else 0)
-    assert ran == ["lint", "unit", "rules", "outputs", "browser"]
+    assert ran == ["lint", "unit", "rules", "site", "outputs", "browser"]
     last = capsys.readouterr().out.strip().splitlines()[-1]
-    assert last == (f"FAILED: {failing} in 5 s" if failing else "ALL OK in 5 s")
+    assert last == (f"FAILED: {failing} in 6 s" if failing else "ALL OK in 6 s")
 
 
 def test_skipped_tests_are_counted_and_named():

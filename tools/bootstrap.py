@@ -47,6 +47,7 @@ EXTRAS = ("course", "sd", "data", "teach", "site", "test")
 CONTAINS = {"test": ("course", "sd", "data", "teach", "site")}
 LAB_EXTRAS = ("course", "sd")
 TEST_EXTRAS = ("test",)
+SITE_EXTRAS = ("course", "sd", "site")  # the API reference imports every part of the library
 # Installed first, so that the checkout itself can be installed without fetching a build system:
 # a second `make lab` after an edit of pyproject.toml then works without a network.
 BUILD_TOOLS = ("hatchling", "editables")
@@ -602,9 +603,14 @@ def test_steps(workers: int, browser: bool) -> List[Step]:
         Step(
             "unit",
             "the library and the tools",
-            pytest + parallel + ["tests", "--ignore=tests/browser", "--ignore=tests/notebooks"],
+            pytest
+            + parallel
+            + ["tests"]
+            + ["--ignore=tests/" + name for name in ("browser", "notebooks", "site")],
         ),
         Step("rules", "house rules of the notebooks", pytest + parallel + ["tests/notebooks"]),
+        # Built once for all of its tests, so in one process.
+        Step("site", "the website: built, its links, in a real browser", pytest + ["tests/site"]),
         Step(
             "outputs",
             "notebooks run again, outputs compared (nbval)",
@@ -704,6 +710,12 @@ def notebooks(options: argparse.Namespace) -> int:
     return run_inside(python, ["-m", "tools.notebooks", "run"] + options.rest)
 
 
+def site(options: argparse.Namespace) -> int:
+    """Build the website into dist/site."""
+    python = setup(SITE_EXTRAS, options.cpu, options.this_python)
+    return run_inside(python, ["-m", "tools.website"] + options.rest)
+
+
 def wheel(options: argparse.Namespace) -> int:
     """Build dist/slam_edu-VERSION-py3-none-any.whl, for Colab and for other people's projects."""
     python = setup(LAB_EXTRAS, options.cpu, options.this_python)
@@ -780,6 +792,7 @@ def parser() -> argparse.ArgumentParser:
         ("setup", only_setup, None),
         ("lint", lint, "passed on to ruff, such as --fix"),
         ("notebooks", notebooks, "passed on to tools.notebooks: notebook files, switches"),
+        ("site", site, "passed on to tools.website, such as --linkcheck"),
         ("wheel", wheel, None),
         ("constraints", constraints, None),
         ("address", address, "the address, or --clear; nothing shows the present one"),
@@ -817,7 +830,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     if not options.command:
         top.print_help()
         return 2
-    takes_rest = options.command in ("lab", "lint", "notebooks", "address")
+    takes_rest = options.command in ("lab", "lint", "notebooks", "site", "address")
     if rest and not takes_rest:
         top.error("{} takes no {}".format(options.command, " ".join(rest)))
     options.rest = [argument for argument in rest if argument != "--"]

@@ -362,12 +362,12 @@ def escape_rst(text: str) -> str:
 
 def glossary_rows(titles: dict[str, str]) -> str:
     """Markdown: the table of symbols."""
-    lines = ["| symbol | meaning | in the code | first in |", "|---|---|---|---|"]
+    lines = ["| symbol | meaning | first in | in the code |", "|---|---|---|---|"]
     pages = {int(name[:2]): name for name in titles}
     for entry in glossary.SYMBOLS:
-        code = ", ".join(f"`{name.removeprefix('slam_edu.')}`" for name in entry.code) or "–"
+        code = "<br>".join(f"`{glossary.short(name)}`" for name in entry.code)
         lesson = f"[{entry.lesson:02d}](notebooks/{pages[entry.lesson]}.ipynb)"
-        lines.append(f"| ${entry.symbol}$ | {entry.meaning} | {code} | {lesson} |")
+        lines.append(f"| ${entry.symbol}$ | {entry.meaning} | {lesson} | {code} |")
     return "\n".join(lines)
 
 

@@ -37,7 +37,7 @@ nb_ipywidgets_js = {}  # these come from other hosts, and without a kernel they 
 nb_code_prompt_show = "Show the solution"
 nb_code_prompt_hide = "Hide the solution"
 nb_mime_priority_overrides = [("html", "image/gif", 45)]  # before the still picture of it
-myst_enable_extensions = ["amsmath", "dollarmath", "html_image"]
+myst_enable_extensions = ["amsmath", "colon_fence", "dollarmath", "html_image"]
 myst_heading_anchors = 3
 # As on GitHub: a raw `<div>` is HTML, `~` is no strike-through, a list may start anywhere.
 suppress_warnings = ["myst.header"]  # reports may jump from one level to the next but one
@@ -49,6 +49,7 @@ suppress_warnings = ["myst.header"]  # reports may jump from one level to the ne
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
+autodoc_default_options = {"no-value": True}  # of constants: some are long tables
 toc_object_entries = False  # hundreds of names beside a page help nobody find one
 python_use_unqualified_type_names = True
 python_display_short_literal_types = True
@@ -79,6 +80,7 @@ html_theme_options = {
     "use_download_button": False,  # the lessons have a link of their own, to the course's file
     "use_fullscreen_button": False,
     "show_toc_level": 2,
+    "logo": {"text": "slam_edu"},
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
     "extra_footer": f"<p>slam_edu {version}. Code and text under the MIT licence.</p>",
@@ -115,6 +117,13 @@ def finish_cells(app: Sphinx, doctree: nodes.document) -> None:
         pictures = list(cell.findall(nodes.image))
         for picture, alt in zip(pictures, metadata["slam_edu_alts"], strict=True):
             picture["alt"] = alt
+
+
+def dash_fields(app: Sphinx, doctree: nodes.document) -> None:
+    """An en dash between an argument's type and its meaning, where docutils writes two hyphens."""
+    for text in list(doctree.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" – "))
 
 
 def skip_foreign(
@@ -181,6 +190,7 @@ def exists(target: str) -> bool:
 def setup(app: Sphinx) -> dict:
     """Connect what is above."""
     app.connect("doctree-read", finish_cells)
+    app.connect("doctree-read", dash_fields)
     app.connect("doctree-read", name_types_in_full)
     app.connect("autodoc-skip-member", skip_foreign)
     app.connect("missing-reference", find_elsewhere)

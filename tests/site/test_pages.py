@@ -1,0 +1,190 @@
+"""The built pages: links and anchors, lessons, figures, the reference."""
+
+import html.parser
+import pkgutil
+import re
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from sphinx.util.inventory import InventoryFile
+
+import slam_edu
+from slam_edu import glossary
+from tools import website
+from tools.notebook_rules import figure_alt
+
+NOTEBOOKS = website.read_notebooks()
+LOADED = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
+
+
+@dataclass
+class Page:
+    """What a page holds that others can point at, and what it points at itself."""
+
+    ids: set = field(default_factory=set)
+    links: list = field(default_factory=list)
+    loaded: list = field(default_factory=list)  # fetched as the page opens
+    images: list = field(default_factory=list)
+
+
+class Reader(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.page = Page()
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.page.ids.update(values[name] for name in ("id", "name") if values.get(name))
+        if tag == "a" and values.get("href"):
+            self.page.links.append(values["href"])
+        if values.get(LOADED.get(tag)):
+            self.page.loaded.append(values[LOADED[tag]])
+        if tag == "img":
+            self.page.images.append(values)
+
+
+def read_page(path):
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    return reader.page
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    """{path of a page: what is in it}"""
+    return {path: read_page(path) for path in sorted(site.rglob("*.html"))}
+
+
+def broken(site, pages):
+    """Links and loaded files inside the site that lead nowhere."""
+    found = []
+    for path, page in pages.items():
+        for target in page.links + page.loaded:
+            parts = urlsplit(target)
+            if parts.scheme or parts.netloc or target.startswith("data:"):
+                continue
+            goal = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            goal = goal / "index.html" if goal.is_dir() else goal
+            anchor = unquote(parts.fragment)
+            if not goal.exists():
+                found.append(f"{path.relative_to(site)}: no file {target}")
+            elif anchor and goal in pages and anchor not in pages[goal].ids:
+                found.append(f"{path.relative_to(site)}: no anchor {target}")
+    return found
+
+
+def test_links_and_anchors_lead_somewhere(site, pages):
+    assert len(pages) > 30
+    assert sum(len(page.links) for page in pages.values()) > 3000
+    assert broken(site, pages) == []
+
+
+def test_a_broken_link_is_found(tmp_path):
+    (tmp_path / "a.html").write_text('<a href="b.html#x"></a><a href="c.html"></a><img src="d">')
+    (tmp_path / "b.html").write_text('<p id="y"></p><a href="a.html"></a>')
+    pages = {path: read_page(path) for path in tmp_path.glob("*.html")}
+    found = broken(tmp_path, pages)
+    assert found == ["a.html: no anchor b.html#x", "a.html: no file c.html", "a.html: no file d"]
+
+
+def test_nothing_comes_from_another_host(pages):
+    for path, page in pages.items():
+        foreign = [target for target in page.loaded if urlsplit(target).netloc]
+        assert foreign == [], path.name
+
+
+def test_no_link_leads_to_a_repository_without_an_address(pages):
+    hosts = {urlsplit(link).netloc for page in pages.values() for link in page.links}
+    assert "arxiv.org" in hosts
+    # Colab's own front page is where a notebook can be uploaded.
+    colab = [
+        link for page in pages.values() for link in page.links if "colab.research" in link
+    ]
+    assert set(colab) <= {"https://colab.research.google.com"}
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_lesson_is_whole(site, pages, name):
+    path = site / "notebooks" / f"{name}.html"
+    text, nb = path.read_text(encoding="utf-8"), NOTEBOOKS[name]
+    code = [cell for cell in nb.cells if cell.cell_type == "code"]
+    assert {f"cell-{cell.id}" for cell in code} <= pages[path].ids
+    solutions = [cell for cell in code if website.is_solution(cell)]
+    assert text.count('<details class="hide above-input">') == len(solutions) >= 2
+    # Explorers do not move here; a word stands in for each, and nothing of them is loaded.
+    widgets = [
+        out for cell in code for out in cell.outputs if website.WIDGET_VIEW in out.get("data", {})
+    ]
+    assert text.count('class="slam-explorer-note"') == len(widgets) >= 1
+    assert "jupyter-widgets" not in text
+    # The download is the notebook itself.
+    original = (website.ROOT / "notebooks" / f"{name}.ipynb").read_bytes()
+    assert (site / "notebooks" / f"{name}.ipynb").read_bytes() == original
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_lessons_figures_keep_their_alternative_text(site, pages, name):
+    shown = list(website.figures(NOTEBOOKS[name], name))
+    page = pages[site / "notebooks" / f"{name}.html"]
+    alts = [image.get("alt", "") for image in page.images]
+    assert [alt for alt in alts if alt in {figure.alt for figure in shown}] == [
+        figure.alt for figure in shown
+    ]
+    assert all(alts)
+
+
+def test_the_gallery_has_every_figure_with_its_text_and_its_cell(site, pages):
+    page = pages[site / "gallery.html"]
+    outputs = [
+        (name, cell.id, figure_alt(out))
+        for name, nb in NOTEBOOKS.items()
+        for cell in nb.cells
+        for out in cell.get("outputs", [])
+        if any(kind.startswith("image/") for kind in out.get("data", {}))
+    ]
+    shown = [image for image in page.images if "_images" in image["src"]]
+    assert [image["alt"] for image in shown] == [alt for _, _, alt in outputs]
+    assert {image.get("loading") for image in shown} == {"lazy"}
+    cells = [link for link in page.links if "#cell-" in link]
+    assert cells == [f"notebooks/{name}.html#cell-{cell}" for name, cell, _ in outputs]
+
+
+def test_the_glossary_has_every_symbol(site):
+    text = (site / "glossary.html").read_text(encoding="utf-8")
+    rows = re.findall(r'<tr class="row-(?:odd|even)"><td>', text)
+    assert len(rows) == len(glossary.SYMBOLS)
+    assert text.count('href="notebooks/04_sub_paths_and_the_sl_ode.html"') >= 9
+    assert "<br>" in text
+    assert "DistillOutput.gamma" in text
+
+
+def public_modules(package, prefix, depth):
+    for module in pkgutil.iter_modules(package):
+        if not module.name.startswith("_"):
+            yield f"{prefix}.{module.name}"
+            if module.ispkg and depth:
+                inner = [f"{package[0]}/{module.name}"]
+                yield from public_modules(inner, f"{prefix}.{module.name}", depth - 1)
+
+
+def test_the_reference_has_every_public_module_and_name(site):
+    with (site / "objects.inv").open("rb") as stream:
+        inventory = InventoryFile.load(stream, "", lambda base, path: path)
+    modules = set(public_modules(slam_edu.__path__, "slam_edu", 1))
+    assert len(modules) > 80
+    assert modules - set(inventory["py:module"]) == set()
+    classes, functions = set(inventory["py:class"]), set(inventory["py:function"])
+    ends = {name.rpartition(".")[2] for name in classes | functions}
+    assert set(slam_edu.__all__) - ends == set()
+
+
+def test_the_landing_page_and_the_guide_come_from_the_readme(site):
+    index = (site / "index.html").read_text(encoding="utf-8")
+    run = (site / "run.html").read_text(encoding="utf-8")
+    lessons = (site / "lessons.html").read_text(encoding="utf-8")
+    for text in (index, run, lessons):
+        assert "from README" not in text
+    assert "make lab" in index
+    assert "sd15-t4-lora" in run
+    assert all(f'href="notebooks/{name}.html"' in lessons for name in NOTEBOOKS)
