@@ -10,6 +10,7 @@ nbval's job.
 
 from __future__ import annotations
 
+import ast
 import re
 import statistics
 import sys
@@ -35,7 +36,14 @@ LARGEST = 500_000  # bytes of one notebook
 CELLS = (15, 50)
 MEDIAN_CODE_LINES = 10  # the median code cell is shorter than this
 WORDS = (1500, 2500)
-WORDS_START = (900, 2500)  # lesson 00 explains less and lets the learner do more
+PROSE = (7, 15)  # words for a line of code
+# Where a lesson has bounds of its own, and why: {(number of the lesson, what): bounds}.
+EXCEPTIONS = {
+    # It explains less and lets the learner do more.
+    ("00", "words"): (900, 2500),
+    # Its cells are calls of one or two lines: the code is in the library until lesson 01.
+    ("00", "words per code line"): (7, 17),
+}
 SHORTEST_ALT = 15  # characters; "figure" or "plot" describes nothing
 
 # Every lesson has these headings (level 2 or deeper, any further words behind them).
@@ -54,6 +62,7 @@ _HTML_IMAGE = re.compile(r"<img\b[^>]*>", re.IGNORECASE)
 _TAG = re.compile(r"<[^>]+>")
 _WORD = re.compile(r"[^\W_](?:[\w'’.\-]*\w)?")
 _HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*$", re.MULTILINE)
+_EXERCISE = re.compile(r"Exercise \d+")
 _MACHINE_PATH = re.compile(
     r"(?<![\w.:/])/(?:root|home|Users|tmp|var/folders)/[\w.\-]+|[A-Z]:\\+Users"
 )
@@ -130,13 +139,42 @@ def numbers(lesson: Lesson) -> dict[str, float]:
         if SETUP_TAG not in cell.metadata.get("tags", [])
     ]
     words = sum(count_words(cell.source) for _, cell in lesson.cells("markdown"))
+    outputs = [output for _, cell in lesson.cells("code") for output in cell.outputs]
     return {
         "cells": len(lesson.nb.cells),
+        "code lines": sum(lines),
         "median code lines": statistics.median(lines) if lines else 0,
         "words": words,
         "words per code line": words / max(1, sum(lines)),
+        "figures": sum(draws_figure(output) for output in outputs),
+        "exercises": sum(bool(_EXERCISE.match(text)) for _, _, text in lesson.headings()),
         "kB": lesson.size / 1000,
     }
+
+
+def bounds(lesson: Lesson, what: str, usual: tuple[float, float]) -> tuple[float, float]:
+    """(least, most) of one of the `numbers` in this lesson."""
+    return EXCEPTIONS.get((lesson.path.name[:2], what), usual)
+
+
+def draws_figure(output: NotebookNode) -> bool:
+    """Whether an output is a figure; an explorer is a widget and not counted."""
+    return any(mime.startswith("image/") for mime in output.get("data", {}))
+
+
+def bare_figures(lesson: Lesson) -> dict[int, int | None]:
+    """{number of a cell with a figure: cells of code until the next text}, if there are any.
+
+    None where no text follows at all.
+    """
+    found: dict[int, int | None] = {}
+    for number, cell in lesson.cells("code"):
+        if any(draws_figure(output) for output in cell.outputs):
+            kinds = [after.cell_type for after in lesson.nb.cells[number:]]
+            between = kinds.index("markdown") if "markdown" in kinds else None
+            if between != 0:
+                found[number] = between
+    return found
 
 
 # ---------------------------------------------------------------------------------------------
@@ -315,7 +353,7 @@ def has_house_style(lesson: Lesson) -> list[str]:
     """Length: cells, code lines and words stay inside their bounds."""
     found = []
     values = numbers(lesson)
-    low, high = WORDS_START if lesson.path.name.startswith("00") else WORDS
+    low, high = bounds(lesson, "words", WORDS)
     if not CELLS[0] <= values["cells"] <= CELLS[1]:
         found.append(f"{values['cells']} cells; {CELLS[0]} to {CELLS[1]} are allowed")
     if values["median code lines"] >= MEDIAN_CODE_LINES:
@@ -326,6 +364,57 @@ def has_house_style(lesson: Lesson) -> list[str]:
     if not low <= values["words"] <= high:
         found.append(f"{values['words']} words of prose; {low} to {high} are allowed")
     return found
+
+
+def explains_its_code(lesson: Lesson) -> list[str]:
+    """There are neither too few words for the code nor too many."""
+    ratio = numbers(lesson)["words per code line"]
+    low, high = bounds(lesson, "words per code line", PROSE)
+    if low <= ratio <= high:
+        return []
+    return [f"{ratio:.1f} words for a line of code; {low} to {high} are allowed"]
+
+
+def imports_at_the_top(lesson: Lesson) -> list[str]:
+    """The first cell behind the set-up imports, and no other cell does.
+
+    A solution may import inside its function what the learner would look for.
+    """
+    code = [
+        (number, cell.source)
+        for number, cell in lesson.cells("code")
+        if SETUP_TAG not in cell.metadata.get("tags", [])
+    ]
+    if not code:
+        return []
+    importing = [number for number, source in code if _imports(source)]
+    if importing == [code[0][0]]:
+        return []
+    return [f"the first cell of code alone ({code[0][0]}) must import; these do: {importing}"]
+
+
+def _imports(source: str) -> bool:
+    """Whether a cell imports outside of functions and classes; magics are no Python."""
+    tree = ast.parse(re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source))
+    nodes = list(tree.body)
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            return True
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            nodes.extend(ast.iter_child_nodes(node))
+    return False
+
+
+def interprets_figures(lesson: Lesson) -> list[str]:
+    """Text follows each figure: at once, or behind one more cell that is read together with it."""
+    return [
+        f"cell {number} draws a figure, and "
+        + ("no text follows" if between is None else f"{between} cells of code come before text")
+        + "; one cell in between is allowed"
+        for number, between in bare_figures(lesson).items()
+        if between is None or between > 1
+    ]
 
 
 def describes_pictures(lesson: Lesson) -> list[str]:
@@ -375,6 +464,9 @@ RULES: tuple[Callable[[Lesson], list[str]], ...] = (
     has_sections,
     marks_its_exercises,
     has_house_style,
+    explains_its_code,
+    imports_at_the_top,
+    interprets_figures,
     describes_pictures,
 )
 
@@ -393,10 +485,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     address = read_address()
     lessons = [Lesson.read(path, address) for path in paths]
-    print(f"{'notebook':<34}" + "".join(f"{key:>21}" for key in numbers(lessons[0])))
+    columns = list(numbers(lessons[0]))
+    width = max(len(lesson.path.name) for lesson in lessons)
+    print(" " * width + "".join(f"  {key}" for key in columns))
     for lesson in lessons:
-        values = "".join(f"{value:>21.4g}" for value in numbers(lesson).values())
-        print(f"{lesson.path.name:<34}{values}")
+        row = zip(columns, numbers(lesson).values(), strict=True)
+        values = "".join(f"  {value:>{len(key)}.4g}" for key, value in row)
+        print(f"{lesson.path.name:<{width}}{values}")
+    for lesson in lessons:
+        for number in bare_figures(lesson):
+            print(f"{lesson.path.name}: the figure of cell {number} has no text right behind it")
     breaches = [f"{lesson.path.name}: {text}" for lesson in lessons for text in check(lesson)]
     print("\n".join(breaches) or "every rule is kept")
     return 1 if breaches else 0

@@ -47,9 +47,7 @@ def made_exercise() -> list[NotebookNode]:
     )
     return [
         nbformat.v4.new_code_cell(stub, metadata={"tags": ["stub"]}),
-        nbformat.v4.new_code_cell(
-            "checks.bend(bend)", metadata={"tags": ["check", "points:4"]}
-        ),
+        nbformat.v4.new_code_cell("checks.bend(bend)", metadata={"tags": ["check", "points:4"]}),
         nbformat.v4.new_code_cell(
             solution, metadata={"tags": ["solution"], "jupyter": {"source_hidden": True}}
         ),
@@ -68,9 +66,11 @@ def made_notebook() -> NotebookNode:
         ),
         nbformat.v4.new_code_cell(setup_cell_source(""), metadata={"tags": ["setup"]}),
     ]
+    imports = "import math\n" + 140 * "# A long cell, for so many words.\n"
     for index in range(7):
         cells.append(nbformat.v4.new_markdown_cell(prose * 22))
-        cells.append(nbformat.v4.new_code_cell(f"print({index})\n# a line more"))
+        source = f"print({index})\n# a line more"
+        cells.append(nbformat.v4.new_code_cell(source if index else imports + source))
     cells += [
         nbformat.v4.new_markdown_cell(f"Look.\n\n![{ALT}](img/pixel.png)"),
         nbformat.v4.new_markdown_cell(

@@ -118,6 +118,27 @@ def reorder(nb):
     cells[18:20] = [cells[19], cells[18]]
 
 
+def more_code(lines):
+    """That many lines more in the cell of imports; with fewer, the imports go as well."""
+
+    def change(nb):
+        cell = cell_of(nb, "code", 1)
+        comment = "# A long cell, for so many words.\n"
+        if lines > 0:
+            cell.source = comment * lines + cell.source
+        else:
+            cell.source = cell.source.replace("import math\n" + comment * -lines, "")
+        nb.metadata.slam_edu["source_sha256"] = source_sha256(nb)
+
+    return change
+
+
+def figure_last(nb):
+    cell = nbformat.v4.new_code_cell("print(9)", id="last", execution_count=12)
+    cell.outputs = [figure_output()]
+    nb.cells.append(cell)
+
+
 def stream(name, text):
     return nbformat.v4.new_output("stream", name=name, text=text)
 
@@ -232,6 +253,23 @@ BROKEN = [
     (rules.has_house_style, "long code", long_cells, "median code cell has 10 lines"),
     (rules.has_house_style, "few words", attribute("markdown", 1, "source", "Few."), "words"),
     (rules.has_house_style, "many words", edit("markdown", 1, "bends", "bends " * 50), "words"),
+    (rules.explains_its_code, "much code", more_code(120), "6.[0-9] words for a line of code; 7"),
+    (rules.explains_its_code, "little code", more_code(-140), "words for a line of code; 7 to 15"),
+    (rules.imports_at_the_top, "no imports", more_code(-140), r"alone \(4\) must import.*: \[\]"),
+    (
+        rules.imports_at_the_top,
+        "elsewhere",
+        edit("code", 3, "print(2)", "import os\nprint(2)"),
+        r"these do: \[4, 8\]",
+    ),
+    (
+        rules.imports_at_the_top,
+        "inside",
+        edit("code", 3, "print(2)", "if True:\n    from os import path\nprint(2)"),
+        r"\[4, 8\]",
+    ),
+    (rules.interprets_figures, "no text", output(8, figure_output()), "cell 19 draws.* 2 cells"),
+    (rules.interprets_figures, "at the end", figure_last, "cell 24 draws .* no text follows"),
     (
         rules.describes_pictures,
         "no alt",
@@ -339,3 +377,41 @@ def test_without_notebooks_the_table_says_so(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(rules, "NOTEBOOKS", Path(tmp_path))
     assert rules.main([]) == 2
     assert "no notebooks in" in capsys.readouterr().err
+
+
+def test_what_counts_as_an_import():
+    assert rules._imports("%matplotlib inline\nimport os")
+    assert rules._imports("try:\n    import os\nexcept ImportError:\n    pass")
+    assert not rules._imports("def solution():\n    from scipy import stats\n    return stats")
+    assert not rules._imports("for i in range(3):\n    %pip list")
+
+
+def test_figures_and_exercises_are_counted():
+    values = rules.numbers(lesson())
+    assert (values["figures"], values["exercises"], values["cells"]) == (1, 1, 23)
+    assert values["code lines"] == 141 + 7 * 2 + 3 + 1 + 6
+    assert values["words per code line"] == values["words"] / values["code lines"]
+
+
+def test_figures_without_text_right_behind_are_listed(tmp_path, capsys):
+    def change(nb):
+        cell_of(nb, "code", 9).outputs = [figure_output()]
+
+    assert rules.bare_figures(lesson()) == {}
+    assert rules.bare_figures(lesson(change)) == {20: 1}
+    assert rules.interprets_figures(lesson(change)) == []
+    nb = made_notebook()
+    change(nb)
+    (tmp_path / "01_made.ipynb").write_bytes(to_text(nb).encode("utf-8"))
+    rules.main([str(tmp_path / "01_made.ipynb")])
+    assert "01_made.ipynb: the figure of cell 20 has no text right" in capsys.readouterr().out
+
+
+def test_lesson_00_may_have_more_words_for_a_line():
+    def fewer(nb):
+        cell = cell_of(nb, "code", 1)
+        cell.source = cell.source.replace("# A long cell, for so many words.\n", "", 59)
+
+    assert rules.explains_its_code(lesson(fewer, name="00_start.ipynb")) == []
+    [breach] = rules.explains_its_code(lesson(fewer))
+    assert "7 to 15" in breach
