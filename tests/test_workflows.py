@@ -104,20 +104,16 @@ def test_actions_are_pinned_to_a_major_version(workflow, job):
 
 @pytest.mark.parametrize(("workflow", "job"), JOBS)
 def test_commands_exist(workflow, job):
-    known = [step.name for step in bootstrap.test_steps(2, *[True] * takes_browser())]
+    known = {step.name for step in bootstrap.test_steps(2, True)}
     for arguments in bootstrap_commands(job):
         options, rest = bootstrap.parser().parse_known_args(arguments)
         assert options.command
         assert rest == []
         if options.command == "test":
             assert options.only
-            assert set(options.only.split(",")) <= set(known)
+            assert set(options.only.split(",")) <= known
     for name in re.findall(r"(?<=\s)(?:\.github/)?[\w./-]+\.(?:in|toml)\b", all_runs(job)):
         assert (ROOT / name).is_file(), name
-
-
-def takes_browser():
-    return bootstrap.test_steps.__code__.co_argcount > 1
 
 
 def all_runs(job):
@@ -133,7 +129,7 @@ def test_python_is_the_classifiers_and_every_step_runs_somewhere():
     for job in jobs.values():
         for arguments in bootstrap_commands(job):
             ran |= set(arguments[arguments.index("--only") + 1].split(","))
-    assert ran == {step.name for step in bootstrap.test_steps(2, *[True] * takes_browser())}
+    assert ran == {step.name for step in bootstrap.test_steps(2, True)}
 
 
 def test_macos_and_windows_run_the_unit_tests():
