@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -422,3 +423,25 @@ def test_windows_has_no_posix_calls(place, needs, monkeypatch, capsys):
     assert setup().system == "Windows"
     assert environment.check_environment().cores >= 1
     assert capsys.readouterr() == ("", "")
+
+
+# The page about it
+
+
+def test_the_page_names_what_there_is(place, needs):
+    page = (Path(__file__).parents[1] / "docs" / "anywhere.md").read_text(encoding="utf-8")
+    needs("numpy>=1")
+    here = setup()
+    named = set(re.findall(r"course\.(\w+)", page))
+    assert named == {"platform", "device", "dtype", "runs", "fits_stable_diffusion"}
+    assert all(hasattr(here, name) for name in named)
+    code = Path(setting_up.__file__).read_text(encoding="utf-8")
+    code += Path(environment.__file__).read_text(encoding="utf-8")
+    for words in (
+        "is missing", "is not in", "then restart the kernel", "is imported and not installed",
+        "has no code for this", "cannot be written to", "pip failed (", "runs go to",
+    ):  # fmt: skip
+        assert words in code
+        assert words in page
+    for link in re.findall(r"\]\((?!https)([^)#]+)\)", page):
+        assert (Path(__file__).parents[1] / "docs" / link).exists()
