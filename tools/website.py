@@ -146,6 +146,7 @@ API = {
             "resources",
             "runlog",
             "seeding",
+            "setting_up",
         ),
     ),
 }

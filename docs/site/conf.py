@@ -25,7 +25,6 @@ language = "en"
 smartquotes = False  # as the notebooks have them, and a tenth of the time
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
-# The teaching guide is in the contents only where it is written.
 exclude_patterns = ["_static"]
 
 # ---------------------------------------------------------------------------------------------
@@ -71,6 +70,7 @@ html_logo = "_static/logo.svg"
 html_favicon = "_static/logo.svg"
 html_static_path = ["_static"]
 html_css_files = ["slam.css"]
+html_js_files = ["slam.js"]
 html_last_updated_fmt = None  # two builds of one commit are the same
 html_copy_source = True
 html_theme_options = {

@@ -53,7 +53,8 @@ def read_page(path):
 @pytest.fixture(scope="module")
 def pages(site):
     """{path of a page: what is in it}"""
-    return {path: read_page(path) for path in sorted(site.rglob("*.html"))}
+    paths = sorted(path for path in site.rglob("*.html") if "_static" not in path.parts)
+    return {path: read_page(path) for path in paths}
 
 
 def broken(site, pages):
@@ -111,7 +112,7 @@ def test_a_lesson_is_whole(site, pages, name):
     code = [cell for cell in nb.cells if cell.cell_type == "code"]
     assert {f"cell-{cell.id}" for cell in code} <= pages[path].ids
     solutions = [cell for cell in code if website.is_solution(cell)]
-    assert text.count('<details class="hide above-input">') == len(solutions) >= 2
+    assert text.count('hide above-input">') == len(solutions) >= 2
     # Explorers do not move here; a word stands in for each, and nothing of them is loaded.
     widgets = [
         out for cell in code for out in cell.outputs if website.WIDGET_VIEW in out.get("data", {})
@@ -127,11 +128,8 @@ def test_a_lesson_is_whole(site, pages, name):
 def test_a_lessons_figures_keep_their_alternative_text(site, pages, name):
     shown = list(website.figures(NOTEBOOKS[name], name))
     page = pages[site / "notebooks" / f"{name}.html"]
-    alts = [image.get("alt", "") for image in page.images]
-    assert [alt for alt in alts if alt in {figure.alt for figure in shown}] == [
-        figure.alt for figure in shown
-    ]
-    assert all(alts)
+    alts = [image.get("alt") for image in page.images if "_images" in image["src"]]
+    assert alts == [figure.alt for figure in shown]
 
 
 def test_the_gallery_has_every_figure_with_its_text_and_its_cell(site, pages):
@@ -185,6 +183,6 @@ def test_the_landing_page_and_the_guide_come_from_the_readme(site):
     lessons = (site / "lessons.html").read_text(encoding="utf-8")
     for text in (index, run, lessons):
         assert "from README" not in text
-    assert "make lab" in index
+    assert re.search(r"make</span>\W+<span[^>]*>lab|make lab", index)
     assert "sd15-t4-lora" in run
     assert all(f'href="notebooks/{name}.html"' in lessons for name in NOTEBOOKS)
