@@ -5,6 +5,7 @@ import runpy
 import shutil
 
 import pytest
+import yaml
 
 from tools import website
 
@@ -111,3 +112,15 @@ def test_a_failed_build_leaves_the_older_site(tmp_path, monkeypatch, capfd):
 def _small(target, pages):
     (target / "index.md").write_bytes((pages / "index.md").read_bytes())
     (target / "conf.py").write_text('extensions = ["myst_parser"]\n')
+
+
+def test_the_workflow_publishes_what_make_site_builds():
+    text = (website.ROOT / ".github" / "workflows" / "pages.yml").read_text("utf-8")
+    build, publish = (yaml.safe_load(text)["jobs"][name] for name in ("build", "publish"))
+    assert [step["run"] for step in build["steps"] if "run" in step] == ["make site CPU=1"]
+    assert website.ROOT / build["steps"][-1]["with"]["path"] == website.OUT
+    assert publish["needs"] == "build"
+    # Writing is for the job that runs nothing but the publishing action.
+    assert set(publish["permissions"]) == {"pages", "id-token"}
+    assert yaml.safe_load(text)["permissions"] == {"contents": "read"}
+    assert [step["uses"] for step in publish["steps"]] == ["actions/deploy-pages@v4"]
