@@ -91,6 +91,12 @@ SYMBOLS: tuple[Symbol, ...] = (
         (r"\mu_k", "mu_k", "mean of a mixture's component", "toy.GaussianMixture(means)"),
         (r"w_k", "w_k", "weight of a mixture's component", "toy.GaussianMixture(weights)"),
         (
+            r"\mathrm{std}",
+            "std",
+            "standard deviation of a mixture's components",
+            "toy.GaussianMixture(std)",
+        ),
+        (
             r"p_t",
             "p_t",
             "density of the noisy samples at timestep t",
@@ -146,6 +152,13 @@ SYMBOLS: tuple[Symbol, ...] = (
     *_rows(
         2,
         (
+            r"\alpha_t",
+            "alpha_t",
+            r"$\alpha$ at timestep t; likewise $\sigma_t$, $\rho_t$, $z_t$, and all of them at s",
+            "DistillOutput.level_t",
+            "DistillOutput.level_s",
+        ),
+        (
             r"\hat\epsilon",
             "epsilon^",
             "the noise in a sample as the network has it",
@@ -167,10 +180,11 @@ SYMBOLS: tuple[Symbol, ...] = (
     ),
     *_rows(
         3,
+        (r"\theta", "theta", "weights of the student", "SubPathDistiller.step(student)"),
         (
             r"f_\theta",
             "f_theta",
-            "consistency function of the student, with weights $\\theta$",
+            "consistency function of the student",
             "SubPathDistiller.predict",
             "consistency_output",
         ),
@@ -243,12 +257,19 @@ SYMBOLS: tuple[Symbol, ...] = (
             "DistillOutput.x_gamma",
         ),
         (
+            r"z_\gamma",
+            "z_gamma",
+            r"the same in units of its signal, $\gamma z_t + (1-\gamma) z_s$: a straight line",
+            "chord",
+        ),
+        (
             r"\rho_\gamma",
             "rho_gamma",
             r"its noise over signal, $\gamma\rho_t + (1-\gamma)\rho_s$ for the linear coupling",
             "chord",
         ),
         (r"\Delta", "Delta", r"$x_t - a\,x_s$: the paper's name for the chord"),
+        (r"\epsilon_t", "epsilon_t", r"the noise in $x_t$; $\epsilon_s$ is that in $x_s$"),
         (r"b", "b", r"bend of a sub-path, $b = \tfrac12 h^2 z''$", "toy.chords.bend"),
         (
             r"\sigma_\gamma",
@@ -262,6 +283,13 @@ SYMBOLS: tuple[Symbol, ...] = (
             "e(gamma)",
             "error of what is taught at $x_\\gamma$",
             "toy.chords.taught_errors",
+        ),
+        (
+            r"n",
+            "n",
+            r"norm of a chord point's level, $\sqrt{\alpha_t^2 + \sigma_\gamma^2}$: divided by it, "
+            "the point lies on the schedule",
+            "NoiseSchedule.rescale",
         ),
         (
             r"e(10 - 10\gamma)",
@@ -383,13 +411,20 @@ class Table:
         blocks = []
         for symbol in self.symbols:
             code = ", ".join(short(name) for name in symbol.code) or "(no name in the code)"
-            text = f"{symbol.meaning}. {code}; lesson {symbol.lesson:02d}"
+            text = f"{plainly(symbol.meaning)}. {code}; lesson {symbol.lesson:02d}"
             filled = textwrap.wrap(
                 text, width=98, initial_indent=" " * 18, subsequent_indent=" " * 18
             )
             filled[0] = f"{symbol.plain:<18}{filled[0][18:]}"
             blocks.append("\n".join(filled))
         return "\n".join(blocks)
+
+
+def plainly(text: str) -> str:
+    """A meaning without LaTeX's marks, for a terminal."""
+    for latex, plain in ((r"\,", " "), (r"\tfrac12", "1/2"), (r"\leftarrow", "<-")):
+        text = text.replace(latex, plain)
+    return text.translate(str.maketrans({"$": "", "\\": "", "{": "(", "}": ")"}))
 
 
 def short(name: str) -> str:

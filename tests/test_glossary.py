@@ -134,6 +134,25 @@ def test_every_symbol_is_in_its_lesson_and_in_none_before(symbol):
     assert not before
 
 
+# Of general mathematics, and written out where it stands: indices, bounds, roots, other letters of
+# a formula that is explained in the sentence before it.
+GENERAL = set("dijlmIMRqbf") | {r"\mathrm d", r"\mathcal N", r"\bar L", r"\mu", r"\hat x"}
+
+
+def test_every_letter_of_the_lessons_has_a_row():
+    known = {atom[0] for symbol in glossary.SYMBOLS for atom in atoms(symbol.symbol)}
+    greek = {r"\alpha", r"\beta", r"\gamma", r"\delta", r"\Delta", r"\epsilon", r"\eta", r"\theta"}
+    greek |= {r"\kappa", r"\lambda", r"\mu", r"\nu", r"\xi", r"\rho", r"\sigma", r"\tau", r"\phi"}
+    greek |= {r"\psi", r"\omega", r"\Sigma", r"\Phi"}
+    for lesson, text in enumerate(PROSE):
+        for formula in re.findall(r"\$\$(.+?)\$\$|\$(.+?)\$", text, re.DOTALL):
+            for base, _, _ in atoms("".join(formula)):
+                letter = len(base) == 1 and base.isalpha()
+                hat = base.startswith((r"\hat", r"\bar", r"\tilde"))
+                if letter or hat or base in greek:
+                    assert base in known | GENERAL, f"lesson {lesson}: {base} in {formula}"
+
+
 def test_rows_are_in_the_order_of_the_lessons_and_none_is_there_twice():
     lessons = [symbol.lesson for symbol in glossary.SYMBOLS]
     assert lessons == sorted(lessons)
@@ -154,6 +173,8 @@ def test_a_learner_can_print_it(capsys):
     out = capsys.readouterr().out
     assert re.search(r"(?m)^x_gamma +a point of the chord", out)
     assert "interpolate(gamma)" in out
+    assert re.search(r"a +drift factor, a = alpha_t/alpha_s < 1\. ", out)
+    assert not re.search(r"[$\\{}]", out)
     assert "f_theta" not in out
     assert max(map(len, out.splitlines())) < 100
     table = glossary.show()._repr_markdown_()
