@@ -135,6 +135,18 @@ def test_where_github_serves_the_website(address, site):
     assert set_address.site_link(address) == site
 
 
+def test_the_editions_follow(checkout):
+    """They are made from the notebooks and would be stale."""
+    edition = checkout / "editions" / "student" / "01_made.ipynb"
+    edition.parent.mkdir(parents=True)
+    shutil.copy(checkout / "notebooks" / "01_made.ipynb", edition)
+    before = edition.read_bytes()
+    assert edition in apply(checkout, ADDRESS)
+    assert edition.read_bytes() == (checkout / "notebooks" / "01_made.ipynb").read_bytes()
+    apply(checkout, "")
+    assert edition.read_bytes() == before
+
+
 def test_outputs_stay_current(checkout):
     """The set-up cell is not part of what the outputs belong to."""
     apply(checkout, ADDRESS)

@@ -11,7 +11,8 @@ renders, each between two marks of its own:
     CITATION.cff      repository-code                             `# address:repository-code`
     README.md         badges, the clone line, links to Colab      `<!-- address:badges -->`,
                                                                   `address:clone`, `address:colab`
-    notebooks/*       the set-up cell (the first code cell, tagged `setup`)
+    notebooks/*       the set-up cell (the first code cell, tagged `setup`), as well in the
+                      editions made from them (editions/)
 
 Without an address nothing is rendered that would lead nowhere. Setting is idempotent, and --clear
 gives back the same bytes as before. A README may leave out marks that it has no use for. Standard
@@ -265,7 +266,8 @@ def render(root: Path, address: str) -> dict[Path, str]:
             text = fill(text, name, block, "<!-- ", " -->", False, readme.name)
         files[readme] = text
     source = setup_cell_source(address, read_version(root))
-    for path in notebooks:
+    # The editions are made from the notebooks, whose set-up cell they copy: they stay fresh.
+    for path in [*notebooks, *sorted((root / "editions").glob("*/*.ipynb"))]:
         files[path] = fill_notebook(_read(path), source, path.name)
     return files
 
