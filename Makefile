@@ -14,6 +14,7 @@ CLEAR ?=
 UPGRADE ?=
 ALL ?=
 EXTRAS ?= course
+FOLDER ?= class
 
 SWITCHES := $(if $(CPU),--cpu)
 # A Python that was asked for by name replaces a .venv of another one; the default keeps it.
@@ -28,7 +29,7 @@ RUN = @command -v "$(PYTHON)" >/dev/null 2>&1 || { \
 	"$(PYTHON)" tools/bootstrap.py
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test setup lint notebooks site wheel constraints address clean
+.PHONY: help lab test setup lint notebooks site editions class wheel constraints address clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +51,12 @@ notebooks: ## run the notebooks again, outputs written in place (ARGS=notebooks/
 
 site: ## build the website into dist/site (ARGS=--linkcheck looks outside links up)
 	$(RUN) site $(SWITCHES) $(ARGS)
+
+editions: ## write the lessons for students and instructors (ARGS=--check compares)
+	$(RUN) editions $(SWITCHES) $(ARGS)
+
+class: ## set up a class for nbgrader (FOLDER=…, default class; ARGS=--lessons=01,02)
+	$(RUN) class $(SWITCHES) --folder "$(FOLDER)" $(ARGS)
 
 wheel: ## build dist/slam_edu-….whl, for Colab
 	$(RUN) wheel $(SWITCHES)

@@ -132,6 +132,8 @@ def test_an_old_python_stops_every_command_that_installs(checkout, commands, mon
         "test",
         "setup",
         "lint",
+        "editions",
+        "class",
         "wheel",
         "notebooks",
         "constraints",
@@ -515,6 +517,16 @@ def test_the_website_is_built_with_what_it_imports(checkout, commands):
     assert bootstrap.main(["site", "--linkcheck"]) == 0
     assert commands[-1][1:] == ["-m", "tools.website", "--linkcheck"]
     assert pip_calls(commands)[-1][-1] == ".[course,sd,site]"
+
+
+def test_a_teacher_gets_what_makes_editions_and_classes(checkout, commands, monkeypatch):
+    assert bootstrap.main(["editions", "--check"]) == 0
+    assert commands[-1][1:] == ["-m", "tools.editions", "--check"]
+    assert pip_calls(commands)[-1][-1] == ".[course,sd,teach]"
+    monkeypatch.chdir(checkout.parent)
+    assert bootstrap.main(["class", "--folder", "autumn", "--lessons", "01,02"]) == 0
+    folder = str(Path.cwd() / "autumn")
+    assert commands[-1][1:] == ["-m", "tools.classroom", folder, "--lessons", "01,02"]
 
 
 def test_unknown_steps_and_jobs_are_named(checkout, commands, monkeypatch, capsys):

@@ -46,6 +46,7 @@ EXTRAS = ("course", "sd", "data", "teach", "site", "test")
 # An extra that contains others (`test` names `slam_edu[course,sd]` in pyproject.toml).
 CONTAINS = {"test": ("course", "sd", "data", "teach", "site")}
 LAB_EXTRAS = ("course", "sd")
+TEACH_EXTRAS = ("course", "sd", "teach")
 TEST_EXTRAS = ("test",)
 SITE_EXTRAS = ("course", "sd", "site")  # the API reference imports every part of the library
 # Installed first, so that the checkout itself can be installed without fetching a build system:
@@ -716,6 +717,20 @@ def site(options: argparse.Namespace) -> int:
     return run_inside(python, ["-m", "tools.website"] + options.rest)
 
 
+def editions(options: argparse.Namespace) -> int:
+    """Write the lessons for students and for instructors into editions/."""
+    python = setup(TEACH_EXTRAS, options.cpu, options.this_python)
+    return run_inside(python, ["-m", "tools.editions"] + options.rest)
+
+
+def classroom(options: argparse.Namespace) -> int:
+    """Set up a class for nbgrader: sources, releases and gradebook of all lessons in a folder."""
+    python = setup(TEACH_EXTRAS, options.cpu, options.this_python)
+    # The folder is meant as seen from where the command was given.
+    folder = os.path.abspath(options.folder)
+    return run_inside(python, ["-m", "tools.classroom", folder] + options.rest)
+
+
 def wheel(options: argparse.Namespace) -> int:
     """Build dist/slam_edu-VERSION-py3-none-any.whl, for Colab and for other people's projects."""
     python = setup(LAB_EXTRAS, options.cpu, options.this_python)
@@ -793,6 +808,8 @@ def parser() -> argparse.ArgumentParser:
         ("lint", lint, "passed on to ruff, such as --fix"),
         ("notebooks", notebooks, "passed on to tools.notebooks: notebook files, switches"),
         ("site", site, "passed on to tools.website, such as --linkcheck"),
+        ("editions", editions, "passed on to tools.editions, such as --check"),
+        ("class", classroom, "passed on to tools.classroom, such as --lessons 01,02"),
         ("wheel", wheel, None),
         ("constraints", constraints, None),
         ("address", address, "the address, or --clear; nothing shows the present one"),
@@ -815,6 +832,8 @@ def parser() -> argparse.ArgumentParser:
             )
         if name == "test":
             sub.add_argument("--only", default="", help="comma-separated steps, such as lint,unit")
+        if name == "class":
+            sub.add_argument("--folder", default="class", help="where (default: class)")
         if name == "constraints":
             sub.add_argument("--upgrade", action="store_true", help="take the newest versions")
         if name == "clean":
@@ -830,7 +849,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     if not options.command:
         top.print_help()
         return 2
-    takes_rest = options.command in ("lab", "lint", "notebooks", "site", "address")
+    with_rest = ("lab", "lint", "notebooks", "site", "editions", "class", "address")
+    takes_rest = options.command in with_rest
     if rest and not takes_rest:
         top.error("{} takes no {}".format(options.command, " ".join(rest)))
     options.rest = [argument for argument in rest if argument != "--"]

@@ -3,33 +3,31 @@
     python -m tools.collect_answers             print the figures
     python -m tools.collect_answers --write     and write editions/mistakes.json
 
-tests/checks is run with this module as a plugin of pytest: it notes every verdict. An answer is
-one case of a parametrised test. It counts as wrong or right by its verdict, which that test
-asserts, so a check that errs makes the run fail. What is no answer, `...` or None, counts for
-neither.
+An answer is one case of a parametrised test in tests/checks. The tests are called here as pytest
+would call them, and every verdict is noted. An answer counts as wrong or right by its verdict,
+which its test asserts, so a check that errs ends the count. What is no answer, `...` or None,
+counts for neither.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
+import importlib
+import itertools
 import json
-import os
-import subprocess
+import pkgutil
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from types import ModuleType
 
+import slam_edu.checks
+from slam_edu.checks import Verdict, base
 from slam_edu.files import atomic_path
 from tools.editions import MISTAKES
 from tools.notebooks import ROOT
 
-RECORD = "SLAM_EDU_VERDICTS"  # the file that the recorder writes to
-
-NO_ANSWER = "There is no answer yet"
 # Not about the subject: what is said to any function that fails.
 GENERAL = (
     "Your code raised",
@@ -59,87 +57,104 @@ class Tried:
     message: str
 
 
-def pytest_configure() -> None:
-    """The hook of pytest: before the lessons' checks are imported, let each note its verdicts."""
-    if RECORD not in os.environ:
+class Noted(dict):
+    """In the place of `base._LAST`: remembers all verdicts, and not only the last on each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.verdicts: list[Verdict] = []
+
+    def __setitem__(self, name: str, verdict: Verdict) -> None:
+        super().__setitem__(name, verdict)
+        self.verdicts.append(verdict)
+
+
+def names_of_checks() -> dict[str, tuple[str, str]]:
+    """{an exercise's name: (its lesson's module, its check)}, for all lessons."""
+    found = {}
+    for info in pkgutil.iter_modules(slam_edu.checks.__path__):
+        if info.name.startswith("lesson_"):
+            module = importlib.import_module(f"slam_edu.checks.{info.name}")
+            for name, value in vars(module).items():
+                if hasattr(value, "exercise"):
+                    found[value.exercise] = (info.name, name)
+    return found
+
+
+def cases(function: Callable) -> Iterator[tuple[str, dict[str, object]]]:
+    """(number, arguments) of every case of a test; nothing if it is not parametrised."""
+    marks = [m for m in getattr(function, "pytestmark", []) if m.name == "parametrize"]
+    if not marks:
         return
-    from slam_edu.checks import base
-
-    original = base.exercise
-
-    def recording(name: str) -> Callable:
-        decorate = original(name)
-
-        def outer(check: Callable) -> Callable:
-            guarded = decorate(check)
-
-            @functools.wraps(guarded)
-            def noted(*answers: object) -> base.Verdict:
-                verdict = guarded(*answers)
-                row = {
-                    "lesson": check.__module__.rsplit(".", 1)[1],
-                    "check": check.__name__,
-                    "test": os.environ.get("PYTEST_CURRENT_TEST", "").rsplit(" ", 1)[0],
-                    "passed": verdict.passed,
-                    "message": verdict.message,
-                }
-                with open(os.environ[RECORD], "a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-                return verdict
-
-            return noted
-
-        return outer
-
-    base.exercise = recording
+    rows = []
+    for mark in marks:
+        names, values = mark.args
+        alone = isinstance(mark.args[0], str) and len(names.split(",")) == 1
+        names = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
+        # pytest.param(…, id=…) holds its values beside marks and id.
+        each = (
+            value.values if hasattr(value, "marks") else (value,) if alone else value
+            for value in values
+        )
+        rows.append([dict(zip(names, value, strict=True)) for value in each])
+    for number, parts in enumerate(itertools.product(*rows)):
+        yield str(number), {key: value for part in parts for key, value in part.items()}
 
 
-def pytest_collection_modifyitems(items: list) -> None:
-    """The hook of pytest: cases of parametrised tests alone are answers."""
-    items[:] = [item for item in items if "[" in item.name]
-
-
-def record(arguments: list[str] | None = None) -> list[Tried]:
-    """Run the tests of the checks; what they tried, one entry an answer, in order.
+def record(modules: Iterable[ModuleType] | None = None) -> list[Tried]:
+    """Call the tests of the checks; what they tried, one entry an answer, in order.
 
     Args:
-        arguments: for pytest, in place of tests/checks.
+        modules: with tests, in place of tests/checks.
 
     Raises:
         RuntimeError: a test failed, so that the verdicts are worth nothing.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "verdicts.jsonl"
-        path.touch()
-        env = {**os.environ, RECORD: str(path), "OMP_NUM_THREADS": "1"}
-        env.pop("PYTEST_XDIST_WORKER", None)
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-        command += ["-p", "tools.collect_answers", *(arguments or lesson_tests())]
-        run = subprocess.run(
-            command, cwd=ROOT, env=env, check=False, capture_output=True, text=True
-        )
-        if run.returncode:
-            raise RuntimeError("the checks' tests failed:\n" + run.stdout[-3000:] + run.stderr)
-        rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    return tried(rows)
+    checks, answers = names_of_checks(), []
+    before = base._LAST
+    try:
+        for module in lesson_tests() if modules is None else modules:
+            for name, function in list(vars(module).items()):
+                if not name.startswith("test_"):
+                    continue
+                for number, arguments in cases(function):
+                    base._LAST = noted = Noted()
+                    case = f"{module.__name__}.{name}[{number}]"
+                    try:
+                        function(**arguments)
+                    except AssertionError as error:
+                        raise RuntimeError(f"the test {case} failed: {error}") from error
+                    answers += tried(case, noted.verdicts, checks)
+    finally:
+        base._LAST = before
+    return answers
 
 
-def lesson_tests() -> list[str]:
-    """The files that try answers on the lessons' checks."""
-    return [str(path) for path in sorted((ROOT / "tests" / "checks").glob("test_lesson_*.py"))]
+def lesson_tests() -> Iterator[ModuleType]:
+    """The modules that try answers on the lessons' checks."""
+    for path in sorted((ROOT / "tests" / "checks").glob("test_lesson_*.py")):
+        yield importlib.import_module(f"tests.checks.{path.stem}")
 
 
-def tried(rows: list[dict]) -> list[Tried]:
-    """One entry per case: those whose verdicts are all alike, told apart from tests about more."""
-    cases: dict[tuple[str, str, str], list[dict]] = {}
-    for row in rows:
-        cases.setdefault((row["test"], row["lesson"], row["check"]), []).append(row)
-    return [
-        Tried(**verdicts[0])
-        for verdicts in cases.values()
-        if len({row["passed"] for row in verdicts}) == 1
-        and not verdicts[0]["message"].startswith(NO_ANSWER)
-    ]
+def tried(
+    case: str, verdicts: list[Verdict], checks: dict[str, tuple[str, str]]
+) -> list[Tried]:
+    """The answers of a case: one for each check that gave it one kind of verdict."""
+    found = []
+    for name in dict.fromkeys(verdict.exercise for verdict in verdicts):
+        own = [verdict for verdict in verdicts if verdict.exercise == name]
+        given = not own[0].message.startswith(base.NO_ANSWER)
+        if given and len({verdict.passed for verdict in own}) == 1:
+            lesson, check = checks[name]
+            answer = Tried(
+                lesson=lesson,
+                check=check,
+                test=case,
+                passed=own[0].passed,
+                message=own[0].message,
+            )
+            found.append(answer)
+    return found
 
 
 def mistakes(answers: list[Tried]) -> dict[str, dict[str, list[str]]]:

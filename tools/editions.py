@@ -30,6 +30,7 @@ import json
 import re
 import symtable
 import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import nbformat
@@ -191,9 +192,9 @@ def check_source(cell: NotebookNode, exercise: Exercise) -> str:
     return "\n".join(lines)
 
 
-def solution_source(exercise: Exercise) -> str:
-    """The solution's code, binding the learner's names."""
-    code = renamed("\n".join(exercise.lines).strip("\n"), exercise.renamed)
+def solution_source(exercise: Exercise, names: dict[str, str]) -> str:
+    """The solution's code, binding the learner's names; `names` are those of the lesson so far."""
+    code = renamed("\n".join(exercise.lines).strip("\n"), {**names, **exercise.renamed})
     rest = [
         f"{mine} = {theirs}"
         for mine, theirs in exercise.answers
@@ -234,7 +235,7 @@ def student_edition(name: str, nb: NotebookNode, *, solved: bool = False) -> Not
             each = stubs[index]
             source, id = stub_source(cell, each), f"exercise-{each.number}"
             if solved:
-                source = "\n".join([source, BEGIN, solution_source(each), END])
+                source = "\n".join([source, BEGIN, solution_source(each, names), END])
             cells.append(code_cell(cell.id, source, nbgrader_metadata(id, "solution")))
         if index in checks:
             each = checks[index]
@@ -305,13 +306,11 @@ def leaks(student: NotebookNode, nb: NotebookNode) -> list[str]:
             for form in (line.strip(), renamed(line.strip(), names)):
                 if form not in elsewhere and len(form) > len("verdict"):
                     own.add(form)
-    kept = check_lines(nb, exercises)
-    texts = [("metadata", json.dumps(student.metadata, ensure_ascii=False))]
+    # What solutions and the student edition's checks have in common.
+    kept = {"assert verdict.passed"} | {f"verdict = {each.call.source}" for each in exercises}
+    texts = [("metadata", text) for text in strings(student.metadata)]
     for number, cell in enumerate(student.cells, start=1):
-        texts.append((f"cell {number}", cell.source))
-        for key in ("outputs", "metadata", "attachments"):
-            text = json.dumps(cell.get(key, ""), ensure_ascii=False).replace('\\"', '"')
-            texts.append((f"cell {number}'s {key}", text))
+        texts += [(f"cell {number}", text) for text in strings(cell)]
     return [
         f"{where}: {line}"
         for where, text in texts
@@ -320,13 +319,17 @@ def leaks(student: NotebookNode, nb: NotebookNode) -> list[str]:
     ] + [f"{where}: {name}" for where, text in texts for name in names if name in text]
 
 
-def check_lines(nb: NotebookNode, exercises: list[Exercise]) -> set[str]:
-    """Lines that solutions and the student edition's checks have in common."""
-    found = {"# One solution (unfold to read)"}
-    for each in exercises:
-        found |= set(check_source(nb.cells[each.check], each).splitlines())
-        found |= {line for line in found if line.startswith("assert verdict.passed")}
-    return found | {"assert verdict.passed"}
+def strings(tree: object) -> Iterator[str]:
+    """Every text in a part of a notebook, keys included."""
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield key
+            yield from strings(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from strings(value)
 
 
 # ---------------------------------------------------------------------------------------------

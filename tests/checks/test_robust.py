@@ -90,7 +90,6 @@ TYPES = {
     "numpy": np.zeros((64, 2)),
     "no numbers": torch.tensor([]),
     "whole numbers": torch.zeros(64, 2, dtype=torch.long),
-    "meta": torch.zeros(64, 2, device="meta"),
     "sparse": torch.zeros(64, 2).to_sparse(),
     "nan": float("nan"),
     "infinite": float("inf"),
