@@ -59,7 +59,7 @@ def explorer(
 
     def redraw(_change: object = None) -> None:
         png, alt = rendered(tuple(control.value for control in made.values()))
-        picture.value, picture.tooltip = png, alt
+        picture.value = png
         say(alt)
 
     for control in made.values():

@@ -170,23 +170,55 @@ def open_lab(folder: Path, notebook: str, browser: Browser) -> Iterator[Page]:
     with serve(folder, notebook) as server:
         if not refuses_strangers(server):
             raise LabError("JupyterLab answers without its token")
-        context = browser.new_context(viewport={"width": 1280, "height": 1000})
-        page = context.new_page()
-        page.slam_faults = []  # errors that JavaScript did not catch
-        page.on("pageerror", lambda error: page.slam_faults.append(str(error)))
-        try:
+        with _page(browser, notebook) as page:
             page.goto(f"{server.url}lab/tree/{notebook}?reset&token={server.token}")
             page.locator(f"{PANEL} .jp-Cell").first.wait_for(timeout=60_000)
             # The status bar's word counts: the toolbar's circle says idle before a kernel exists,
             # and "Run All" would then ask which kernel to use.
             page.locator("#jp-bottom-panel", has_text="| Idle").wait_for(timeout=60_000)
             yield page
-        except Exception:
-            with suppress(PlaywrightError):  # a crashed page has nothing to show
-                save_shot(page, f"{Path(notebook).stem}-failed")
-            raise
-        finally:
-            context.close()
+
+
+@contextmanager
+def _page(browser: Browser, name: str) -> Iterator[Page]:
+    """A page of its own; whatever fails on it leaves a screenshot."""
+    context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    page = context.new_page()
+    page.slam_faults = []  # errors that JavaScript did not catch
+    page.on("pageerror", lambda error: page.slam_faults.append(str(error)))
+    try:
+        yield page
+    except Exception:
+        with suppress(PlaywrightError):  # a crashed page has nothing to show
+            save_shot(page, f"{Path(name).stem}-failed")
+        raise
+    finally:
+        context.close()
+
+
+@contextmanager
+def open_notebook(server: Server, notebook: str, browser: Browser) -> Iterator[Page]:
+    """A page with a notebook open in Jupyter Notebook and its kernel ready."""
+    with _page(browser, f"{notebook}-notebook") as page:
+        page.goto(f"{server.url}notebooks/{notebook}?token={server.token}")
+        page.locator(f"{PANEL} .jp-Cell").first.wait_for(timeout=60_000)
+        # The circle says idle before a kernel exists; the kernel's name comes with the kernel.
+        page.locator(".jp-KernelName", has_text="ipykernel").wait_for(timeout=60_000)
+        page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for(
+            timeout=60_000
+        )
+        yield page
+
+
+@contextmanager
+def open_voila(server: Server, notebook: str, browser: Browser, seconds: float) -> Iterator[Page]:
+    """A page with what Voilà shows of a notebook, which it runs for that."""
+    with _page(browser, f"{notebook}-voila") as page:
+        page.goto(
+            f"{server.url}voila/render/{notebook}?token={server.token}", timeout=1000 * seconds
+        )
+        page.locator(PICTURE).first.wait_for(timeout=1000 * seconds)
+        yield page
 
 
 def run_all(page: Page, seconds: float) -> None:
@@ -210,6 +242,8 @@ def run_all(page: Page, seconds: float) -> None:
         page.wait_for_timeout(200)
     page.wait_for_timeout(500)  # for the last outputs to be drawn
     _check_outputs(page)
+    if page.locator(f"{PANEL} .jupyter-widgets-error-widget").count():
+        raise LabError("a widget could not be drawn")
     for text in ("Error displaying widget", "Loading widget"):
         if page.locator(f"{PANEL} .jp-OutputArea", has_text=text).count():
             raise LabError(f"the page says {text!r}")
@@ -247,7 +281,7 @@ def _check_outputs(page: Page) -> None:
 
 def explorers(page: Page) -> list[Locator]:
     """The explorers on the page, each with its picture loaded."""
-    found = page.locator(f"{PANEL} .slam-explorer").all()
+    found = page.locator(".slam-explorer").all()
     for explorer in found:
         _wait_until(lambda box=explorer: _picture(box)["width"] > 0, 10, "an explorer's picture")
     return found

@@ -22,7 +22,7 @@ def test_lesson(path, browser, tmp_path):
     with lab.open_lab(tmp_path, name, browser) as page:
         lab.run_all(page, seconds=900)
         # Progress bars are widgets here, and switched off where the outputs were made.
-        changed = differences(nbformat.read(path, 4), lab.saved(page, tmp_path / name), False)
+        changed = differences(nbformat.read(path, 4), lab.saved(page, tmp_path / name))
         assert not changed, "\n".join(changed)
         found = lab.explorers(page)
         assert found, f"{path.name} has no explorer (a widget with the class slam-explorer)"

@@ -152,9 +152,11 @@ class _Maker:
         from tqdm import tqdm
 
         position, done = self.feed.start, False
+        # In a terminal alone (None): in a notebook it would stand there in red, as an error.
         bar = tqdm(
-            desc="cache", unit="sample", total=self.feed.total(), leave=False, mininterval=0.5
-        )
+            desc="cache", unit="sample", total=self.feed.total(), leave=False, mininterval=0.5,
+            disable=None,
+        )  # fmt: skip
         with bar:
             while not done:
                 path = self.folder / shard_name(len(self.records))
