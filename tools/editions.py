@@ -225,7 +225,8 @@ def student_edition(name: str, nb: NotebookNode, *, solved: bool = False) -> Not
     for index, cell in enumerate(nb.cells):
         if cell.cell_type == "markdown":
             text = student_text(cell.source)
-            cells.append(nbformat.v4.new_markdown_cell(text, id=cell.id))
+            if text.strip():  # a cell may be for the source alone
+                cells.append(nbformat.v4.new_markdown_cell(text, id=cell.id))
             continue
         if index in dropped:
             [each] = (each for each in exercises if each.solution == index)

@@ -197,7 +197,7 @@ def state():
 def upset():
     """Change every switch and every random state."""
     torch.set_default_dtype(torch.float16)
-    torch.set_default_device("meta")
+    torch.set_default_device("cpu:0")
     torch.set_num_threads(torch.get_num_threads() + 1)
     torch.set_grad_enabled(False)
     torch.use_deterministic_algorithms(True, warn_only=True)
