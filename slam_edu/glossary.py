@@ -287,8 +287,8 @@ SYMBOLS: tuple[Symbol, ...] = (
         (
             r"n",
             "n",
-            r"norm of a chord point's level, $\sqrt{\alpha_t^2 + \sigma_\gamma^2}$: divided by it, "
-            "the point lies on the schedule",
+            r"norm of a chord point's level, $\sqrt{\alpha_t^2 + \sigma_\gamma^2}$: divided by "
+            "it, the point lies on the schedule",
             "NoiseSchedule.rescale",
         ),
         (

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from docutils import nodes
-from sphinx.addnodes import pending_xref
+from sphinx.addnodes import desc_annotation, pending_xref
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util.nodes import make_refnode
@@ -48,7 +48,6 @@ suppress_warnings = ["myst.header"]  # reports may jump from one level to the ne
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"no-value": True}  # of constants: some are long tables
 toc_object_entries = False  # hundreds of names beside a page help nobody find one
 python_use_unqualified_type_names = True
 python_display_short_literal_types = True
@@ -126,6 +125,13 @@ def dash_fields(app: Sphinx, doctree: nodes.document) -> None:
             text.parent.replace(text, nodes.Text(" – "))
 
 
+def shorten_values(app: Sphinx, doctree: nodes.document) -> None:
+    """Of constants that are long tables, the name and the text are enough."""
+    for node in list(doctree.findall(desc_annotation)):
+        if node.astext().lstrip().startswith("=") and len(node.astext()) > 40:
+            node.parent.remove(node)
+
+
 def skip_foreign(
     app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object
 ) -> bool | None:
@@ -191,6 +197,7 @@ def setup(app: Sphinx) -> dict:
     """Connect what is above."""
     app.connect("doctree-read", finish_cells)
     app.connect("doctree-read", dash_fields)
+    app.connect("doctree-read", shorten_values)
     app.connect("doctree-read", name_types_in_full)
     app.connect("autodoc-skip-member", skip_foreign)
     app.connect("missing-reference", find_elsewhere)
