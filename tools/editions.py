@@ -104,7 +104,7 @@ def nbgrader_metadata(id: str, kind: str, points: int | None = None) -> dict:
 
 def student_text(markdown: str) -> str:
     """A markdown cell as the student edition has it."""
-    return _STUDENT_ONLY.sub(r"\1", _SOURCE_ONLY.sub("", markdown))
+    return _STUDENT_ONLY.sub(r"\1", _SOURCE_ONLY.sub("", markdown)).strip("\n")
 
 
 def renamed(source: str, names: dict[str, str]) -> str:
