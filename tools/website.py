@@ -13,7 +13,7 @@ is made anew each time, and Sphinx builds from there:
     glossary       slam_edu.glossary
     api/           the docstrings of every public module
     results/       the reports and model cards of data/
-    teaching       docs/teaching.md, where there is one
+    guides         docs/teaching.md and docs/anywhere.md, where they are
     changelog      CHANGELOG.md
 
 A line `<!-- from README: HEADING -->` in a page of docs/site is replaced by that section of the
@@ -69,10 +69,11 @@ BECOMES = {
     "data/digits-student": "results/digits-student",
     "data/digits-student/README.md": "results/digits-student",
     "data/study/report.md": "results/study",
+    "docs/anywhere.md": "anywhere",
     "docs/teaching.md": "teaching",
 }
-GUIDE = "docs/teaching.md"
 REPORTS = {page: file for file, page in BECOMES.items() if page.startswith("results/")}
+GUIDES = {page: file for file, page in BECOMES.items() if file.startswith("docs/")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -436,7 +437,7 @@ def assemble(target: Path, address: str) -> None:
     notebooks = read_notebooks()
     titles = {name: title_of(nb) for name, nb in notebooks.items()}
     shown = [figure for name, nb in notebooks.items() for figure in figures(nb, name)]
-    has_guide = (ROOT / GUIDE).exists()
+    guides = {page: file for page, file in GUIDES.items() if (ROOT / file).exists()}
     # What the landing page shows.
     pictures = {"docs/demo.png": "figures/docs-demo.png"}
 
@@ -460,19 +461,19 @@ def assemble(target: Path, address: str) -> None:
         lessons = [f"{name[:2]} · {title} <notebooks/{name}>" for name, title in titles.items()]
         text = text.replace("<!-- lessons -->", "\n".join(lessons))
         text = text.replace("<!-- version -->", read_version())
-        text = text.replace("<!-- teaching -->", "teaching" if has_guide else "")
+        for guide in GUIDES:
+            text = text.replace(f"<!-- {guide} -->", guide if guide in guides else "")
         path.write_text(text, encoding="utf-8")
 
     made = {"gallery.rst": gallery_page(shown), "api/index.rst": api_index()}
     made.update({f"api/{name}.rst": api_page(page) for name, page in API.items()})
     made.update({f"{page}.md": taken(read(file), file, page) for page, file in REPORTS.items()})
+    made.update({f"{page}.md": taken(read(file), file, page) for page, file in guides.items()})
     made["changelog.md"] = taken(read("CHANGELOG.md"), "CHANGELOG.md", "changelog")
     sources = taken(read("data/README.md"), "data/README.md", "licence")
     licence = (target / "licence.md").read_text(encoding="utf-8")
     made["licence.md"] = licence.replace("<!-- data -->", sources.replace("# data/", "## Data", 1))
     made["licence.md"] = made["licence.md"].replace("<!-- LICENSE -->", read("LICENSE").strip())
-    if has_guide:
-        made["teaching.md"] = taken(read(GUIDE), GUIDE, "teaching")
     for name, nb in notebooks.items():
         for_the_site(nb).cells.insert(1, places(address, name))
         made[f"notebooks/{name}.ipynb"] = nbformat.writes(nb)
@@ -490,7 +491,6 @@ def assemble(target: Path, address: str) -> None:
 
 def sphinx(source: Path, out: Path, builder: str) -> int:
     """Run sphinx-build, warnings being errors; returns its exit status."""
-    # Under `python -m sphinx`, the checkout is not on the path; it is where slam_edu lies.
     command = [sys.executable, "-m", "sphinx", "-b", builder, "-n", "-q"]
     command += ["-W", "--keep-going", "-d", str(source.parent / "doctrees")]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
