@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from nbformat import NotebookNode
 
+from tests.editions.running import trimmed
 from tools.editions import BEGIN, END, globals_of
 from tools.exercises import find_exercises, tags
 from tools.notebooks import SETUP_TAG
@@ -34,9 +35,7 @@ def exercises_alone(nb: NotebookNode) -> NotebookNode:
     exercises_cells = [nb.cells[i].source for i in code if i in kept and i != code[1]]
     reads = set().union(*(globals_of(source)[1] for source in exercises_cells))
     imports = small.cells[code[1]]
-    imports.source = "\n".join(
-        line for line in imports.source.splitlines() if globals_of(line)[0] & reads
-    )
+    imports.source = trimmed(imports.source, reads)
     small.cells = [cell for i, cell in enumerate(small.cells) if i in kept]
     return small
 
