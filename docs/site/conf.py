@@ -95,8 +95,9 @@ if ON_GITHUB:
 # The file that the site ships; its licence lies beside it.
 mathjax_path = "mathjax/tex-svg.js"
 mathjax3_config = {
-    # `require` and `autoload` would load more of MathJax, which is not here.
-    "tex": {"packages": {"[-]": ["require", "autoload"]}},
+    # `require` and `autoload` would load more of MathJax, which is not here; `noerrors` and
+    # `noundefined` would hide a mistake in a formula.
+    "tex": {"packages": {"[-]": ["require", "autoload", "noerrors", "noundefined"]}},
     "svg": {"fontCache": "global"},
     "options": {"enableMenu": False},
 }

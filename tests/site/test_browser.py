@@ -61,6 +61,7 @@ def test_pages_open_offline_and_do_not_scroll_sideways(browser, site, size):
                 "document.documentElement.scrollWidth - document.documentElement.clientWidth"
             )
             assert page.locator(".bd-article h1").is_visible()
+            assert page.locator("mjx-merror, [data-mjx-error]").count() == 0
         assert wide == dict.fromkeys(PAGES[size], 0)
 
 
