@@ -114,10 +114,26 @@ def renamed(source: str, names: dict[str, str]) -> str:
     return source
 
 
+class _AsGenerators(ast.NodeTransformer):
+    """Every comprehension as a generator: from Python 3.12 on only these keep their names."""
+
+    def _generator(self, node: ast.ListComp | ast.SetComp | ast.DictComp) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node, ast.DictComp):
+            element = ast.Tuple([node.key, node.value], ast.Load())
+        else:
+            element = node.elt
+        return ast.GeneratorExp(element, node.generators)
+
+    visit_ListComp = visit_SetComp = visit_DictComp = _generator
+
+
 def globals_of(source: str) -> tuple[set[str], set[str]]:
     """(names that a cell binds for later cells, global names that it reads at any depth)."""
     binds, reads = set(), set()
-    top = symtable.symtable(source, "cell", "exec")
+    tree = _AsGenerators().visit(ast.parse(source))
+    code = ast.unparse(ast.fix_missing_locations(tree))
+    top = symtable.symtable(code, "cell", "exec")
     tables = [top]
     while tables:
         table = tables.pop()

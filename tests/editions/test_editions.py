@@ -235,6 +235,24 @@ def test_names_of_a_cells_own_are_no_ones_elses(code):
     assert later(editions.student_edition("01_made", nb)) == code
 
 
+@pytest.mark.parametrize(
+    ("code", "binds", "reads"),
+    [
+        ("a = [x * y for x in z]", "a", "y z"),
+        ("a = {k: v + w for k, v in b.items()}", "a", "b w"),
+        ("a = {x for x in b if x != c}; x = 2", "a x", "b c"),
+        ("def f(p, q=r):\n    s = [m for m in p]\n    return g(s)", "f", "g r"),
+        ("import a.b as c\nfrom d import e", "c e", ""),
+        ("with a() as b:\n    c += b", "b c", "a b"),
+        ("f = lambda x: x + y", "f", "y"),
+        ("for i in range(n):\n    total = f'{i} {m}'", "i total", "i m n range"),
+    ],
+)
+def test_globals_of_a_cell(code, binds, reads):
+    """The same on every Python, although 3.12 took comprehensions into the scope around them."""
+    assert editions.globals_of(code) == (set(binds.split()), set(reads.split()))
+
+
 @each_lesson
 def test_student_edition_has_no_undefined_name(name):
     """Ruff follows names from cell to cell, so it sees what a renamed cell would miss."""
