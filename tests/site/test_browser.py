@@ -10,8 +10,8 @@ LESSON = "notebooks/04_sub_paths_and_the_sl_ode"
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 # The narrow page is the hard one.
 PAGES = {
-    "desktop": ("index", LESSON, "glossary", "api/sd"),
-    "phone": ("index", LESSON, "glossary", "gallery", "api/core", "api/sd", "results/study"),
+    "desktop": ("index", LESSON),
+    "phone": ("index", LESSON, "glossary", "gallery", "api/sd", "results/study"),
 }
 
 
