@@ -341,14 +341,13 @@ def _runs_folder(where: str, data: Path) -> tuple[Path, str]:
 
 
 def _adapt_front_end(where: str) -> None:
-    """Widgets on Colab; figures of pyplot inside the notebook."""
+    """Widgets on Colab; the course's figures as they print themselves."""
     if where == COLAB:
         _once("widgets", _enable_widgets)
     # Whoever runs this inside a kernel has imported IPython.
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if getattr(shell, "kernel", None) and importlib.util.find_spec("matplotlib"):
-        # Once: `%matplotlib widget` may follow, and shall stay.
-        _once("figures", lambda: _figures_inline(shell))
+        _keep_figures(shell)
 
 
 def _enable_widgets() -> None:
@@ -359,8 +358,15 @@ def _enable_widgets() -> None:
     output.enable_custom_widget_manager()
 
 
-def _figures_inline(shell: Any) -> None:
-    from matplotlib_inline.backend_inline import set_matplotlib_formats
+def _keep_figures(shell: Any) -> None:
+    """Let a CourseFigure print itself, whoever imports pyplot later.
 
-    shell.run_line_magic("matplotlib", "inline")
-    set_matplotlib_formats("png")
+    pyplot brings a printer for all of matplotlib's figures, which in a notebook goes before their
+    own: cut otherwise, and with twice the bytes. One for the class itself goes before that.
+    """
+
+    def png(figure: Any) -> str:
+        return figure._repr_mimebundle_()["image/png"]
+
+    formatter = shell.display_formatter.formatters["image/png"]
+    formatter.for_type_by_name("slam_edu.plotting.base", "CourseFigure", png)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from matplotlib.figure import Figure
 
-PLAIN = 0.070
+PLAIN = 0.155
 """Processor seconds of :func:`draw_plain_figure` on the machine that the limits hold on."""
 
 

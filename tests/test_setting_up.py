@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import slam_edu
 from slam_edu import environment, setting_up
 from slam_edu.environment import find_accelerator
+from slam_edu.plotting import figure
 from slam_edu.setting_up import COLAB, KAGGLE, LOCAL, find_platform, setup, unmet
 
 ON_COLAB = {"COLAB_RELEASE_TAG": "release-colab_20261112"}
@@ -393,26 +395,36 @@ def test_colabs_image_without_its_front_end(place, needs, monkeypatch):
     assert setup().platform == COLAB
 
 
-def test_figures_are_drawn_inside_a_notebook_once(place, needs, monkeypatch):
+def test_the_courses_figures_print_themselves(place, needs, monkeypatch):
+    """Also where pyplot was imported, whose printer takes all of matplotlib's figures."""
     import IPython
+    from IPython.core.formatters import DisplayFormatter
+    from IPython.core.pylabtools import select_figure_formats
 
     needs("numpy>=1")
-    calls = []
     shell = types.SimpleNamespace(
-        kernel=object(), run_line_magic=lambda *arguments: calls.append(arguments)
+        kernel=object(),
+        display_formatter=DisplayFormatter(),
+        events=types.SimpleNamespace(register=lambda *_: None),  # pyplot asks for it
     )
     monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
-    formats = []
-    backend = types.ModuleType("matplotlib_inline.backend_inline")
-    backend.set_matplotlib_formats = formats.append
-    monkeypatch.setitem(sys.modules, "matplotlib_inline.backend_inline", backend)
+    drawn, (ax,) = figure(alt="a line")
+    ax.plot([0, 1])
+    own = drawn._repr_mimebundle_()
+
+    def shown(fig):
+        return shell.display_formatter.format(fig)[0]
+
+    select_figure_formats(shell, {"png"})
+    assert shown(drawn)["image/png"] != own["image/png"]
     setup()
     setup()
-    assert (calls, formats) == ([("matplotlib", "inline")], ["png"])
-    monkeypatch.setattr(setting_up, "_done", set())
-    shell.kernel = None  # IPython in a terminal
-    setup()
-    assert len(calls) == 1
+    assert shown(drawn) == own
+    select_figure_formats(shell, {"png"})  # pyplot comes later
+    assert shown(drawn) == own
+    other = Figure()
+    other.subplots()
+    assert "image/png" in shown(other)  # it is left to pyplot
 
 
 def test_windows_has_no_posix_calls(place, needs, monkeypatch, capsys):
