@@ -10,10 +10,12 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import SLOW, pytest_collection_modifyitems
 from tools import bootstrap
 from tools.bootstrap import Problem, Result
 
@@ -527,6 +529,15 @@ def test_a_teacher_gets_what_makes_editions_and_classes(checkout, commands, monk
     assert bootstrap.main(["class", "--folder", "autumn", "--lessons", "01,02"]) == 0
     folder = str(Path.cwd() / "autumn")
     assert commands[-1][1:] == ["-m", "tools.classroom", folder, "--lessons", "01,02"]
+
+
+def test_the_slow_files_exist_and_begin():
+    assert all((bootstrap.ROOT / name).is_file() for name in SLOW)
+    items = [types.SimpleNamespace(path=bootstrap.ROOT / name) for name in ("tests/test_ema.py", SLOW[-1])]
+    pytest_collection_modifyitems(items)
+    assert items[0].path == bootstrap.ROOT / SLOW[-1]
+    steps = {step.name: step.command for step in bootstrap.test_steps(2, False)}
+    assert "--no-loadscope-reorder" in steps["unit"]  # xdist would sort the files again
 
 
 def test_unknown_steps_and_jobs_are_named(checkout, commands, monkeypatch, capsys):

@@ -597,7 +597,8 @@ def test_steps(workers: int, browser: bool) -> List[Step]:
     browser: whether the last of them finds a browser. It then compares the outputs of the long
     notebooks, which need not run twice.
     """
-    parallel = ["-n", str(workers), "--dist", "loadfile"]
+    # In the order of tests/conftest.py, which begins with the files that take longest.
+    parallel = ["-n", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
     pytest = ["-m", "pytest"]
     return [
         Step("lint", "ruff over code and notebooks, spelling", ["-m", "tools.lint"]),
