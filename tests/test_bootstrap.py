@@ -533,7 +533,8 @@ def test_a_teacher_gets_what_makes_editions_and_classes(checkout, commands, monk
 
 def test_the_slow_files_exist_and_begin():
     assert all((bootstrap.ROOT / name).is_file() for name in SLOW)
-    items = [types.SimpleNamespace(path=bootstrap.ROOT / name) for name in ("tests/test_ema.py", SLOW[-1])]
+    names = ("tests/test_ema.py", SLOW[-1])
+    items = [types.SimpleNamespace(path=bootstrap.ROOT / name) for name in names]
     pytest_collection_modifyitems(items)
     assert items[0].path == bootstrap.ROOT / SLOW[-1]
     steps = {step.name: step.command for step in bootstrap.test_steps(2, False)}
