@@ -279,8 +279,8 @@ SYMBOLS: tuple[Symbol, ...] = (
             "DistillConfig.coupling",
         ),
         (
-            r"e(\gamma)",
-            "e(gamma)",
+            r"\delta(\gamma)",
+            "delta(gamma)",
             "error of what is taught at $x_\\gamma$",
             "toy.chords.taught_errors",
         ),

@@ -19,7 +19,7 @@ Neighbouring curves are parallel to leading order, so the curve through :math:`x
 :math:`\rho_s` as far from :math:`Z` as :math:`x_\gamma` is. What is taught minus what is true is
 the difference of the chord's deviations at 0 and at :math:`\gamma`,
 
-.. math:: e(\gamma) = -b + (1-\gamma)^2\, b = -\gamma(2-\gamma)\, b.
+.. math:: \delta(\gamma) = -b + (1-\gamma)^2\, b = -\gamma(2-\gamma)\, b.
 
 :math:`\gamma = 1` is consistency distillation. At :math:`\gamma = 2`, past :math:`x_t`, it is zero
 again: the chord then has the slope of its middle (the midpoint rule).
