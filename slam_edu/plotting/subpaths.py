@@ -339,7 +339,7 @@ def taught_law(
     gammas: Tensor,
     measured: Mapping[str, Tensor],
 ) -> CourseFigure:
-    r"""Left, true curves from points of one chord, as distance off it; right, the law of delta(gamma).
+    r"""Left, true curves from points of one chord, seen from it; right, the law of delta(gamma).
 
     Args:
         rho: for each gamma, falling from :math:`\rho_\gamma` to :math:`\rho_s`, shape ``(m,)``.
