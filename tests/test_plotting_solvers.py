@@ -1,6 +1,7 @@
 """Figures of lesson 02: what they draw, that it repeats, and what they say in words."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from slam_edu.plotting.solvers import arcs
 from slam_edu.toy import two_moons
 from slam_edu.toy.errors import exact_trajectory, geometric_levels, one_hop
 from tests.helpers import assert_near, noise
+from tests.speed import assert_draws_within
 
 SCHEDULE = NoiseSchedule.stable_diffusion(torch.float64)
 MIXTURE = two_moons(dtype=torch.float64)
@@ -210,3 +212,9 @@ def test_explorer_has_four_controls_and_starts_where_it_is_told():
     assert [control.value for control in controls] == ["ring", "DDIM", EVEN_T, 4]
     assert picture.value == solver_figure("ring", "DDIM", EVEN_T, 4).png()
     assert "ring, DDIM, levels even in t, 4 evaluations" in caption.value
+
+
+def test_a_move_of_the_slider_takes_under_200_ms():
+    *_, steps, _, _ = solvers(["two_moons"]).children
+    several = (1, 2, 3, 6, 8)  # none was drawn before
+    assert_draws_within(0.2, [partial(setattr, steps, "value", n) for n in several])
