@@ -108,6 +108,7 @@ def test_all_values_can_be_drawn():
 
 def test_a_move_of_a_slider_takes_under_300_ms():
     *_, gamma, picture, _ = sub_paths(["checkerboard"]).children
-    gamma.value = GAMMAS[0]  # it may stand there already, and nothing would be drawn
-    assert_draws_within(0.3, [partial(setattr, gamma, "value", value) for value in GAMMAS[1:]])
+    # The first value, and the one that is shown first, are drawn already.
+    others = [value for value in GAMMAS if value not in (GAMMAS[0], gamma.value)]
+    assert_draws_within(0.3, [partial(setattr, gamma, "value", value) for value in others])
     assert picture.value

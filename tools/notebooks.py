@@ -284,20 +284,9 @@ def visible_text(cell: NotebookNode) -> list[str]:
     return lines
 
 
-def differences(stored: NotebookNode, new: NotebookNode, widgets: bool = True) -> list[str]:
-    """Which cells' text outputs differ, one block of text each.
-
-    Args:
-        stored: the notebook as committed.
-        new: the same notebook, run again.
-        widgets: whether a widget on one side alone counts; not where progress bars are drawn.
-    """
+def differences(stored: NotebookNode, new: NotebookNode) -> list[str]:
+    """Which cells' text outputs differ, one block of text each."""
     found = []
-
-    def seen(cell: NotebookNode) -> list[str]:
-        lines = visible_text(cell)
-        return lines if widgets else [line for line in lines if line != "[display_data: widget]"]
-
     for index, (before, after) in enumerate(zip(stored.cells, new.cells, strict=True), start=1):
         if before.cell_type != "code" or VOLATILE_TAG in before.metadata.get("tags", []):
             continue
@@ -307,7 +296,7 @@ def differences(stored: NotebookNode, new: NotebookNode, widgets: bool = True) -
                 f"in order it is {after.get('execution_count')}"
             )
         diff = difflib.unified_diff(
-            seen(before), seen(after), "stored", "run now", lineterm="", n=1
+            visible_text(before), visible_text(after), "stored", "run now", lineterm="", n=1
         )
         lines = list(diff)
         if lines:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import ipywidgets
 import torch
@@ -42,6 +42,22 @@ def _exact(data_set: str) -> tuple[GaussianMixture, Tensor, Tensor, dict[int, Te
     return mixture, data, states, {t: states[times.index(t)] for t in T}
 
 
+@lru_cache(maxsize=64)
+def _sub_path(data_set: str, t: int, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What no gamma changes: slope at x_t, b, rho from t to s, and the true curve there."""
+    mixture, _, _, at = _exact(data_set)
+    schedule = NoiseSchedule.stable_diffusion(_F64)
+    level_t, level_s, x_t = schedule(t), schedule(max(t - k, 0)), at[t]
+    share = torch.linspace(0, 1, _PIECES + 1, dtype=_F64)
+    rho = torch.lerp(level_t.rho, level_s.rho, share)
+    return (
+        mixture.predict(x_t, level_t).eps,
+        chords.bend(mixture, x_t, level_t, level_s),
+        rho,
+        chords.curve_below(mixture, x_t / level_t.alpha, rho, tol=_TOL),
+    )
+
+
 def sub_path_figure(data_set: str, t: int, k: int, gamma: float) -> CourseFigure:
     r"""Left, sub-paths in the plane with their chords; right, one of them as seen from its chord.
 
@@ -65,17 +81,13 @@ def sub_path_figure(data_set: str, t: int, k: int, gamma: float) -> CourseFigure
     schedule, s = NoiseSchedule.stable_diffusion(_F64), max(t - k, 0)
     level_t, level_s = schedule(t), schedule(s)
     x_t, g = at[t], torch.tensor(gamma, dtype=_F64)
-    slope = mixture.predict(x_t, level_t).eps
-    b = chords.bend(mixture, x_t, level_t, level_s)
+    slope, b, rho, curve = _sub_path(data_set, t, k)
     error = chords.taught_errors(mixture, x_t, level_t, level_s, g[None], tol=_TOL)[0]
     mean, law = error.norm(dim=1).mean(), (gamma * (2 - gamma) * b).norm(dim=1).mean()
 
     # Rows: noise to data; the chord runs from x_gamma if that lies beyond x_t.
-    share = torch.linspace(0, 1, _PIECES + 1, dtype=_F64)
-    rho = torch.lerp(level_t.rho, level_s.rho, share)
     z_t, rho_g = x_t / level_t.alpha, g * level_t.rho + (1 - g) * level_s.rho
     z_g = z_t + (rho_g - level_t.rho) * slope
-    curve = chords.curve_below(mixture, z_t, rho, tol=_TOL)
     name = data_set.replace("_", " ")
     fig, (left, right) = figure(
         2,
@@ -101,7 +113,7 @@ def sub_path_figure(data_set: str, t: int, k: int, gamma: float) -> CourseFigure
     def off(z: Tensor, rho: Tensor) -> Tensor:
         return (z - z_t[most] - (rho - level_t.rho)[:, None] * slope[most]) @ u
 
-    rho_below = torch.lerp(rho_g, level_s.rho, share)
+    rho_below = torch.lerp(rho_g, level_s.rho, torch.linspace(0, 1, _PIECES + 1, dtype=_F64))
     below = chords.curve_below(mixture, z_g[most : most + 1], rho_below, tol=_TOL)[:, 0]
     through_t, below = off(curve[:, most], rho), off(below, rho_below)
     right.axhline(0, color=COLORS["chord"], lw=2, zorder=1)

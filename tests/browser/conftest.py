@@ -9,7 +9,7 @@ from tests.browser import lab
 from tools.bootstrap import find_browser
 
 NO_BROWSER = (
-    "no chromium found, so no notebook was opened in a browser "
+    "no chromium found, so nothing was opened in a browser "
     "(apt install chromium, or CHROMIUM=/path/to/chromium)"
 )
 

@@ -21,7 +21,6 @@ def test_lesson(path, browser, tmp_path):
     name = lab.copy_lesson(path, tmp_path)
     with lab.open_lab(tmp_path, name, browser) as page:
         lab.run_all(page, seconds=900)
-        # Progress bars are widgets here, and switched off where the outputs were made.
         changed = differences(nbformat.read(path, 4), lab.saved(page, tmp_path / name))
         assert not changed, "\n".join(changed)
         found = lab.explorers(page)
@@ -110,13 +109,13 @@ def test_helper_notices_a_picture_that_stays(browser, tmp_path, monkeypatch):
 def test_helper_reads_the_outputs_that_jupyterlab_saves(browser, tmp_path):
     bar = "from tqdm.auto import tqdm\nfor _ in tqdm(range(3)):\n    print('a line')"
     name = write_notebook(tmp_path, "print(1)", bar, "6 * 7", "{'html': object()}")
-    stored, _ = produce(nbformat.read(tmp_path / name, 4), tmp_path)  # without bars
+    stored, _ = produce(nbformat.read(tmp_path / name, 4), tmp_path)
     with lab.open_lab(tmp_path, name, browser) as page:
         lab.run_all(page, seconds=120)
         new = lab.saved(page, tmp_path / name)
-    assert differences(stored, new, widgets=False) == []
+    assert differences(stored, new) == []
     stored.cells[2].outputs[0].data["text/plain"] = "43"
-    [difference] = differences(stored, new, widgets=False)
+    [difference] = differences(stored, new)
     assert "cell 3, `6 * 7`" in difference
 
 
