@@ -15,15 +15,16 @@ Stable Diffusion's latents run through the same lines:
     ema          moving average of the weights
     sampling     DDIM, DPM-Solver++, multistep consistency sampling
     training     the loops around the step, and stopping and going on
-    setting_up   setup(), the first cell of every lesson
 
-Around it: ``slam_edu.toy`` (exact ground truth in 2-D), ``slam_edu.metrics``,
-``slam_edu.plotting``, ``slam_edu.widgets``, ``slam_edu.checks``; they are imported on their own
-and need the ``course`` extra.
+Around it: ``slam_edu.toy`` (exact ground truth in 2-D), ``slam_edu.metrics``, ``slam_edu.sd``
+(Stable Diffusion), ``slam_edu.digits`` (the shipped model), and beside it ``slam_course``, what
+the lessons show, play with and check.
 
 Method: Xu, Song, Feng, Li, Ge, Zheng and Wang, "Accelerating Image Generation with Sub-path Linear
 Approximation Model", ECCV 2024, arXiv 2404.13903.
 """
+
+import importlib
 
 from slam_edu.consistency import boundary_scalings, consistency_output
 from slam_edu.distill import DistillConfig, DistillOutput, SubPathDistiller, SubPathSample
@@ -49,7 +50,6 @@ from slam_edu.sampling import (
     spaced_timesteps,
 )
 from slam_edu.schedule import Level, NoiseSchedule, SubPathGrid
-from slam_edu.setting_up import Setup, setup
 from slam_edu.solver import (
     PFODEState,
     ddim_step,
@@ -120,3 +120,10 @@ __all__ = [
     "train_teacher",
     "update_ema",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """``setup`` and ``Setup``, which the first cell of every lesson asks for, are the course's."""
+    if name in ("Setup", "setup"):
+        return getattr(importlib.import_module("slam_course.setup"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

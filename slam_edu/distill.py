@@ -273,9 +273,7 @@ class SubPathDistiller:
             gamma = torch.minimum(gamma * self.config.reach, most)
         return SubPathSample(index=index, gamma=gamma, noise=noise)
 
-    def _drawn(
-        self, x0: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _drawn(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Index, the uniform draw behind gamma, and noise.
 
         One draw each whatever the config says, so that methods can be compared on equal noise.

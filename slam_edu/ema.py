@@ -59,9 +59,7 @@ def average_tensors(
     _check_alike(target, source, "parameter")
     if target:
         # target + (1 - rate) (source - target), one fused call for all.
-        torch._foreach_lerp_(
-            list(target.values()), [source[name] for name in target], 1 - rate
-        )
+        torch._foreach_lerp_(list(target.values()), [source[name] for name in target], 1 - rate)
 
 
 def _check_rate(rate: float) -> None:

@@ -48,9 +48,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def replaced_folder(
-    out: str | os.PathLike[str], keep: Iterable[str] = ()
-) -> Iterator[Path]:
+def replaced_folder(out: str | os.PathLike[str], keep: Iterable[str] = ()) -> Iterator[Path]:
     """A temporary folder to fill, moved into the place of ``out`` when the block ends well.
 
     An error leaves an older folder at ``out`` as it was. The temporary folder lies beside it, and

@@ -154,9 +154,7 @@ def train_student(
         output = distiller.step(x0, sample, teacher=teacher, student=student, target=target)
         return output.loss, output
 
-    return train(
-        loss, student, target, config=config, max_skipped=max_skipped, resume=resume
-    )
+    return train(loss, student, target, config=config, max_skipped=max_skipped, resume=resume)
 
 
 def denoising_loss(
@@ -237,9 +235,7 @@ def train_teacher(
         )
         return value, None
 
-    return train(
-        loss, network, average, config=config, max_skipped=max_skipped, resume=resume
-    )
+    return train(loss, network, average, config=config, max_skipped=max_skipped, resume=resume)
 
 
 def train(

@@ -22,8 +22,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 
-import slam_edu.checks
-from slam_edu.checks import Verdict, base
+import slam_course.checks
+from slam_course.checks import Verdict, base
 from slam_edu.files import atomic_path
 from tools.editions import MISTAKES
 from tools.notebooks import ROOT
@@ -72,9 +72,9 @@ class Noted(dict):
 def names_of_checks() -> dict[str, tuple[str, str]]:
     """{an exercise's name: (its lesson's module, its check)}, for all lessons."""
     found = {}
-    for info in pkgutil.iter_modules(slam_edu.checks.__path__):
+    for info in pkgutil.iter_modules(slam_course.checks.__path__):
         if info.name.startswith("lesson_"):
-            module = importlib.import_module(f"slam_edu.checks.{info.name}")
+            module = importlib.import_module(f"slam_course.checks.{info.name}")
             for name, value in vars(module).items():
                 if hasattr(value, "exercise"):
                     found[value.exercise] = (info.name, name)

@@ -61,8 +61,8 @@ def read_lessons() -> dict[str, NotebookNode]:
 
 
 def checks_of(name: str) -> object:
-    """The module with a lesson's checks: of "01_diffusion…" it is slam_edu.checks.lesson_01."""
-    return importlib.import_module(f"slam_edu.checks.lesson_{name[:2]}")
+    """The module with a lesson's checks: of "01_diffusion…" it is slam_course.lesson_01.checks."""
+    return importlib.import_module(f"slam_course.checks.lesson_{name[:2]}")
 
 
 def edition(cells: list[NotebookNode]) -> NotebookNode:
@@ -285,7 +285,7 @@ def summary_cells(exercises: list[Exercise]) -> list[NotebookNode]:
         "you hand in: *Kernel, Restart Kernel and Run All Cells*, and save."
     )
     rows = [f"    checks.{each.call.name}: {each.points}," for each in exercises]
-    first = "from slam_edu.checks import summary"
+    first = "from slam_course.checks import summary"
     code = "\n".join([first, "", "points = {", *rows, "}", "print(summary(points))"])
     return [
         nbformat.v4.new_markdown_cell(text, id="points"),

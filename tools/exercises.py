@@ -6,7 +6,7 @@ Three tagged code cells follow, in this order:
 | tag | the cell |
 |---|---|
 | `stub` | what the learner fills in: it holds `...` |
-| `check`, `points:N` | ends with a call of a check of `slam_edu.checks`, shown as its value |
+| `check`, `points:N` | ends with a call of a check of `slam_course.checks`, shown as its value |
 | `solution` | defines an answer, then `verdict = checks.…`, `assert verdict.passed`, `verdict` |
 
 One cell may be stub and check at once. Code cells between the heading and the stub belong to the

@@ -52,7 +52,7 @@ SECTIONS = ("Objectives", "Prerequisites", "Budget", "Exercise", "Recap", "Furth
 NOTEBOOK_METADATA = {"kernelspec", "language_info", "slam_edu", "widgets"}
 OWN_METADATA = {"source_sha256", "long"}  # what tools.notebooks keeps in metadata.slam_edu
 NBVAL_TAGS = {VOLATILE_TAG}  # nbval's other tags switch the comparison off
-FIGURE_TEXT = "[figure] "  # slam_edu.plotting puts a figure's alternative text behind this
+FIGURE_TEXT = "[figure] "  # slam_course puts a figure's alternative text behind this
 
 _FENCE = re.compile(r"^(```|~~~).*?^\1\s*$", re.MULTILINE | re.DOTALL)
 _MATH = re.compile(r"\$\$.+?\$\$|(?<!\\)\$[^$\n]+\$", re.DOTALL)
@@ -435,7 +435,7 @@ def describes_pictures(lesson: Lesson) -> list[str]:
             if images and len(figure_alt(output)) < SHORTEST_ALT:
                 found.append(
                     f"cell {number} shows a figure with alternative text {figure_alt(output)!r}; "
-                    f"say in a sentence what is to be seen (`alt=` of slam_edu.plotting)"
+                    f"say in a sentence what is to be seen (`alt=` of slam_course)"
                 )
     return found
 

@@ -101,7 +101,7 @@ def setup_cell_source(address: str, version: str | None = None) -> str:
 
     Where slam_edu is missing, as on Colab and Kaggle, it installs it from the address; without one
     it says what to do. It then calls ``slam_edu.setup()``, which sees to the rest. No extra is
-    named: pip would put another Jupyter under the running one (slam_edu/setting_up.py).
+    named: pip would put another Jupyter under the running one (slam_course/setup.py).
     `version` (of the wheel that it names) is the project's.
     """
     if address:

@@ -10,7 +10,7 @@ is made anew each time, and Sphinx builds from there:
     notebooks/     the executed notebooks, not run again; solutions are folded, and where an
                    explorer stood there is a word on how to run it
     gallery        every figure of the notebooks' outputs, with its alternative text
-    glossary       slam_edu.glossary
+    glossary       slam_course.glossary
     api/           the docstrings of every public module
     results/       the reports and model cards of data/
     guides         docs/teaching.md and docs/anywhere.md, where they are
@@ -44,7 +44,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from slam_edu import glossary
+from slam_course import glossary
 from slam_edu.files import replaced_folder
 from tools.notebook_rules import figure_alt
 from tools.set_address import GITHUB, colab_link, read_address, read_version, validate

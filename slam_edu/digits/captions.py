@@ -68,9 +68,7 @@ def caption(wording: str, digit: int, stroke: str, background: str) -> str:
     colour_index(stroke), colour_index(background)
     if stroke == background:
         raise ValueError(f"stroke and background are both {stroke!r}; allowed: two colours")
-    text = wording.format(
-        word=WORDS[digit], numeral=digit, stroke=stroke, background=background
-    )
+    text = wording.format(word=WORDS[digit], numeral=digit, stroke=stroke, background=background)
     return re.sub(r"\ba (?=[aeiou]\w)(?!one\b)", "an ", text)
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MAX_LENGTH = 24
 LATENT_CHANNELS, LATENT_SIZE = 4, 8
 
+
 def build_vae(
     seed: int = 0, channels: tuple[int, ...] = (32, 64, 64), layers: int = 1
 ) -> AutoencoderKL:

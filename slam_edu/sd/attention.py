@@ -45,9 +45,7 @@ def prompt_tokens(tokenizer: CLIPTokenizer, prompt: str) -> list[str]:
     """
     ids = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length).input_ids
     names = tokenizer.convert_ids_to_tokens(ids[1:-1])
-    words = [
-        name.removesuffix("</w>") if name.endswith("</w>") else name + "-" for name in names
-    ]
+    words = [name.removesuffix("</w>") if name.endswith("</w>") else name + "-" for name in names]
     return [START, *words, END]
 
 

@@ -98,9 +98,7 @@ def budget(config: SDConfig, *, device: str, tflops: float) -> Budget:
     if config.cache:
         kept += samples * disk["cache of a sample"]
     seconds = plan.seconds(tflops) + (samples * each if config.cache else 0)
-    return Budget(
-        memory=plan.total() / GIB, disk=kept / GIB, minutes=seconds / 60, device=device
-    )
+    return Budget(memory=plan.total() / GIB, disk=kept / GIB, minutes=seconds / 60, device=device)
 
 
 def count_samples(config: SDConfig) -> int:

@@ -47,8 +47,14 @@ SECTIONS = ("teacher", "method", "student", "optimisation", "data", "run")
 
 
 def _setting(
-    default: Any, section: str, doc: str, *, choices: Iterable[object] | None = None,
-    low: float | None = None, high: float | None = None, above: float | None = None,
+    default: Any,
+    section: str,
+    doc: str,
+    *,
+    choices: Iterable[object] | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
 ) -> Any:
     """A field of :class:`SDConfig` with its meaning and what it may be."""
     rule = {"section": section, "doc": doc, "choices": choices and tuple(choices)}

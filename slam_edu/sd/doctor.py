@@ -69,9 +69,7 @@ def examine(out: str | os.PathLike[str] = ".", *, hub: bool = False) -> Iterator
     yield Finding("torch", True, f"{machine.torch}, {torch.get_num_threads()} thread(s)")
     for package in NEEDED:
         found = _version(package)
-        yield Finding(
-            package, found is not None, found or "missing: pip install slam_edu[sd]"
-        )
+        yield Finding(package, found is not None, found or "missing: pip install slam_edu[sd]")
     for package, what in OPTIONAL.items():
         found = _version(package)
         wanted = None if found is None else True

@@ -264,9 +264,7 @@ def make_optimizer(
     options = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "adamw8bit":
         if device.type != "cuda":
-            raise ValueError(
-                f"optimizer is 'adamw8bit' on {device.type}; allowed there: 'adamw'"
-            )
+            raise ValueError(f"optimizer is 'adamw8bit' on {device.type}; allowed there: 'adamw'")
         try:
             from bitsandbytes.optim import AdamW8bit
         except ModuleNotFoundError as error:

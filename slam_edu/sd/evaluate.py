@@ -248,9 +248,7 @@ def evaluate_pipeline(
     return rows
 
 
-def _setting(
-    pipeline: Pipeline, sampler: str | None, guidance: float | None
-) -> tuple[str, float]:
+def _setting(pipeline: Pipeline, sampler: str | None, guidance: float | None) -> tuple[str, float]:
     """Sampler and guidance, or what fits the pipeline."""
     distilled = type(pipeline.scheduler).__name__ == "LCMScheduler"
     if sampler is None:
@@ -396,7 +394,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="the commit of an id")
     parser.add_argument("--variant", help="which of its weight files, such as fp16")
     parser.add_argument(
-        "--prompts", type=Path, metavar="FILE",
+        "--prompts",
+        type=Path,
+        metavar="FILE",
         help="one prompt a line; default: the shipped list of everyday things",
     )
     parser.add_argument(

@@ -586,9 +586,7 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = True) -> st
     api = HfApi()
     try:
         address = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo_id, folder_path=folder, commit_message="Upload of slam_edu"
-        )
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload of slam_edu")
     except HfHubHTTPError as error:
         raise PermissionError(
             f"the Hugging Face hub refused the upload to {repo_id!r} ({error}); {str(folder)!r} "

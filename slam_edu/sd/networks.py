@@ -113,9 +113,7 @@ class Networks:
         """The student's raw output. Call it last: with adapters, its own must be active then."""
         raise NotImplementedError
 
-    def target(
-        self, x: Tensor, t: Tensor, cond: Condition, gamma: Tensor | None = None
-    ) -> Tensor:
+    def target(self, x: Tensor, t: Tensor, cond: Condition, gamma: Tensor | None = None) -> Tensor:
         """The moving average's raw output; never with a gradient."""
         raise NotImplementedError
 
@@ -173,9 +171,7 @@ class FullNetworks(Networks):
         return self.wrapped(x, t, cond, gamma)
 
     @torch.no_grad()
-    def target(
-        self, x: Tensor, t: Tensor, cond: Condition, gamma: Tensor | None = None
-    ) -> Tensor:
+    def target(self, x: Tensor, t: Tensor, cond: Condition, gamma: Tensor | None = None) -> Tensor:
         """The averaged UNet's raw output."""
         return self._target(x, t, cond, gamma)
 
@@ -259,9 +255,7 @@ class LoraNetworks(Networks):
         return self.wrapped(x, t, cond, gamma)
 
     @torch.no_grad()
-    def target(
-        self, x: Tensor, t: Tensor, cond: Condition, gamma: Tensor | None = None
-    ) -> Tensor:
+    def target(self, x: Tensor, t: Tensor, cond: Condition, gamma: Tensor | None = None) -> Tensor:
         """The UNet's raw output with the averaged adapters."""
         with self._active(TARGET):
             return self.student_module(x, t, cond, gamma)
@@ -380,9 +374,7 @@ def _without_gamma(
     return unet
 
 
-def _add_gamma(
-    config: SDConfig, unet: UNet2DConditionModel
-) -> Callable[[Tensor], Tensor] | None:
+def _add_gamma(config: SDConfig, unet: UNet2DConditionModel) -> Callable[[Tensor], Tensor] | None:
     """Give the UNet an embedding of gamma that starts at zero, if it is to have one."""
     if not config.gamma_conditioned:
         return None

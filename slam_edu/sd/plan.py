@@ -510,9 +510,7 @@ def _suggestion(config: SDConfig, plan: Plan, available: int) -> str:
         if getattr(config, name) == value or (name == "frozen_dtype" and plan.device != "cuda"):
             continue
         tried[name] = value
-        other = make_plan(
-            config.replace(**tried), device=plan.device, processes=plan.processes
-        )
+        other = make_plan(config.replace(**tried), device=plan.device, processes=plan.processes)
         batch = min(other.largest_batch(gib), config.batch)
         if batch:
             settings = " ".join(f"{k}={str(v).lower()}" for k, v in tried.items())

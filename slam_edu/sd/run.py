@@ -164,9 +164,7 @@ class DistillRun:
 
         return next((int(p.stem) for p in checkpoint_paths(self.folder) if readable(p)), 0)
 
-    def _train(
-        self, accelerator: Accelerator, asked: Callable[[], bool]
-    ) -> Iterator[EngineState]:
+    def _train(self, accelerator: Accelerator, asked: Callable[[], bool]) -> Iterator[EngineState]:
         config, engine, main = self.config, self.engine, accelerator.is_main_process
         begun = engine.progress.update
         tracked = accelerator if main and config.tracker != "none" else None
@@ -273,9 +271,7 @@ def load_run(
     config = read_config(folder / CONFIG)
     pipeline = load_teacher(config)
     pipeline.unet.to(device)
-    networks = build_networks(
-        config, pipeline.unet, make_autocast(config, torch.device(device))
-    )
+    networks = build_networks(config, pipeline.unet, make_autocast(config, torch.device(device)))
     progress = load_newest(folder, networks.trained, networks.average, None, show)
     if progress is None:
         raise FileNotFoundError(

@@ -102,6 +102,7 @@ def model_folder(model: str, revision: str | None = None, variant: str | None = 
         ValueError: for an id without a commit, or one that the hub does not have.
         ConnectionError: for an id that is not kept on this machine and cannot be downloaded.
     """
+
     def download() -> str:
         with hushed(bars=True):  # gigabytes
             from diffusers import DiffusionPipeline
@@ -278,9 +279,7 @@ def check_folder(folder: Path, variant: str | None = None) -> dict[str, int]:
     index = _read_json(path)
     kind = index.get("_class_name")
     if kind not in PIPELINES:
-        raise ValueError(
-            f"{str(path)!r} is of a {kind}; allowed: {', '.join(PIPELINES)}"
-        )
+        raise ValueError(f"{str(path)!r} is of a {kind}; allowed: {', '.join(PIPELINES)}")
     parts = PARTS + (XL_PARTS if kind == PIPELINES[1] else ())
     for name in parts:
         entry = index.get(name)

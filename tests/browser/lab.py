@@ -8,7 +8,7 @@
 
 JupyterLab is started as `make lab` starts it, with throw-away settings. An *explorer* is any
 widget with the CSS class `slam-explorer`; it holds sliders or menus, and one image (class
-`slam-explorer-figure`) that is drawn anew when one of them moves. slam_edu.widgets makes them.
+`slam-explorer-figure`) that is drawn anew when one of them moves. slam_course.widgets makes them.
 """
 
 from __future__ import annotations

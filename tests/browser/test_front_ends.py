@@ -1,6 +1,6 @@
 """An explorer outside JupyterLab: in Jupyter Notebook, and in Voilà, which shows it alone.
 
-One function makes all of them (slam_edu.widgets.explorer), so a quick lesson stands for all.
+One function makes all of them (slam_course.widgets.explorer), so a quick lesson stands for all.
 """
 
 import pytest

@@ -361,9 +361,7 @@ def test_a_solver_is_named_by_its_calls(whole):
     setting = Setting(sampler="dpmpp_2m", steps=2, guidance=3.0)
     found = measure.measure_solver(setting, whole)
     assert set(found) == {f"{n}_4" for n in measure.QUALITIES} | {"latent_999", "pixel_999"}
-    drawn = reference.teacher_latents(
-        whole.model, whole.map.cond, whole.map.x[999], setting
-    )
+    drawn = reference.teacher_latents(whole.model, whole.map.cond, whole.map.x[999], setting)
     off = (drawn - whole.map.end[999]).square().mean().sqrt()
     assert found["latent_999"] == pytest.approx(float(off), rel=1e-4)
 
@@ -730,9 +728,7 @@ def rows_by_key():
 
     def row_of(job):
         steps = getattr(job.what, "steps", None)
-        [row] = [
-            r for r in made_up if r.name == job.key[0] and r.settings.get("steps") == steps
-        ]
+        [row] = [r for r in made_up if r.name == job.key[0] and r.settings.get("steps") == steps]
         return dataclasses.replace(row, settings=json.loads(job.key[2]))
 
     return row_of

@@ -43,9 +43,7 @@ def exercises_alone(nb: NotebookNode) -> NotebookNode:
 def by_id(nb: NotebookNode, grade_id: str) -> NotebookNode:
     """The cell that nbgrader knows under this id."""
     [cell] = (
-        cell
-        for cell in nb.cells
-        if cell.metadata.get("nbgrader", {}).get("grade_id") == grade_id
+        cell for cell in nb.cells if cell.metadata.get("nbgrader", {}).get("grade_id") == grade_id
     )
     return cell
 
@@ -55,9 +53,9 @@ def solutions(source: NotebookNode) -> dict[str, str]:
     found = {}
     for cell in source.cells:
         if BEGIN in cell.source:
-            found[cell.metadata.nbgrader.grade_id] = (
-                cell.source.split(BEGIN + "\n")[1].split("\n" + END)[0]
-            )
+            found[cell.metadata.nbgrader.grade_id] = cell.source.split(BEGIN + "\n")[1].split(
+                "\n" + END
+            )[0]
     return found
 
 

@@ -40,6 +40,7 @@ def same_cells(one, other):
 
     ClearSolutions of nbgrader leaves an empty line where the solution stood.
     """
+
     def view(nb):
         found = []
         for cell in nb.cells:

@@ -14,8 +14,8 @@ from nbclient.exceptions import CellExecutionError
 from nbgrader.nbgraderformat import MetadataValidator
 from nbgrader.utils import compute_checksum
 
-from slam_edu.checks import base
-from slam_edu.checks.lesson_00 import noisy_points
+from slam_course import checks as base
+from slam_course.lesson_00.checks import noisy_points
 from tests.editions.running import checks_of
 from tests.editions.submissions import by_id, solutions
 from tests.notebooks.made import made_notebook
@@ -302,9 +302,7 @@ HEAVY = [name for name in LESSONS if name[:2] not in ("00", "01", "02")]
 def outcomes():
     command = [sys.executable, "-m", "tests.editions.running", *HEAVY]
     env = {**os.environ, **KERNEL_ENV, "MPLBACKEND": "agg"}
-    run = subprocess.run(
-        command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
-    )
+    run = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])
 

@@ -33,7 +33,7 @@ def png(level: int = 128) -> bytes:
 
 
 def figure_output(alt: str = ALT) -> NotebookNode:
-    """What displaying a figure of slam_edu.plotting leaves in a cell."""
+    """What displaying a figure of slam_course leaves in a cell."""
     data = {"image/png": base64.b64encode(png()).decode(), "text/plain": f"[figure] {alt}"}
     return nbformat.v4.new_output("display_data", data)
 

@@ -248,9 +248,7 @@ def test_skipping_reads_no_image_and_each_shard_once(sd, tmp_path, monkeypatch):
     loads, opened = [], []
     load, open_ = module.load, module.ShardSource.shard
     monkeypatch.setattr(module, "load", lambda item, size: loads.append(item) or load(item, size))
-    monkeypatch.setattr(
-        module.ShardSource, "shard", lambda s, i: opened.append(i) or open_(s, i)
-    )
+    monkeypatch.setattr(module.ShardSource, "shard", lambda s, i: opened.append(i) or open_(s, i))
     late = stream(pattern, sd, start=10 * 1000)
     assert opened == []
     got = which(sd, late.get(range(2))[0], 10)
@@ -328,9 +326,7 @@ def test_open_batches_makes_the_cache_and_opens_it(sd, tmp_path):
     named = SDConfig(data="cache", data_path=str(tmp_path / "c"), seed=3)
     again = open_batches(named, sd, tmp_path / "x")
     assert again.seed == 3
-    assert torch.equal(
-        again.get([0])[0], batches.cache.batch([place_in_epoch(0, 5, 3)])[0]
-    )
+    assert torch.equal(again.get([0])[0], batches.cache.batch([place_in_epoch(0, 5, 3)])[0])
     with pytest.raises(ValueError, match="holds latents of shape"):
         open_batches(named.replace(resolution=64), sd, tmp_path / "x")
 

@@ -145,9 +145,7 @@ def test_tensors():
     halved = fit(image, (16, 16))
     assert halved.image.shape == (3, 16, 16)
     assert halved.time_ids == (32, 32, 0, 0, 16, 16)
-    torch.testing.assert_close(
-        halved.image.mean((1, 2)), image.mean((1, 2)), rtol=0, atol=0.02
-    )
+    torch.testing.assert_close(halved.image.mean((1, 2)), image.mean((1, 2)), rtol=0, atol=0.02)
 
 
 # -------------------------------------------------------------------- no images

@@ -174,9 +174,10 @@ def test_an_update_that_is_not_finite_changes_nothing():
     before = None
     for state in spoilt.updates():
         if state.update == 2:
-            before = copy.deepcopy(dict(spoilt.networks.average)), {
-                k: v.detach().clone() for k, v in spoilt.networks.trained.items()
-            }
+            before = (
+                copy.deepcopy(dict(spoilt.networks.average)),
+                {k: v.detach().clone() for k, v in spoilt.networks.trained.items()},
+            )
         if state.update == 3:
             assert state.skipped == 1
             assert state.loss in (float("inf"), float("-inf")) or state.loss != state.loss

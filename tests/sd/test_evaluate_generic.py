@@ -225,9 +225,7 @@ def test_all_draw_from_the_same_noise(teacher, student, scorer):
         hook = pipeline.unet.register_forward_pre_hook(record(name))
         evaluate_pipeline(pipeline, PROMPTS, scorer=scorer, steps=(2,), seed=3, **options)
         hook.remove()
-    noise = torch.stack(
-        [torch.randn(4, 8, 8, generator=sample_generator(3, i)) for i in range(5)]
-    )
+    noise = torch.stack([torch.randn(4, 8, 8, generator=sample_generator(3, i)) for i in range(5)])
     for found in seen.values():
         assert torch.equal(found, noise)
     assert len(seen) == 3

@@ -508,9 +508,7 @@ def finished_run(tmp_path, **settings):
     folder.mkdir()
     save_config(config, folder / "config.yaml")
     optimizer = torch.optim.AdamW(networks.trained.values())
-    save_checkpoint(
-        folder, Progress(update=3), networks.trained, networks.average, optimizer
-    )
+    save_checkpoint(folder, Progress(update=3), networks.trained, networks.average, optimizer)
     shutil.copytree(place, tmp_path / "before")
     return folder, networks
 

@@ -188,9 +188,7 @@ def test_one_base_is_three_networks(model, told, checkpointing):
     one, loss_one = cases[0], None
     loss_one, grads_one = one.gradients()
     grads_one = {name: grad.clone() for name, grad in grads_one.items()}
-    loss, grads = one.gradients(
-        teacher=cases[1].networks.teacher, target=cases[2].networks.target
-    )
+    loss, grads = one.gradients(teacher=cases[1].networks.teacher, target=cases[2].networks.target)
     assert torch.equal(loss, loss_one)
     for name, grad in grads.items():
         assert torch.equal(grad, grads_one[name]), name

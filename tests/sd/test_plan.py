@@ -286,9 +286,7 @@ class OneBatch:
 def test_plan_is_what_the_engine_takes(folders, settings):
     from diffusers import UNet2DConditionModel
 
-    config = SDConfig(
-        teacher=str(folders["sd"]), updates=2, lora_rank=4, device="cpu", **settings
-    )
+    config = SDConfig(teacher=str(folders["sd"]), updates=2, lora_rank=4, device="cpu", **settings)
     planned = make_plan(config)
     networks = build_networks(config, UNet2DConditionModel(**planned.architecture.unet))
     live = LiveBytes()

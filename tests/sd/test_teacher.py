@@ -125,9 +125,11 @@ def test_weights_in_shards(folders, tmp_path):
     pipeline, _ = folders["sd"]
     with quiet():
         pipeline.save_pretrained(tmp_path / "sharded", max_shard_size="200KB")
-    assert (tmp_path / "sharded" / "unet").joinpath(
-        "diffusion_pytorch_model.safetensors.index.json"
-    ).is_file()
+    assert (
+        (tmp_path / "sharded" / "unet")
+        .joinpath("diffusion_pytorch_model.safetensors.index.json")
+        .is_file()
+    )
     assert same_weights(teacher(tmp_path / "sharded").unet, pipeline.unet)
     shard = sorted((tmp_path / "sharded" / "unet").glob("*-00002-of-*.safetensors"))[0]
     shard.unlink()

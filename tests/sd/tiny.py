@@ -23,16 +23,12 @@ XL_WIDTHS = (16, 24)
 POOLED, TIME_ID = 20, 8
 
 
-def tiny_sd_pipeline(
-    seed: int = 0, prediction_type: str = "epsilon"
-) -> StableDiffusionPipeline:
+def tiny_sd_pipeline(seed: int = 0, prediction_type: str = "epsilon") -> StableDiffusionPipeline:
     """A Stable Diffusion 1 of 0.4 million random parameters: 4 x 8 x 8 latents, 32 x 32 pixels."""
     return tiny_pipeline(prediction_type, seed)
 
 
-def tiny_xl_pipeline(
-    seed: int = 0, prediction_type: str = "epsilon"
-) -> StableDiffusionXLPipeline:
+def tiny_xl_pipeline(seed: int = 0, prediction_type: str = "epsilon") -> StableDiffusionXLPipeline:
     """A Stable Diffusion XL of 0.4 million random parameters: 4 x 8 x 8 latents, 32 x 32 pixels.
 
     Its words, pooled embeddings, sizes and timesteps all matter for the output.

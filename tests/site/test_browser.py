@@ -19,9 +19,7 @@ PAGES = {
 def opened(browser, site, size="desktop", scheme="light"):
     """A function that opens a page by its name; afterwards nothing may have failed."""
     width, height = WIDTHS[size]
-    context = browser.new_context(
-        viewport={"width": width, "height": height}, color_scheme=scheme
-    )
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
     context.set_default_timeout(30_000)
     page, faults = context.new_page(), []
 
@@ -36,9 +34,11 @@ def opened(browser, site, size="desktop", scheme="light"):
     # A picture that was still on its way when the page was left is no fault.
     page.on(
         "requestfailed",
-        lambda request: faults.append(f"{request.failure}: {request.url}")
-        if request.failure != "net::ERR_ABORTED"
-        else None,
+        lambda request: (
+            faults.append(f"{request.failure}: {request.url}")
+            if request.failure != "net::ERR_ABORTED"
+            else None
+        ),
     )
 
     def go(name, query=""):

@@ -10,7 +10,7 @@ import pytest
 from sphinx.util.inventory import InventoryFile
 
 import slam_edu
-from slam_edu import glossary
+from slam_course import glossary
 from tools import website
 from tools.notebook_rules import figure_alt
 
@@ -99,9 +99,7 @@ def test_no_link_leads_to_a_repository_without_an_address(pages):
     hosts = {urlsplit(link).netloc for page in pages.values() for link in page.links}
     assert "arxiv.org" in hosts
     # Colab's own front page is where a notebook can be uploaded.
-    colab = [
-        link for page in pages.values() for link in page.links if "colab.research" in link
-    ]
+    colab = [link for page in pages.values() for link in page.links if "colab.research" in link]
     assert set(colab) <= {"https://colab.research.google.com"}
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
+from slam_course.lesson_08 import digit_figures as plots
 from slam_edu.digits.captions import FULL, WORDS, caption
 from slam_edu.digits.evaluate.scores import Scores
 from slam_edu.digits.evaluate.table import Setting, draw_images
-from slam_edu.plotting import digits as plots
 from slam_edu.sd.components import LatentDiffusion
 
 #: Colour pairs of the grid's columns, (stroke, background).

@@ -150,9 +150,7 @@ def _checked(x: Tensor, name: str, like: Tensor | None = None) -> Tensor:
     """A set of features, in float64."""
     if x.ndim != 2 or len(x) < 2 or (like is not None and x.shape[1] != like.shape[1]):
         width = "" if like is None else f", d = {like.shape[1]} as of the other set"
-        raise ValueError(
-            f"{name} has shape {tuple(x.shape)}; allowed: (n, d) with n >= 2{width}"
-        )
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; allowed: (n, d) with n >= 2{width}")
     check_samples(x, name)
     return x.double()
 

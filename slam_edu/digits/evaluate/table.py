@@ -138,9 +138,7 @@ def measure(
             f"{str(path)!r} holds results of a model with the fingerprint {results['weights']}, "
             f"this one has {weights}; allowed: the same model, or another file"
         )
-    noise = model.draw_noise(
-        len(evaluator.prompts), torch.Generator().manual_seed(noise_seed)
-    )
+    noise = model.draw_noise(len(evaluator.prompts), torch.Generator().manual_seed(noise_seed))
     if "floor" not in results or "parts" not in results:
         results["floor"] = dataclasses.asdict(evaluator.floor())
         results["parts"] = part_scores(model, evaluator)

@@ -203,4 +203,3 @@ def measure_solver(setting: Setting, reference: Reference) -> dict[str, float]:
 def measure_real(reference: Reference) -> dict[str, float]:
     """The same of real images, those that the prompts are captions of, as 0 calls."""
     return quality(reference, reference.evaluator.asked.images, 0)
-

@@ -130,9 +130,7 @@ class Plan:
         few = ((1, 0.0), (1, w), (2, w), (4, w), (8, w))
         wanted = [("ddim", TEACHER_STEPS, w)]
         wanted += [(sampler, *rest) for sampler in self.samplers for rest in few]
-        return list(
-            dict.fromkeys(Setting(sampler=a, steps=n, guidance=g) for a, n, g in wanted)
-        )
+        return list(dict.fromkeys(Setting(sampler=a, steps=n, guidance=g) for a, n, g in wanted))
 
     def config(self, name: str, seed: int, out: Path | None = None) -> SDConfig:
         """The configuration of a student's run.
@@ -233,5 +231,3 @@ def short_names(chosen: Iterable[str] | None) -> tuple[str, ...]:
 def slam_names(names: Iterable[str]) -> list[str]:
     """Those of the names that are variants of SLAM."""
     return [name for name in names if name.startswith("SLAM")]
-
-

@@ -305,9 +305,7 @@ def make_part(
     options = {"guidance": plan.guidance, "path": out and out / part, "show": show}
     if part == SAMPLES:
         return teacher_samples(model, evaluator, **options)
-    return solution_map(
-        model, evaluator, points=plan.points, steps=plan.solver_steps, **options
-    )
+    return solution_map(model, evaluator, points=plan.points, steps=plan.solver_steps, **options)
 
 
 def make_reference(

@@ -37,7 +37,7 @@ from slam_edu.files import atomic_path
 from slam_edu.toy.study.report import Ratio
 
 if TYPE_CHECKING:
-    from slam_edu.plotting.base import CourseFigure
+    from slam_course.figures import CourseFigure
 
 REPORT = "report.md"
 SOLVER_NAMES = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++ 2M"}
@@ -178,9 +178,7 @@ def calls_table(results: Results, measure: str) -> str:
         found = [list(results.values(name, f"{measure}_{n}").values()) for n in calls]
         lines.append(_line(name, *map(cell, found)))
     for sampler, by_calls in solvers.items():
-        found = [
-            [by_calls[n].measured[f"{measure}_{n}"]] if n in by_calls else [] for n in calls
-        ]
+        found = [[by_calls[n].measured[f"{measure}_{n}"]] if n in by_calls else [] for n in calls]
         lines.append(_line(f"teacher, {SOLVER_NAMES[sampler]}", *map(cell, found)))
     if f"{measure}_0" in results.floor:
         real = [results.floor[f"{measure}_0"]]
@@ -198,9 +196,7 @@ def map_table(results: Results) -> str:
         lines.append(_line(name, *(f"{v:.3f}" for v in values)))
     top = TIMES[0]
     for setting, row in results.solvers():
-        cells = [
-            f"{row.measured[f'{kind}_{t}']:.3f}" if t == top else "" for kind, t in columns
-        ]
+        cells = [f"{row.measured[f'{kind}_{t}']:.3f}" if t == top else "" for kind, t in columns]
         lines.append(_line(f"teacher, {_solver_name(setting)}", *cells))
     return "\n".join(lines) + "\n"
 
@@ -396,7 +392,7 @@ def _yes(ahead: bool) -> str:
 
 def draw_figures(results: Results, out: Path) -> dict[str, CourseFigure]:
     """All figures of the report for which there are data, by name."""
-    from slam_edu.plotting import distilled as plots
+    from slam_course.lesson_08 import study_figures as plots
 
     found: dict[str, CourseFigure] = {}
     names = results.names
@@ -425,7 +421,7 @@ def draw_figures(results: Results, out: Path) -> dict[str, CourseFigure]:
 
 
 def _calls_figure(results: Results) -> CourseFigure:
-    from slam_edu.plotting import distilled as plots
+    from slam_course.lesson_08 import study_figures as plots
 
     measures = {
         "not as asked for, %": ("wrong", 100),
@@ -463,7 +459,7 @@ def _calls_figure(results: Results) -> CourseFigure:
 
 
 def _ratios_figure(results: Results) -> dict[str, CourseFigure]:
-    from slam_edu.plotting import distilled as plots
+    from slam_course.lesson_08 import study_figures as plots
 
     panels = {
         "latent_999": "error to the map,\nt = 999",
@@ -483,7 +479,7 @@ def _ratios_figure(results: Results) -> dict[str, CourseFigure]:
 
 
 def _gamma_figure(results: Results) -> dict[str, CourseFigure]:
-    from slam_edu.plotting import distilled as plots
+    from slam_course.lesson_08 import study_figures as plots
 
     curves = {}
     for name in results.names:
@@ -505,7 +501,7 @@ def _gamma_figure(results: Results) -> dict[str, CourseFigure]:
 
 
 def _loss_figure(results: Results, out: Path) -> dict[str, CourseFigure]:
-    from slam_edu.plotting import distilled as plots
+    from slam_course.lesson_08 import study_figures as plots
 
     logs = training_logs(results, out)
     return {"loss": plots.training_curves(logs)} if logs else {}
@@ -538,9 +534,9 @@ def draw_grid(results: Results, out: Path, seed: int = 0) -> CourseFigure | None
     Returns:
         None where those runs are not there.
     """
+    from slam_course.lesson_08.digit_figures import prompt_grid
     from slam_edu.digits.students.measure import student_latents
     from slam_edu.digits.students.reference import teacher_latents, teacher_model
-    from slam_edu.plotting.digits import prompt_grid
     from slam_edu.sd.components import text_condition
     from slam_edu.sd.run import load_run
 

@@ -27,9 +27,7 @@ LARGEST = 12_000_000
 _CARD, _OWN = "README.md", ("unet", "scheduler")
 
 
-def ship(
-    results: Results, out: Path, name: str, seed: int = 0, to: Path | None = None
-) -> Path:
+def ship(results: Results, out: Path, name: str, seed: int = 0, to: Path | None = None) -> Path:
     """Write a student of the study as ``data/digits-student`` is: in half precision.
 
     The folder is written beside its place and then moved there.

@@ -158,7 +158,7 @@ def write_report(rows: Sequence[Row], groups: Sequence[Group], out: Path) -> Non
 
     Comparisons whose runs are not there are left out, and said so.
     """
-    from slam_edu.plotting import study as plots
+    from slam_course.lesson_05 import study_figures as plots
 
     results = Results(rows)
     parts = [_head(rows)]

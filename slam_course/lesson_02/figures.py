@@ -1,0 +1,362 @@
+r"""Figures of lesson 02: few-step trajectories and samples, orders, where errors are made.
+
+Time runs as sampling does: noise is on the left and data on the right. A solver's hop is a
+straight line in :math:`z` over :math:`\rho`; in the plane of :math:`x` it is drawn as the arc it
+is there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator, ScalarFormatter
+from torch import Tensor
+
+from slam_course.figures import COLORS, CourseFigure, figure, paths, plane, points
+from slam_edu._validation import check_count
+from slam_edu.schedule import Level
+
+NAMES = {"ddim": "DDIM", "heun": "Heun", "dpmpp_2m": "DPM-Solver++ 2M", "rk4": "Runge-Kutta 4"}
+"""How the solvers of :data:`slam_edu.solver.METHODS` are called in figures."""
+
+# One colour says "a solver"; line, marker and shade say which.
+_STYLES = {
+    "ddim": {"color": COLORS["teacher"], "ls": "-", "marker": "o"},
+    "heun": {"color": "#7a3600", "ls": "--", "marker": "s"},
+    "dpmpp_2m": {"color": "#f0a35e", "ls": "-.", "marker": "D"},
+    "rk4": {"color": "#4d2200", "ls": ":", "marker": "^"},
+}
+
+
+def arcs(trajectory: Tensor, levels: Level, per_hop: int = 16) -> Tensor:
+    r"""A solver's path between its states, straight in z, as the arcs it is in x.
+
+    Args:
+        trajectory: states at ``levels``, shape ``(n + 1, B, D)``; variance preserving.
+        levels: shape ``(n + 1,)``.
+        per_hop: pieces that a hop is drawn with.
+
+    Returns:
+        Points of the path, shape ``(n * per_hop + 1, B, D)``.
+
+    Raises:
+        ValueError: for a number of pieces below 1, or unlike numbers of states and levels.
+    """
+    check_count(per_hop, "per_hop")
+    if len(trajectory) != len(levels):
+        raise ValueError(
+            f"the trajectory has {len(trajectory)} states; allowed: one per level, {len(levels)}"
+        )
+    z, rho = trajectory / levels.alpha[:, None, None], levels.rho
+    share = torch.linspace(0, 1, per_hop + 1, dtype=rho.dtype)[1:]
+    pieces = [trajectory[:1]]
+    for i in range(len(levels) - 1):
+        # Equal pieces of the angle arctan(rho), whose cosine is alpha.
+        angle = torch.lerp(rho[i].atan(), rho[i + 1].atan(), share)
+        part = ((angle.tan() - rho[i]) / (rho[i + 1] - rho[i]))[:, None, None]
+        pieces.append(angle.cos()[:, None, None] * torch.lerp(z[i], z[i + 1], part))
+    return torch.cat(pieces)
+
+
+# -------------------------------------------------------------------- one hop and many
+
+
+def hops_and_path(
+    fine: Level,
+    exact: Tensor,
+    levels: Level,
+    starts: Tensor,
+    reached: Tensor,
+    path: Tensor,
+    rho_max: float = 3.2,
+) -> CourseFigure:
+    r"""First coordinate of z over :math:`\rho`: hops from the exact curve, and a solver's path.
+
+    Args:
+        fine: many levels, shape ``(m,)``.
+        exact: exact trajectories there, shape ``(m, B, 2)``.
+        levels: the solver's levels, shape ``(n + 1,)``; both sequences have the same ends.
+        starts: exact trajectories at those levels, shape ``(n + 1, B, 2)``.
+        reached: where one hop from each start ends, shape ``(n, B, 2)``.
+        path: the solver's own trajectories, shape ``(n + 1, B, 2)``.
+        rho_max: noisier levels are left out.
+    """
+    fig, (left, right) = figure(
+        2,
+        size=(4.3, 3.5),
+        alt=f"Two panels, z over rho from {rho_max:g} down to 0, with green exact curves that "
+        "bend more and more towards the right. Left: orange hops of DDIM start on the curves "
+        "along their slope and end beside them; purple bars show the errors. Right: orange paths "
+        "made of such hops leave the curves, and the errors at the end are longer.",
+    )
+    rho, last = levels.rho, len(levels) - 1
+    z_starts, z_path = _first_z(starts, levels), _first_z(path, levels)
+    z_reached = _first_z(reached, levels[1:])
+    for ax in (left, right):
+        ax.plot(fine.rho, _first_z(exact, fine), color=COLORS["path"], lw=1.5)
+    for i in range(last):
+        hop = torch.stack([z_starts[i], z_reached[i]])
+        left.plot(rho[i : i + 2], hop, color=COLORS["teacher"], lw=1.5)
+        left.plot(rho[i].expand_as(z_starts[i]), z_starts[i], "o", color=COLORS["path"], ms=5)
+        _error_bars(left, rho[i + 1], z_reached[i], z_starts[i + 1])
+    right.plot(rho, z_path, "o-", color=COLORS["teacher"], lw=1.5, ms=4)
+    _error_bars(right, rho[last], z_path[last], z_starts[last])
+    left.set_title("every hop starts on the exact curve", fontsize=10)
+    right.set_title("every hop starts where the last one ended", fontsize=10)
+    for ax in (left, right):
+        ax.set(xlim=(rho_max, -0.05 * rho_max), ylim=(-4.2, 4.2), xlabel=r"$\rho$")
+        _open(ax)
+    left.set_ylabel("z, first coordinate")
+    _legend(left, {"exact": "path", "one hop of DDIM": "teacher", "its error": "chord"})
+    _legend(right, {"exact": "path", "DDIM": "teacher", "error at the end": "chord"})
+    return fig
+
+
+def _first_z(x: Tensor, levels: Level) -> Tensor:
+    """First coordinate of z = x/alpha, ``(n, B)``."""
+    return x[..., 0] / levels.alpha[:, None]
+
+
+def _error_bars(ax: Axes, rho: Tensor, reached: Tensor, truth: Tensor) -> None:
+    at = rho.expand_as(truth)
+    ax.vlines(at, reached, truth, color=COLORS["chord"], lw=4, zorder=3)
+
+
+# -------------------------------------------------------------------- samples and trajectories
+
+
+def sample_strip(samples: Mapping[str, Tensor], data: Tensor, alt: str) -> CourseFigure:
+    """Samples in a row of panels, each over the data in light grey.
+
+    Args:
+        samples: for each title, samples of shape ``(B, 2)``.
+        data: clean samples, shape ``(n, 2)``.
+        alt: what is to be seen.
+    """
+    fig, axes = figure(len(samples), size=(1.95, 2.2), alt=alt)
+    for ax, (title, x) in zip(axes, samples.items(), strict=True):
+        plane(ax, title, limit=2.6)
+        points(ax, data, "#cfcfcf", size=1.5, alpha=0.8)
+        points(ax, x, "teacher", size=1.5, alpha=0.6)
+    return fig
+
+
+def few_step_paths(
+    solved: Mapping[int, tuple[Tensor, Level]], exact: Tensor, data: Tensor
+) -> CourseFigure:
+    """DDIM's trajectories in the plane over the exact ones, one panel per number of steps.
+
+    Args:
+        solved: for each number of steps, states ``(n + 1, B, 2)`` and their levels.
+        exact: exact trajectories from the same starts, shape ``(m, B, 2)``.
+        data: clean samples, shape ``(n, 2)``.
+    """
+    fig, axes = figure(
+        len(solved),
+        size=(2.75, 3.25),
+        alt=f"Panels for {', '.join(map(str, solved))} evaluations. Green exact trajectories end "
+        f"on the data. The orange ones of DDIM follow them ever more loosely as evaluations get "
+        f"fewer; with one they all run to the centre. Purple lines join the two ends.",
+    )
+    for ax, (steps, (trajectory, levels)) in zip(axes, solved.items(), strict=True):
+        plane(ax, evaluations(steps), limit=2.4)
+        draw_paths(ax, trajectory, levels, exact, data)
+    handles = _handles(axes[0], {"exact": "path", "DDIM": "teacher", "error at the end": "chord"})
+    fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return fig
+
+
+def draw_paths(ax: Axes, trajectory: Tensor, levels: Level, exact: Tensor, data: Tensor) -> None:
+    """Into prepared axes: data, exact trajectories, a solver's over them, the gap at the end."""
+    points(ax, data, "#cfcfcf", size=1.5, alpha=0.8)
+    paths(ax, exact, "path", width=1.1, alpha=0.8)
+    paths(ax, arcs(trajectory, levels), "teacher", width=1.1, alpha=0.9)
+    gap = torch.stack([trajectory[-1], exact[-1]])
+    paths(ax, gap, "chord", width=1.1, alpha=0.8, linestyles=":")
+    points(ax, exact[0], "noise", size=9, alpha=1, zorder=3)
+    points(ax, exact[-1], "path", size=12, alpha=1, zorder=3)
+    points(ax, trajectory[-1], "teacher", size=12, alpha=1, zorder=4)
+
+
+def evaluations(number: int) -> str:
+    """``"1 evaluation"``, ``"2 evaluations"``."""
+    return f"{number} evaluation" + "s" * (number != 1)
+
+
+# -------------------------------------------------------------------- errors
+
+
+def orders(
+    hops: Sequence[int],
+    one_hop: Mapping[str, Sequence[float]],
+    whole_way: Mapping[str, Sequence[float]],
+    slopes: Mapping[str, tuple[float, float]],
+) -> CourseFigure:
+    """Local and global error over the number of hops, both axes logarithmic, with exponents.
+
+    Args:
+        hops: numbers of hops.
+        one_hop: for each method, the local error.
+        whole_way: for each method, the global error.
+        slopes: for each method, minus the slope measured in the left and in the right panel.
+    """
+    said = ", ".join(f"{NAMES[m]} {a:.1f} and {b:.1f}" for m, (a, b) in slopes.items())
+    fig, axes = figure(
+        2,
+        size=(4.3, 3.5),
+        alt=f"Two logarithmic plots of error over the number of hops, with falling lines. "
+        f"Left, one hop; right, the whole way. Minus their slopes, left and right: {said}.",
+    )
+    panels = (("one hop: local error", one_hop), ("the whole way: global error", whole_way))
+    for side, (ax, (title, errors)) in enumerate(zip(axes, panels, strict=True)):
+        for method, values in errors.items():
+            label = f"{NAMES[method]}: {slopes[method][side]:.1f}"
+            ax.plot(hops, values, ms=5, lw=1.5, label=label, **_STYLES[method])
+        ax.set(xscale="log", yscale="log", xlabel="number of hops from t = 999 to 0")
+        ax.set_xticks(hops, [str(n) for n in hops])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_title(title, fontsize=10)
+        ax.legend(frameon=False, fontsize=9, loc="lower left", title="measured exponent")
+        _open(ax)
+    axes[0].set_ylabel("distance in z, median")
+    return fig
+
+
+def error_along_the_path(
+    t: Tensor, change: Tensor, local: Tensor, predicted: Tensor, effect: Tensor
+) -> CourseFigure:
+    r"""What each hop of DDIM meets, misses, and costs at the end; all of shape ``(n,)``.
+
+    Args:
+        t: timesteps at which the hops start.
+        change: change of slope over the hop per unit of :math:`\rho`, the curvature.
+        local: local error.
+        predicted: half of the squared hop times the curvature.
+        effect: the error at the end when this hop alone is DDIM's.
+    """
+    fig, axes = figure(
+        3,
+        size=(3.35, 3.1),
+        alt="Three plots over t from 999 to 0. Left, logarithmic: the curvature rises a "
+        "thousandfold and more. Middle: the local error of a hop is level, then rises at the end; "
+        "Taylor's formula is close to it. Right: the error at the end due to each hop grows "
+        "towards the data, and the last hop stands far above all others.",
+    )
+    axes[0].plot(t, change, color=COLORS["path"], lw=1.6)
+    axes[0].set(yscale="log", ylim=(3e-4, 10))
+    axes[1].plot(t, local, "o", color=COLORS["teacher"], ms=3.5, label="measured")
+    taylor = r"$\frac{1}{2} h^2 \Vert z'' \Vert$"
+    axes[1].plot(t, predicted, color=COLORS["chord"], lw=1.4, label=taylor)
+    axes[1].set(yscale="log", ylim=(3e-4, 0.1))
+    axes[1].legend(frameon=False, fontsize=9, loc="upper left")
+    axes[2].bar(t.numpy(), effect.numpy(), width=13, color=COLORS["teacher"])
+    axes[2].set_ylim(bottom=0)
+    titles = (
+        "curvature of the exact path",
+        "local error of the hop from t",
+        "what it costs at the end",
+    )
+    for ax, title in zip(axes, titles, strict=True):
+        ax.set(xlim=(1010, -10), xlabel="timestep t")
+        ax.set_title(title, fontsize=10)
+        _open(ax)
+    return fig
+
+
+# -------------------------------------------------------------------- distances
+
+
+def distance_by_evaluations(
+    curves: Mapping[str, Mapping[int, float]], floor: Sequence[float]
+) -> CourseFigure:
+    """Sliced Wasserstein distance to the data over evaluations, both axes logarithmic.
+
+    Args:
+        curves: for each method, distance by number of evaluations.
+        floor: distances between samples of the data.
+    """
+    fig, (ax,) = figure(
+        size=(6.4, 3.9),
+        alt="Distance to the data over network evaluations, 1 to 50, both logarithmic. All "
+        "solvers start together at 1 evaluation, far above the grey band of the floor, fall, and "
+        "reach it only with many evaluations.",
+    )
+    _floor(ax, floor, 1.03, (min(floor) * max(floor)) ** 0.5)
+    twice = 2 * sum(floor) / len(floor)
+    ax.axhline(twice, color="#8c8c8c", lw=1, ls=":", zorder=0)
+    ax.text(1.03, 1.03 * twice, "twice the floor", fontsize=9, va="bottom", color="#555555")
+    for method, curve in curves.items():
+        style = {**_STYLES[method], "label": NAMES[method]}
+        ax.plot(list(curve), list(curve.values()), ms=5, lw=1.5, **style)
+    ax.set(xscale="log", yscale="log", xlim=(0.95, 60), ylim=(0.03, 1.3))
+    ax.set_xticks([1, 2, 3, 4, 6, 8, 12, 16, 25, 50])
+    ax.set_yticks([0.05, 0.1, 0.2, 0.5, 1])
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_formatter(ScalarFormatter())
+        axis.set_minor_locator(NullLocator())
+    ax.set_xlabel("evaluations of the network")
+    ax.set_ylabel("sliced Wasserstein distance")
+    ax.set_title("fewer evaluations, further from the data", fontsize=10)
+    ax.legend(frameon=False, fontsize=9, loc="upper right")
+    _open(ax)
+    return fig
+
+
+def middle_level(
+    t: Sequence[int], curves: Mapping[str, Sequence[float]], floor: Sequence[float]
+) -> CourseFigure:
+    """Distance to the data of two evaluations, by the timestep of the second one.
+
+    Args:
+        t: timesteps of the second evaluation.
+        curves: for each method, the distance at each of them.
+        floor: distances between samples of the data.
+    """
+    fig, (ax,) = figure(
+        size=(6.4, 3.4),
+        alt="Distance to the data of two evaluations over the timestep of the second one. Each "
+        "solver's curve has a valley, and its bottom lies far above the grey band of the floor.",
+    )
+    _floor(ax, floor, 985, max(floor) + 0.035)
+    for name, values in curves.items():
+        style = {**_STYLES[name], "marker": ""}
+        ax.plot(t, values, lw=1.8, label=NAMES[name], **style)
+        low = min(range(len(t)), key=values.__getitem__)
+        ax.plot(t[low], values[low], _STYLES[name]["marker"], color=style["color"], ms=6)
+    ax.set(xlim=(1000, 0), ylim=(0, 1.05), xlabel="timestep t of the second evaluation")
+    ax.set_ylabel("sliced Wasserstein distance")
+    ax.set_title("two evaluations: the first at t = 999, the second at t", fontsize=10)
+    ax.legend(frameon=False, fontsize=9, loc="upper center")
+    _open(ax)
+    return fig
+
+
+# -------------------------------------------------------------------- parts
+
+
+def _open(ax: Axes) -> None:
+    """Axes without a box: only the two lines that carry numbers."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=9)
+
+
+def _floor(ax: Axes, floor: Sequence[float], x: float, y: float) -> None:
+    ax.axhspan(min(floor), max(floor), color="#d9d9d9", zorder=0, lw=0)
+    ax.text(x, y, "floor: two samples of the data", fontsize=9, va="center", color="#555555")
+
+
+def _handles(ax: Axes, entries: Mapping[str, str]) -> list[Line2D]:
+    """Lines that are nowhere to be seen but in a legend."""
+    return [
+        ax.plot([math.nan], [math.nan], color=COLORS[color], lw=1.6, label=label)[0]
+        for label, color in entries.items()
+    ]
+
+
+def _legend(ax: Axes, entries: Mapping[str, str]) -> None:
+    legend = ax.legend(handles=_handles(ax, entries), fontsize=8, loc="upper right")
+    legend.get_frame().set(edgecolor="none", alpha=0.85)

@@ -1,0 +1,383 @@
+r"""Figures of lesson 03: the map to learn, how knowledge travels, what errors add up to.
+
+Timesteps run as sampling does, noise on the left and data on the right, wherever they are the
+horizontal axis. Where updates are, time runs to the right as usual.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.patches import Circle
+from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+from torch import Tensor
+
+from slam_course.figures import (
+    COLORS,
+    CourseFigure,
+    field,
+    figure,
+    paths,
+    plane,
+    points,
+)
+
+_ERROR = {"cmap": "magma", "norm": LogNorm(0.03, 1.5)}  # of every error that is shown as a colour
+_TICKS = (0.03, 0.1, 0.3, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """What a training run wrote down; one entry per look, ``(n,)`` unless said otherwise.
+
+    Attributes:
+        update: number of updates so far.
+        loss: mean loss since the look before.
+        grad_norm: mean gradient norm since the look before, before clipping.
+        error: mean distance to f* at each timestep of ``t``, shape ``(n, len(t))``.
+        t: timesteps at which the error was measured, increasing.
+    """
+
+    update: Sequence[int]
+    loss: Sequence[float]
+    grad_norm: Sequence[float]
+    error: Tensor
+    t: Sequence[int]
+
+
+# -------------------------------------------------------------------- what is to be learned
+
+
+def guesses_along_path(t: Tensor, x: Tensor, guess: Tensor, data: Tensor) -> CourseFigure:
+    """Exact paths in the plane; beside them the denoiser's guess and f* at every point of them.
+
+    Args:
+        t: timesteps from noisy to clean, shape ``(n,)``.
+        x: exact trajectories there, shape ``(n, B, 2)``.
+        guess: the denoiser's clean sample at each of those points, same shape.
+        data: clean samples, shape ``(m, 2)``.
+    """
+    fig, (left, right) = figure(
+        2,
+        size=(4.4, 3.5),
+        alt="Left: a few green exact paths from grey noise to the two moons. Right: first "
+        "coordinate of the end over t. The green answers of f* are flat lines, one a path; the "
+        "orange guesses of the denoiser all start near the middle and reach them late.",
+        width_ratios=(1, 1.35),
+    )
+    plane(left, "exact paths", limit=2.6)
+    points(left, data, "#cfcfcf", size=1.5, alpha=0.8)
+    paths(left, x, "path", width=1.4, alpha=0.9)
+    points(left, x[0], "noise", size=22, alpha=1, zorder=3)
+    points(left, x[-1], "path", size=22, alpha=1, zorder=3)
+    for b in range(x.shape[1]):
+        end = x[-1, b, 0].item()
+        right.plot(t, torch.full_like(t, end, dtype=torch.float), color=COLORS["path"], lw=1.6)
+        right.plot(t, guess[:, b, 0], color=COLORS["teacher"], lw=1.4, ls="--")
+    low, high = x[-1, :, 0].min().item(), x[-1, :, 0].max().item()
+    room = 0.32 * (high - low)  # for the legend, above all lines
+    right.set(xlim=(1010, -10), ylim=(low - 0.2, high + room))
+    right.set(xlabel="timestep t", ylabel="first coordinate of the end")
+    right.set_title("asked on the way: where does this path end?", fontsize=10)
+    _open(right)
+    _name(right, {"the solution map f*": ("path", "-"), "the denoiser's guess": ("teacher", "--")})
+    return fig
+
+
+def boundary(t: Tensor, scalings: Mapping[str, tuple[Tensor, Tensor]]) -> CourseFigure:
+    r"""The two boundary scalings over t, logarithmic in t.
+
+    Args:
+        t: timesteps greater than 0, shape ``(n,)``.
+        scalings: for each name of a choice, :math:`c_\text{skip}` and :math:`c_\text{out}` there.
+    """
+    fig, (ax,) = figure(
+        size=(6.8, 3.2),
+        alt="Two curves over t on a logarithmic axis. c_skip falls from 1 to 0 and c_out rises "
+        "from 0 to 1; with the usual scaling both have done so before the first timestep.",
+    )
+    for (name, (skip, out)), style in zip(scalings.items(), ("-", "--", ":"), strict=False):
+        ax.plot(t, skip, ls=style, lw=1.8, color=COLORS["data"], label=f"$c_{{skip}}$, {name}")
+        ax.plot(t, out, ls=style, lw=1.8, color=COLORS["student"], label=f"$c_{{out}}$, {name}")
+    for where, text in ((1, "t = 1"), (19, "t = 19")):
+        ax.axvline(where, ymax=0.87, color="#8c8c8c", lw=1, ls=":")
+        ax.text(where, 1.1, text, ha="center", va="center", fontsize=9)
+    ax.set(xscale="log", xlim=(t.max().item(), t.min().item()), ylim=(-0.03, 1.18))
+    ax.set(xlabel="timestep t")
+    ax.set_title("who speaks: x itself, or the network", fontsize=10)
+    ax.legend(frameon=False, fontsize=9, loc="center left")
+    _open(ax)
+    return fig
+
+
+# -------------------------------------------------------------------- training
+
+
+def knowledge_front(runs: Mapping[str, Health]) -> CourseFigure:
+    """Error to f* over updates and t as a colour, one panel a run.
+
+    Args:
+        runs: by title; all with the same timesteps.
+    """
+    fig, axes = figure(
+        len(runs),
+        size=(max(3.3, 6.6 / len(runs)), 3.1),
+        alt="Colour maps of the error to the exact map, updates to the right and t upwards: "
+        f"{', '.join(runs)}. Bright is wrong. A dark region, where the error is small, grows from "
+        "t = 0 upwards.",
+    )
+    for ax, (title, run) in zip(axes, runs.items(), strict=True):
+        image = ax.pcolormesh(run.update, run.t, run.error.T, shading="nearest", **_ERROR)
+        image.set_rasterized(True)
+        ax.set_title(title, fontsize=10)
+        ax.set_xlabel("updates")
+        ax.tick_params(labelsize=9)
+        ax.set_yticks(run.t[::2])
+    axes[0].set_ylabel("timestep t")
+    _colorbar(fig, image, axes[-1], "mean distance to f*")
+    return fig
+
+
+def health(runs: Mapping[str, Health], healthy: Health | None = None) -> CourseFigure:
+    """Loss, gradient norm and error to f* over updates: one column a run.
+
+    Args:
+        runs: by title.
+        healthy: drawn in grey behind every run's loss and gradient norm.
+    """
+    fig, axes = figure(
+        len(runs),
+        3,
+        size=(2.25, 1.75),
+        alt=f"Three rows of curves over updates, a column for each of {', '.join(runs)}: loss, "
+        "gradient norm, and the error to the exact map at t = 99, 499 and 999, all logarithmic.",
+        sharex=True,
+        sharey="row",
+    )
+    grid = axes.reshape(3, len(runs))
+    limits = ((1e-6, 1e3), (1e-4, 1e3), (0.03, 30))
+    rows = ("loss", "gradient norm", "distance to f*")
+    for column, (title, run) in zip(grid.T, runs.items(), strict=True):
+        column[0].set_title(title, fontsize=10)
+        for ax, key in zip(column, ("loss", "grad_norm"), strict=False):
+            if healthy is not None:
+                ax.plot(healthy.update, getattr(healthy, key), color=COLORS["noise"], lw=1.2)
+            ax.plot(run.update, getattr(run, key), color=COLORS["student"], lw=1.3)
+        for style, t in zip((":", "--", "-"), (99, 499, 999), strict=True):
+            error = run.error[:, list(run.t).index(t)]
+            line = {"color": COLORS["chord"], "ls": style, "lw": 1.4, "label": f"t = {t}"}
+            column[2].plot(run.update, error, **line)
+        column[2].set_xlabel("updates", fontsize=9)
+    for row, name, limit in zip(grid, rows, limits, strict=True):
+        row[0].set_ylabel(name, fontsize=9)
+        for ax in row:
+            ax.set(yscale="log", ylim=limit)
+            ax.yaxis.set_minor_locator(NullLocator())
+            _open(ax)
+            ax.tick_params(labelsize=8)
+    handles, labels = grid[2, 0].get_legend_handles_labels()
+    if healthy is not None:
+        handles += grid[0, 0].plot([], [], color=COLORS["noise"], lw=1.4)
+        labels.append("healthy run")
+    fig.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return fig
+
+
+# -------------------------------------------------------------------- what the student draws
+
+
+def sample_rows(
+    rows: Mapping[str, Mapping[str, Tensor]], data: Tensor, colors: Sequence[str]
+) -> CourseFigure:
+    """Samples in rows and columns of panels, each over the data in light grey.
+
+    Args:
+        rows: for each name of a row, samples ``(B, 2)`` by title; as many in each row.
+        data: clean samples, shape ``(n, 2)``.
+        colors: of the grammar, one for each row.
+    """
+    columns = max(len(row) for row in rows.values())
+    fig, axes = figure(
+        columns,
+        len(rows),
+        size=(2.1, 2.25),
+        alt=f"Rows of samples over the data in light grey: {', '.join(rows)}; "
+        f"columns: {', '.join(next(iter(rows.values())))}.",
+    )
+    for panels, color, (name, row) in zip(
+        axes.reshape(len(rows), columns), colors, rows.items(), strict=True
+    ):
+        for ax, (title, x) in zip(panels, row.items(), strict=True):
+            plane(ax, title, limit=2.6)
+            points(ax, data, "#cfcfcf", size=1.5, alpha=0.8)
+            points(ax, x, color, size=1.5, alpha=0.6)
+        panels[0].set_ylabel(name, fontsize=10)
+    return fig
+
+
+# -------------------------------------------------------------------- where it is wrong
+
+
+def error_maps(maps: Mapping[str, Tensor], steep: Tensor) -> CourseFigure:
+    """Errors to f* over the plane of starts as a colour, and how steep f* is there.
+
+    Two circles hold 50 % and 95 % of standard normal noise.
+
+    Args:
+        maps: for each title, errors on :func:`slam_course.grid_points`, shape ``(n * n,)``.
+        steep: local stretching of f* on the same points.
+    """
+    fig, axes = figure(
+        len(maps) + 1,
+        size=(2.9, 3.15),
+        alt=f"Maps over the plane of noise: {', '.join(maps)}, bright is wrong. What is left of "
+        "the error after training is largest along an S-shaped line. Right: f* is steep along it.",
+    )
+    for ax, (title, values) in zip(axes, maps.items(), strict=False):
+        image = field(plane(ax, title), values, **_ERROR)
+    field(plane(axes[-1], "stretching of f*"), steep, cmap="Greens", norm=LogNorm(0.3, 30))
+    for ax in axes:
+        color = "white" if ax is not axes[-1] else COLORS["data"]
+        for share, style in ((0.5, ":"), (0.95, "--")):
+            radius = math.sqrt(-2 * math.log(1 - share))  # of a standard normal in the plane
+            ax.add_patch(Circle((0, 0), radius, fill=False, ec=color, lw=1.1, ls=style))
+    _colorbar(fig, image, axes[-2], "distance to f*")
+    return fig
+
+
+def accounts(
+    runs: Mapping[str, tuple[Tensor, Tensor, Tensor]], bias: Mapping[str, float]
+) -> CourseFigure:
+    """What the defects of the hops add up to on the way from t = 0 to noise.
+
+    Args:
+        runs: for each title, timesteps ``(N,)`` of the hops' noisy ends, increasing; size of each
+            hop's defect; size of the sum of all defects up to there.
+        bias: for each title, mean distance of the N exact hops from f*.
+    """
+    fig, axes = figure(
+        len(runs),
+        size=(4.2, 3.3),
+        alt="For each student three curves over t: the defect of each single hop is small, the "
+        "size of their sum grows from t = 0 on, about like the square root of the number of hops, "
+        "and stays far below the sum of their sizes. A line marks the hops' own error.",
+        sharey=True,
+    )
+    for ax, (title, (t, defect, total)) in zip(axes, runs.items(), strict=True):
+        root = (defect**2).cumsum(0).sqrt()
+        ax.plot(t, defect.cumsum(0), color=COLORS["noise"], lw=1.4, ls="--", label="if all agreed")
+        ax.plot(t, root, color=COLORS["chord"], lw=1.4, ls="--", label="if independent")
+        ax.plot(t, total, color=COLORS["student"], lw=2, label="sum of defects, measured")
+        ax.plot(t, defect, "o", color=COLORS["student"], ms=3, label="defect of one hop")
+        ax.axhline(bias[title], color=COLORS["teacher"], lw=1.4, ls=":", label="the hops' own")
+        ax.set(yscale="log", ylim=(2e-3, 1), xlim=(1010, -10), xlabel="timestep t")
+        ax.set_title(title, fontsize=10)
+        _open(ax)
+    axes[0].set_ylabel("mean distance")
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    return fig
+
+
+def hop_tradeoff(
+    exact: Mapping[int, float], students: Mapping[str, Mapping[int, float]]
+) -> CourseFigure:
+    """Error to f* at the noisiest timestep over the number of hops, both logarithmic.
+
+    Args:
+        exact: what N exact hops leave, by N.
+        students: for each of up to two titles, the error of trained students by N.
+    """
+    fig, (ax,) = figure(
+        size=(6.2, 3.5),
+        alt="Error at t = 999 over the number of hops N, both logarithmic. What N exact hops "
+        "leave falls steadily. The trained students lie on it at small N and far above it at "
+        "large N, more so the shorter the training.",
+    )
+    ax.plot(
+        list(exact), list(exact.values()), "-", color=COLORS["teacher"], lw=1.6,
+        label="N exact hops: perfect learning",
+    )  # fmt: skip
+    styles = ({"ls": ":", "mfc": "white"}, {"ls": "-"})
+    for (title, errors), style in zip(students.items(), styles, strict=False):
+        ax.plot(
+            list(errors), list(errors.values()), "s", color=COLORS["student"], lw=1.6, ms=6,
+            label=title, **{"mfc": COLORS["student"], **style},
+        )  # fmt: skip
+    ax.set(xscale="log", yscale="log", ylim=(2e-3, 2), xlabel="number of hops N")
+    ax.set_xticks(list(exact), [str(n) for n in exact])
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.set_ylabel("distance to f* at t = 999")
+    ax.set_title("fewer hops arrive sooner, and at the wrong place", fontsize=10)
+    ax.legend(frameon=False, fontsize=9, loc="lower left")
+    _open(ax)
+    return fig
+
+
+def hops_figure(
+    x: Tensor, reached: Tensor, end: Tensor, data: Tensor, curve: Mapping[int, float], hops: int,
+    *, title: str, alt: str,
+) -> CourseFigure:  # fmt: skip
+    """Where N exact hops take points, against f*; beside it the error for every N.
+
+    Args:
+        x: starts, shape ``(B, 2)``.
+        reached: ends of the hops from there, shape ``(B, 2)``.
+        end: f* of the starts, shape ``(B, 2)``.
+        data: clean samples, shape ``(n, 2)``.
+        curve: mean distance to f* by number of hops of the whole grid.
+        hops: the N that is shown.
+        title: of the left panel.
+        alt: what is to be seen.
+    """
+    fig, (left, right) = figure(2, size=(3.5, 3.6), alt=alt)
+    plane(left, title, limit=2.7)
+    points(left, data, "#cfcfcf", size=2, alpha=0.8)
+    points(left, x, "noise", size=4, alpha=0.9)
+    paths(left, torch.stack([end, reached]), "chord", width=1.2, alpha=0.9)
+    points(left, end, "path", size=11, alpha=1, zorder=3)
+    points(left, reached, "teacher", size=11, alpha=1, zorder=3)
+    names = {"start": "noise", "f*": "path", "after the hops": "teacher"}
+    marks = [
+        right.plot([], [], "o", ms=4, color=COLORS[color], label=label)[0]
+        for label, color in names.items()
+    ]
+    right.legend(handles=marks, frameon=False, fontsize=9, loc="lower left")
+    right.plot(list(curve), list(curve.values()), "o-", color=COLORS["teacher"], lw=1.4, ms=4)
+    right.plot([hops], [curve[hops]], "o", color=COLORS["teacher"], ms=10, mec=COLORS["data"])
+    right.set(xscale="log", yscale="log", ylim=(5e-4, 3), xlabel="hops N of the whole schedule")
+    right.xaxis.set_major_locator(FixedLocator([1, 5, 20, 100]))
+    right.xaxis.set_major_formatter(ScalarFormatter())
+    right.xaxis.set_minor_locator(NullLocator())
+    right.set_title(f"mean distance to f*: {curve[hops]:.3f}", fontsize=10)
+    _open(right)
+    return fig
+
+
+# -------------------------------------------------------------------- parts
+
+
+def _open(ax: Axes) -> None:
+    """Axes without a box: only the two lines that carry numbers."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=9)
+
+
+def _name(ax: Axes, entries: Mapping[str, tuple[str, str]]) -> None:
+    for label, (color, style) in entries.items():
+        ax.plot([math.nan], [math.nan], color=COLORS[color], ls=style, lw=1.6, label=label)
+    legend = ax.legend(fontsize=9, loc="upper left")
+    legend.get_frame().set(edgecolor="none", alpha=0.85)
+
+
+def _colorbar(fig: CourseFigure, image: object, ax: Axes, label: str) -> None:
+    bar = fig.colorbar(image, ax=ax, shrink=0.85, ticks=_TICKS)
+    bar.ax.yaxis.set_major_formatter(ScalarFormatter())
+    bar.ax.yaxis.set_minor_locator(NullLocator())
+    bar.ax.tick_params(labelsize=8)
+    bar.set_label(label, fontsize=9)

@@ -1,0 +1,458 @@
+r"""Figures of lesson 04: sub-paths and their chords, two sigmas, what is taught at gamma.
+
+Points on a chord are purple; the grey dashes are what one gets without the drift factor. As in
+the other figures noise is on the left and data on the right where an axis shows :math:`\rho` or t.
+The level plane has :math:`\alpha` to the right and :math:`\sigma` upwards: the schedule is an arc
+of the unit circle there, and a ray from the origin holds the levels of one :math:`\rho`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
+from torch import Tensor
+
+from slam_course.figures import COLORS, CourseFigure, figure, paths, plane, points
+from slam_course.lesson_02.figures import arcs
+from slam_edu.prediction import Prediction
+from slam_edu.schedule import Level
+from slam_edu.subpath import sub_level
+
+_FAINT = "#d4d4d4"  # data that are there for orientation alone
+_NAIVE = "#8c8c8c"
+_INK = "#333333"
+_STYLES = ("-", "--", "-.", ":")
+
+
+# -------------------------------------------------------------------- the way, cut in pieces
+
+
+def cut_paths(
+    cuts: Mapping[int, tuple[Tensor, Level]], exact: Tensor, data: Tensor
+) -> CourseFigure:
+    """The same exact trajectories cut in several numbers of sub-paths, each replaced by its chord.
+
+    Args:
+        cuts: for each number of sub-paths, exact states ``(n + 1, B, 2)`` and their levels.
+        exact: exact trajectories at many levels, shape ``(m, B, 2)``.
+        data: clean samples, shape ``(n, 2)``.
+    """
+    fig, axes = figure(
+        len(cuts),
+        size=(3.1, 3.6),
+        alt=f"Panels for {', '.join(map(str, cuts))} sub-paths. Green curves lead from noise to "
+        f"two moons; purple chords join dots on them. The fewer sub-paths, the further the chords "
+        f"leave the curves; with {max(cuts)} no gap is to be seen.",
+    )
+    for ax, (number, (states, levels)) in zip(axes, cuts.items(), strict=True):
+        plane(ax, f"N = {number}", 2.4)
+        points(ax, data, _FAINT, size=1.5, alpha=0.8)
+        paths(ax, exact, "path", width=3.4, alpha=0.9)
+        paths(ax, arcs(states, levels), "chord", width=1.2, alpha=1)
+        points(
+            ax, states.reshape(-1, 2), "chord", size=20 if number < 20 else 5, alpha=1, zorder=3
+        )
+    handles = _handles(axes[0], {"exact path": ("path", "-"), "chords": ("chord", "-")})
+    fig.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    return fig
+
+
+# -------------------------------------------------------------------- the triangle
+
+
+def triangle(
+    x_t: Tensor,
+    prediction: Prediction,
+    level_t: Level,
+    level_s: Level,
+    data: Tensor,
+    gammas: Sequence[float] = (0.25, 0.5, 0.75),
+) -> CourseFigure:
+    r"""One hop in the plane of x, and the same points in the plane of levels.
+
+    Both are one picture: :math:`\alpha \hat x_0 + \sigma \hat\epsilon` has the coordinates
+    :math:`(\alpha, \sigma)` in the basis of the teacher's two guesses.
+
+    Args:
+        x_t: the noisy end, one sample of shape ``(1, 2)``.
+        prediction: the teacher's there.
+        level_t: of ``x_t``.
+        level_s: where DDIM goes.
+        data: clean samples, shape ``(n, 2)``.
+        gammas: positions that are marked between the ends.
+    """
+    fig, (left, right) = figure(
+        2,
+        size=(4.4, 4.4),
+        alt="Two pictures of one triangle. Left, in the plane of samples: x_s is pulled towards "
+        "the origin to a x_s, and a straight purple chord with dots leads from there to x_t; a "
+        "grey dashed line joins x_s and x_t directly. Right, in the plane of levels: t and s lie "
+        "on the unit circle, the pulled point lies straight below t, and the chord is vertical: "
+        "only the noise changes along it.",
+    )
+    x_t, x0, eps = x_t[0], prediction.x0[0], prediction.eps[0]
+    x_s = level_s.alpha * x0 + level_s.sigma * eps
+    points(left, data, _FAINT, size=2, alpha=0.8)
+    angle = torch.linspace(0, torch.pi / 2, 181, dtype=x_t.dtype)[:, None]
+    axes_of = torch.eye(2, dtype=x_t.dtype)
+    t, s = (torch.stack([at.alpha, at.sigma]) for at in (level_t, level_s))
+    names = (
+        (r"$x_t$", r"$x_s$", r"$a\,x_s$", r"$\hat x_0$", r"$\hat\epsilon$"),
+        (r"$t$", r"$s$", r"$(\alpha_t,\ a\,\sigma_s)$", "data", "noise"),
+    )
+    a = (level_t.alpha / level_s.alpha).item()
+    for ax, ends, basis, text in zip(
+        (left, right), ((x_t, x_s), (t, s)), ((x0, eps), axes_of), names, strict=True
+    ):
+        ax.plot(*(angle.cos() * basis[0] + angle.sin() * basis[1]).T, color=_NAIVE, lw=1.2)
+        for corner in basis:
+            ax.plot(*corner, "s", color=_INK, ms=4)
+        _triangle(ax, *ends, a, gammas)
+        half = 0.5 * ends[0] + 0.5 * a * ends[1]
+        places = (ends[0], ends[1], a * ends[1], basis[0], basis[1], half)
+        shifts = ((-6, 7), (8, 2), (7, -14), (8, -5), (6, 5), (-17, -3))
+        for place, shift, said in zip(places, shifts, (*text, r"$x_\gamma$"), strict=True):
+            ax.annotate(said, place.tolist(), shift, textcoords="offset points", fontsize=12)
+        ax.plot(0, 0, "+", color=_INK, ms=9, zorder=5)
+        ax.annotate("0", (0, 0), (-5, -13), textcoords="offset points", fontsize=10)
+    corners = torch.stack([x_t, x_s, x0, eps, torch.zeros_like(x_t)])
+    middle, half = (corners.amax(0) + corners.amin(0)) / 2, corners.amax(0) - corners.amin(0)
+    width = 0.62 * half.max()
+    low, high = (middle - width).tolist(), (middle + width).tolist()
+    plane(left, "one sample")
+    left.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+    right.set(xlim=(-0.1, 1.14), ylim=(-0.1, 1.14), aspect="equal")
+    right.set(xlabel=r"$\alpha$, how much data", ylabel=r"$\sigma$, how much noise")
+    right.set_title("its levels", fontsize=10)
+    _open(right)
+    entries = {
+        "levels of the schedule": (_NAIVE, "-"),
+        r"chord: $\gamma\,x_t + (1-\gamma)\,a\,x_s$": ("chord", "-"),
+        r"without $a$": (_NAIVE, "--"),
+    }
+    fig.legend(
+        handles=_handles(left, entries), loc="outside lower center", ncols=3, frameon=False,
+        fontsize=9,
+    )  # fmt: skip
+    return fig
+
+
+def _triangle(ax: Axes, t: Tensor, s: Tensor, a: float, gammas: Sequence[float]) -> None:
+    """The chord from a s to t, the straight line from s to t, and the rays to the origin."""
+    zero = torch.zeros(2, dtype=t.dtype)
+    _line(ax, zero, s, color=_NAIVE, lw=0.8, ls=":", zorder=1)
+    _line(ax, s, t, color=_NAIVE, lw=1.4, ls="--", zorder=2)
+    _line(ax, a * s, t, color=COLORS["chord"], lw=2.4, zorder=2)
+    ax.annotate(
+        "", a * s, s, zorder=2,
+        arrowprops={"arrowstyle": "-|>", "color": _INK, "lw": 1.1, "shrinkB": 4},
+    )  # fmt: skip
+    for gamma in gammas:
+        ax.plot(*(gamma * t + (1 - gamma) * s), "o", mfc="white", mec=_NAIVE, ms=5, zorder=3)
+        ax.plot(*(gamma * t + (1 - gamma) * a * s), "o", color=COLORS["chord"], ms=7, zorder=4)
+    ax.plot(*t, "o", color="#7d7d7d", ms=8, zorder=5)
+    ax.plot(*s, "o", color=COLORS["teacher"], ms=8, zorder=5)
+    ax.plot(*(a * s), "o", mfc="white", mec=COLORS["teacher"], mew=1.6, ms=8, zorder=5)
+
+
+# -------------------------------------------------------------------- chord and curve
+
+
+def chord_beside_path(
+    rho: Tensor,
+    curve: Tensor,
+    teacher: Tensor,
+    exact: Tensor,
+    gammas: Tensor,
+    measured: Mapping[str, Mapping[str, Tensor]],
+) -> CourseFigure:
+    r"""Left, one sub-path and its two chords, z over :math:`\rho`; right, how far they leave it.
+
+    Args:
+        rho: falling from :math:`\rho_t` to :math:`\rho_s`, shape ``(m,)``.
+        curve: one coordinate of the true sub-path there, shape ``(m,)``.
+        teacher: of the teacher's chord, shape ``(m,)``.
+        exact: of the exact chord, shape ``(m,)``.
+        gammas: of the right panel, shape ``(n,)``.
+        measured: for each sub-path's name, for ``"teacher"`` and ``"exact"``, the deviation in
+            units of b, shape ``(n,)``.
+    """
+    fig, (left, right) = figure(
+        2,
+        size=(4.3, 3.6),
+        alt="Left: z over rho, a green curve with a solid purple line that touches it at the "
+        "noisy end and leaves it towards the clean end, and a dashed one that joins both ends. "
+        "Right: measured deviations over gamma lie on two curves, minus (1 - gamma) squared for "
+        "the solid line and gamma (1 - gamma) for the dashed one.",
+    )
+    left.plot(rho, curve, color=COLORS["path"], lw=2.4)
+    left.plot(rho, teacher, color=COLORS["chord"], lw=2)
+    left.plot(rho, exact, "--", color=COLORS["chord"], lw=2)
+    for i, name in ((0, "$t$"), (-1, "$s$")):
+        left.axvline(rho[i].item(), color="#d0d0d0", lw=0.8, zorder=0)
+        left.annotate(
+            name, (rho[i].item(), 0), (4 if i == 0 else -10, 5), textcoords="offset points",
+            xycoords=("data", "axes fraction"), fontsize=11, color="#707070",
+        )  # fmt: skip
+    left.plot(rho[0], curve[0], "o", color="#7d7d7d", ms=7, zorder=5)
+    left.plot(rho[-1], teacher[-1], "o", color=COLORS["teacher"], ms=7, zorder=5)
+    left.plot(rho[-1], curve[-1], "o", color=COLORS["path"], ms=7, zorder=5)
+    left.set(xlabel=r"$\rho$", ylabel="z, in the direction of its bend")
+    left.margins(0.06)
+    left.invert_xaxis()
+    left.set_title("a long sub-path", fontsize=10)
+    entries = {
+        "true sub-path": ("path", "-"),
+        "chord to the DDIM step": ("chord", "-"),
+        "chord to the true end": ("chord", "--"),
+    }
+    left.legend(handles=_handles(left, entries), frameon=False, fontsize=8.5)
+    line = torch.linspace(0, 1, 101)
+    right.axhline(0, color="#d0d0d0", lw=0.8, zorder=0)
+    right.plot(line, -((1 - line) ** 2), color=COLORS["chord"], lw=1.6)
+    right.plot(line, line * (1 - line), "--", color=COLORS["chord"], lw=1.6)
+    for marker, (name, by_chord) in zip("osD^", measured.items(), strict=False):
+        for values, label in ((by_chord["teacher"], name), (by_chord["exact"], None)):
+            right.plot(gammas, values, marker, mfc="none", mec=COLORS["path"], ms=5, label=label)
+    right.annotate(
+        r"$-(1-\gamma)^2$", (0.5, -0.25), (-8, -16), textcoords="offset points", ha="right"
+    )
+    right.annotate(
+        r"$\gamma(1-\gamma)$", (0.5, 0.25), (0, 7), textcoords="offset points", ha="center"
+    )
+    right.set(xlim=(1.05, -0.05), ylim=(-1.25, 0.55), xlabel=r"$\gamma$")
+    right.set_title(r"chord minus curve, in units of $b = \frac{1}{2}h^2 z''$", fontsize=10)
+    right.legend(
+        frameon=False, fontsize=8.5, loc="lower left", title="measured on", title_fontsize=8.5
+    )
+    for ax in (left, right):
+        _open(ax)
+    return fig
+
+
+def deviation_by_t(measured: Mapping[int, Mapping[int, float]]) -> CourseFigure:
+    """How far the teacher's chord misses the true end of a sub-path, over t, for several N.
+
+    Args:
+        measured: for each number of sub-paths, the mean distance by noisy end t.
+    """
+    fig, (ax,) = figure(
+        size=(6.2, 3.5),
+        alt="Distance between the chord's clean end and the true one over t from 999 to 0, "
+        "logarithmic, for several numbers of sub-paths: nearly level curves one below the other, "
+        "each of which rises at its last sub-path.",
+    )
+    for style, marker, (number, curve) in zip(_STYLES, "os^D", measured.items(), strict=False):
+        t, values = list(curve), list(curve.values())
+        ax.plot(t, values, style, marker=marker, color=COLORS["chord"], lw=1.6, ms=5)
+        ax.annotate(
+            f"N = {number}", (max(t), curve[max(t)]), (-4, 12), textcoords="offset points",
+            fontsize=10,
+        )  # fmt: skip
+    ax.set(yscale="log", xlim=(1020, -20), xlabel="noisy end t of the sub-path")
+    ax.set_xticks(range(0, 1000, 100))
+    ax.set_ylabel("distance in z, mean")
+    ax.set_title("the chord's clean end, off the true one", fontsize=10)
+    _open(ax)
+    return fig
+
+
+# -------------------------------------------------------------------- two sigmas
+
+
+def two_noises(
+    level_t: Level, level_s: Level, gap: Mapping[int, tuple[Tensor, Tensor]], gamma: float = 0.5
+) -> CourseFigure:
+    r"""The two noises of a chord point as arrows, and the gap between the two sigmas.
+
+    Args:
+        level_t: noisy end of the sub-path whose noises are drawn.
+        level_s: its clean end.
+        gap: for each t, gammas and :math:`\sigma_\text{linear}/\sigma_\text{markov} - 1`.
+        gamma: position of the point that is drawn.
+    """
+    largest = ", ".join(f"{100 * values.max():.2g} % at {t}" for t, (_, values) in gap.items())
+    fig, (left, right) = figure(
+        2,
+        size=(4.3, 3.7),
+        alt="Left, noise as arrows from the origin: if x_s and x_t hold the same noise, points "
+        "between them lie on one horizontal ray; if x_t got fresh noise, at a right angle, they "
+        "lie on a vertical line, closer to the origin. Right, how much larger the linear sigma is "
+        f"than the markov one over gamma; largest {largest}.",
+    )
+    a_s = (level_t.alpha / level_s.alpha * level_s.sigma).item()
+    sigma_t = level_t.sigma.item()
+    fresh = (sigma_t**2 - a_s**2) ** 0.5
+    g = torch.as_tensor(gamma, dtype=level_t.alpha.dtype)
+    linear = sub_level(level_t, level_s, g, "linear").sigma.item()
+    markov = sub_level(level_t, level_s, g, "markov").sigma.item()
+    angle = torch.linspace(0, torch.pi / 2, 91)
+    for radius, color in ((sigma_t, "#c8c8c8"), (a_s, "#c8c8c8")):
+        left.plot(radius * angle.cos(), radius * angle.sin(), color=color, lw=0.9, zorder=0)
+    left.plot([a_s, sigma_t], [0, 0], color=COLORS["chord"], lw=3, zorder=2, clip_on=False)
+    left.plot([a_s, a_s], [0, fresh], "--", color=_INK, lw=1.6, zorder=2)
+    length = torch.linspace(0, torch.acos(torch.tensor(a_s / markov)).item(), 41)
+    left.plot(markov * length.cos(), markov * length.sin(), ":", color=_INK, lw=1.2, zorder=1)
+    arrow = {"arrowstyle": "-|>", "lw": 1.3, "shrinkA": 0, "shrinkB": 3}
+    left.annotate("", (a_s, gamma * fresh), (0, 0), arrowprops={**arrow, "color": _INK})
+    left.plot(0, 0, "+", color=_INK, ms=9, clip_on=False)
+    for at, color, fill in (
+        ((a_s, 0), COLORS["teacher"], "white"),
+        ((sigma_t, 0), "#7d7d7d", "#7d7d7d"),
+        ((a_s, fresh), "#7d7d7d", "#7d7d7d"),
+        ((linear, 0), COLORS["chord"], COLORS["chord"]),
+        ((a_s, gamma * fresh), _INK, _INK),
+    ):
+        left.plot(*at, "o", mec=color, mfc=fill, mew=1.6, ms=8, zorder=4, clip_on=False)
+    text = {"textcoords": "offset points", "fontsize": 10}
+    left.annotate(r"$a\sigma_s$", (a_s, 0), (0, -17), ha="center", **text)
+    left.annotate(r"$\sigma_t$", (sigma_t, 0), (0, -17), ha="center", **text)
+    left.annotate(r"$\sigma_t$, fresh noise", (a_s, fresh), (9, 2), **text)
+    left.annotate("linear", (linear, 0), (0, -17), ha="center", color="#a5457d", **text)
+    left.annotate("markov", (a_s, gamma * fresh), (9, -3), **text)
+    left.set(xlim=(-0.05, 1.05), ylim=(-0.13, 1.05), aspect="equal", xticks=[], yticks=[])
+    left.set_title(
+        rf"noise in $x_s$, $x_t$ and in $x_\gamma$ at $\gamma = {gamma:g}$", fontsize=10
+    )
+    left.spines[:].set_visible(False)
+    for style, (t, (gammas, values)) in zip(_STYLES, gap.items(), strict=False):
+        label = f"t = {t}, largest {100 * values.max():.2g} %"
+        right.plot(gammas, values, style, color=COLORS["chord"], lw=1.8, label=label)
+    right.legend(frameon=False, fontsize=9, loc="upper right")
+    right.set(xlim=(0, 1), xlabel=r"$\gamma$")
+    right.set_ylim(bottom=0, top=1.12 * max(values.max().item() for _, values in gap.values()))
+    right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    right.set_title(r"$\sigma_\mathrm{linear}\, /\, \sigma_\mathrm{markov} - 1$", fontsize=10)
+    _open(right)
+    return fig
+
+
+# -------------------------------------------------------------------- what is taught
+
+
+def taught_law(
+    rho: Mapping[float, Tensor],
+    off: Mapping[float, Tensor],
+    gammas: Tensor,
+    measured: Mapping[str, Tensor],
+) -> CourseFigure:
+    r"""Left, true curves from points of one chord, seen from it; right, the law of delta(gamma).
+
+    Args:
+        rho: for each gamma, falling from :math:`\rho_\gamma` to :math:`\rho_s`, shape ``(m,)``.
+        off: for each gamma, the curve minus the chord along the bend, in units of b, ``(m,)``.
+        gammas: of the right panel, shape ``(n,)``.
+        measured: for each sub-path's name, true end minus taught end in units of b, ``(n,)``.
+    """
+    fig, (left, right) = figure(
+        2,
+        size=(4.5, 3.8),
+        sharey=True,
+        alt="Left: the chord is a horizontal line; green curves start on it at several gammas and "
+        "end at rho_s off it, furthest for gamma = 1, nearly on it for gamma = 2. Right: the "
+        "distances at the end over gamma from 0 to 3 lie on the parabola gamma (2 - gamma): 0 at "
+        "0, 1 at gamma = 1, 0 at gamma = 2, -3 at 3.",
+    )
+    ends = {gamma: values[-1].item() for gamma, values in off.items()}
+    left.axhline(0, color=COLORS["chord"], lw=2.2, zorder=1)
+    for gamma, values in off.items():
+        left.plot(rho[gamma], values, color=COLORS["path"], lw=1.6, zorder=2)
+        left.plot(rho[gamma][0], 0, "o", color=COLORS["chord"], ms=7, zorder=4)
+        left.plot(rho[gamma][-1], ends[gamma], "o", color=COLORS["path"], ms=6, zorder=4)
+        left.annotate(
+            f"{gamma:g}", (rho[gamma][0].item(), 0), (0, -16 if gamma <= 1 else 8),
+            textcoords="offset points", fontsize=9, ha="center",
+        )  # fmt: skip
+        left.annotate(
+            rf"$\gamma = {gamma:g}$", (rho[gamma][-1].item(), ends[gamma]), (6, -3),
+            textcoords="offset points", fontsize=9,
+        )  # fmt: skip
+    last = next(iter(rho.values()))[-1].item()
+    left.plot(last, 0, "o", color=COLORS["teacher"], ms=7, zorder=5)
+    left.annotate(
+        r"$x_s$", (last, 0), (2, -16), textcoords="offset points", fontsize=11,
+        color=COLORS["teacher"],
+    )  # fmt: skip
+    first = max(r[0].item() for r in rho.values())
+    left.set(xlim=(first + 0.05 * (first - last), last - 0.17 * (first - last)))
+    left.set(xlabel=r"$\rho$", ylabel="true curve minus chord, in units of b")
+    left.set_title("where points of the chord really end", fontsize=10)
+    line = torch.linspace(0, 3, 151)
+    right.axhline(0, color="#d0d0d0", lw=0.8, zorder=0)
+    right.plot(line, line * (2 - line), color=COLORS["chord"], lw=1.8, label=r"$\gamma(2-\gamma)$")
+    for marker, (name, values) in zip("osD^", measured.items(), strict=False):
+        right.plot(gammas, values, marker, mfc="none", mec=COLORS["path"], ms=6, label=name)
+    text = {"textcoords": "offset points", "fontsize": 9}
+    right.annotate("consistency distillation", (1, 1.5), (0, 6), ha="center", **text)
+    right.annotate("slope of\nthe middle", (2, 0), (10, 6), **text)
+    for gamma in (1, 2):
+        right.plot(gamma, gamma * (2 - gamma), "o", color=COLORS["chord"], ms=9, alpha=0.5)
+    right.axvspan(0, 1, color="#f2f2f2", zorder=-1, lw=0)
+    right.text(0.5, -2.9, "the paper's chord", ha="center", fontsize=9, color="#606060")
+    right.set(
+        xlim=(-0.05, 3.1), ylim=(-3.2, 1.9), xlabel=r"$\gamma$", xticks=[0, 0.5, 1, 1.5, 2, 2.5, 3]
+    )
+    right.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 0.1))
+    right.set_title(r"true end minus taught end, in units of b", fontsize=10)
+    for ax in (left, right):
+        _open(ax)
+    return fig
+
+
+def gamma_features(gammas: Tensor, features: Tensor, mean_cosine: Tensor) -> CourseFigure:
+    """The official embedding of gamma as stripes, and the mean of its cosines.
+
+    Args:
+        gammas: rising to 1, shape ``(n,)``.
+        features: shape ``(n, D)``.
+        mean_cosine: of each row, shape ``(n,)``.
+    """
+    width = features.shape[1]
+    fig, (left, right) = figure(
+        2,
+        size=(4.3, 3.2),
+        alt=f"Left: the {width} numbers of the embedding over gamma as stripes, slow ones and "
+        "ones too fast to follow. Right: the mean of the cosines lies low for most of [0, 1], "
+        "rises steeply at its end and is 1 at gamma = 1 alone.",
+    )
+    low, high = gammas[0].item(), gammas[-1].item()
+    left.imshow(
+        features.T.numpy(), cmap="PuOr", vmin=-1, vmax=1, aspect="auto", origin="lower",
+        extent=(low, high, 0, width), interpolation="nearest",
+    )  # fmt: skip
+    left.set_yticks([width / 4, 3 * width / 4], ["sines", "cosines"], rotation=90, va="center")
+    left.tick_params(axis="y", length=0)
+    left.set_title(r"the features $e(10 - 10\gamma)$", fontsize=10)
+    right.plot(gammas, mean_cosine, color=COLORS["student"], lw=1.4)
+    right.plot(gammas[-1], mean_cosine[-1], "o", color=COLORS["student"], ms=6)
+    right.set(xlim=(low - 0.02, high + 0.02), ylim=(-0.2, 1.06))
+    right.axhline(0, color="#d0d0d0", lw=0.8, zorder=0)
+    right.set_title("mean of the cosines", fontsize=10)
+    for ax in (left, right):
+        ax.set_xlabel(r"$\gamma$")
+        _open(ax)
+    return fig
+
+
+# -------------------------------------------------------------------- parts
+
+
+def _line(ax: Axes, start: Tensor, end: Tensor, **style: object) -> None:
+    ax.plot(*zip(start.tolist(), end.tolist(), strict=True), **style)
+
+
+def _open(ax: Axes) -> None:
+    """Axes without a box: only the two lines that carry numbers."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=9)
+
+
+def _handles(ax: Axes, entries: Mapping[str, tuple[str, str]]) -> list:
+    """Lines that are nowhere to be seen but in a legend: for each label, colour and line style."""
+    return [
+        ax.plot([], [], style, color=COLORS.get(color, color), lw=1.8, label=label)[0]
+        for label, (color, style) in entries.items()
+    ]

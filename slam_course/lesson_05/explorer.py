@@ -1,0 +1,158 @@
+"""Explorers of lesson 05: students while they learn, and ablations to run again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import ipywidgets
+import torch
+from torch import Tensor
+
+from slam_course.figures import CourseFigure, figure, plane, points
+from slam_course.lesson_05.figures import learning_figure
+from slam_course.lesson_05.study_figures import LABELS, style_of
+from slam_course.widgets import experiment, explorer
+from slam_edu._validation import check_choice
+from slam_edu.metrics import sliced_wasserstein
+from slam_edu.toy.data import DATASETS
+from slam_edu.toy.study.plan import METHODS
+from slam_edu.toy.study.run import (
+    TIMES,
+    Moment,
+    Setting,
+    Student,
+    draw,
+    error,
+    follow,
+    reference,
+)
+
+
+def learning(moments: Mapping[str, Mapping[int, Moment]], data: Tensor) -> ipywidgets.VBox:
+    """A menu of students and a slider of updates: samples in one step, and the error over t.
+
+    Args:
+        moments: for each student, what was seen by number of updates; the same numbers for all.
+        data: clean samples, shape ``(n, 2)``.
+    """
+
+    def drawn(student: str, updates: int) -> CourseFigure:
+        moment = moments[student][updates]
+        return learning_figure(moment.samples, moment.errors, data, updates, student)
+
+    first = next(iter(moments.values()))
+    return explorer(drawn, student=tuple(moments), updates=tuple(first))
+
+
+# -------------------------------------------------------------------- ablations
+
+CHANGES: dict[str, dict[str, object]] = {
+    "nothing else": {},
+    "only 10 sub-paths": {"subpaths": 10},
+    "100 sub-paths": {"subpaths": 100},
+    "EMA rate 0": {"ema_rate": 0.0},
+    "EMA rate 0.98": {"ema_rate": 0.98},
+    "random initial weights": {"init": "random"},
+    "noise prediction": {"student_prediction_type": "epsilon"},
+    "gamma embedding, official": {"conditioning": "gamma", "gamma_input": "official"},
+    "gamma embedding, smooth": {"conditioning": "gamma", "gamma_input": "smooth"},
+    "Markov coupling": {"coupling": "markov"},
+    "a learned teacher": {"teacher": "learned"},
+    "four teacher steps": {"teacher_steps": 4},
+    "constant learning rate of 0.01": {"lr": 1e-2, "final_lr": 1.0},
+}
+"""What an ablation changes, by its name in the menu."""
+
+
+def setting_of(method: str, change: str, updates: int) -> Setting:
+    """The setting of a method with one change.
+
+    Raises:
+        ValueError: for an unknown method or change, or a change that the method does not allow
+            (the continued chord needs level conditioning and the linear coupling).
+    """
+    check_choice(method, METHODS, "method")
+    check_choice(change, CHANGES, "change")
+    return METHODS[method].replace(updates=updates, **CHANGES[change])
+
+
+def ablation_figure(
+    on_progress: Callable[[float], None],
+    data_set: str,
+    method: str,
+    change: str,
+    updates: int,
+    steps: int = 1,
+    seed: int = 0,
+) -> CourseFigure:
+    """Train consistency distillation and a method with one change, and draw both.
+
+    Args:
+        on_progress: called with the share that is done, from 0 to 1.
+        data_set: a name of :data:`slam_edu.toy.DATASETS`.
+        method: a name of :data:`slam_edu.toy.study.plan.METHODS`.
+        change: a name of :data:`CHANGES`.
+        updates: of each of the two.
+        steps: of sampling.
+        seed: of everything random.
+
+    Raises:
+        ValueError: as :func:`setting_of`.
+    """
+    check_choice(data_set, DATASETS, "data_set")
+    compared = {
+        "consistency distillation": METHODS["CD"].replace(updates=updates),
+        f"{LABELS[method]}, {change}": setting_of(method, change, updates),
+    }
+    points_of = reference(data_set, seed)
+    fig, axes = figure(3, size=(2.9, 3.2))
+    said = []
+    styles = (style_of("CD"), {**style_of(method), "ls": "-"})
+    if method == "CD":
+        styles = (styles[0], {**style_of("SLAM"), "ls": "-"})
+    for i, ((name, setting), style) in enumerate(zip(compared.items(), styles, strict=True)):
+        student = _trained(
+            setting, data_set, seed, lambda share, i=i: on_progress((i + share) / 2)
+        )
+        x = draw(student, points_of.noise[:4000], steps, seed)
+        distance = sliced_wasserstein(x, points_of.data[:4000], projections=64)
+        errors = {t: error(student, points_of, t) for t in TIMES}
+        title = f"distance {distance:.3f}"
+        points(plane(axes[i], title, 2.6), points_of.data[:2000], "#cfcfcf", size=1.2, alpha=0.8)
+        points(axes[i], x[:2000], style["color"], size=1.2, alpha=0.6)
+        axes[i].set_xlabel(name.replace(", ", ",\n", 1), fontsize=9, color=style["color"])
+        axes[2].plot(list(errors), list(errors.values()), ms=4, lw=1.6, **style)
+        said.append(f"{name}: distance {distance:.3f}, error at t = 999 {errors[999]:.2f}")
+    axes[2].set(xlim=(1010, -10), ylim=(0, None), xlabel="timestep t")
+    axes[2].set_title("error to the exact end", fontsize=10)
+    axes[2].spines[["top", "right"]].set_visible(False)
+    fig.alt = f"{data_set.replace('_', ' ')}, {steps} step(s). " + "; ".join(said) + "."
+    return fig
+
+
+def _trained(
+    setting: Setting, data: str, seed: int, on_progress: Callable[[float], None]
+) -> Student:
+    student, _ = follow(
+        setting, data, seed, (), lambda update: on_progress(update / setting.updates)
+    )
+    return student
+
+
+def ablation(
+    data_sets: Sequence[str] = tuple(DATASETS),
+    updates: Sequence[int] = (500, 1000, 2000, 4000),
+    steps: Sequence[int] = (1, 2, 4, 8),
+) -> ipywidgets.VBox:
+    """Choose a data set, a method and one change; a button trains it beside the baseline.
+
+    Args:
+        data_sets: names of :data:`slam_edu.toy.DATASETS`.
+        updates: to choose from.
+        steps: of sampling, to choose from.
+    """
+    torch.set_num_threads(1)  # small networks are fastest so
+    return experiment(
+        ablation_figure, data_set=tuple(data_sets), method=tuple(METHODS)[1:] + ("CD",),
+        change=tuple(CHANGES), updates=updates, steps=steps,
+    )  # fmt: skip

@@ -1,0 +1,281 @@
+r"""Figures of lesson 06: images in rows, latents, the words' maps, guidance, latent trajectories.
+
+Images are tensors of shape (B, 3, H, W) in [-1, 1]. A grid of them is put together in one array
+and drawn pixel by pixel, without smoothing: 32 pixels are few, and all of them are to be seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator, ScalarFormatter
+from torch import Tensor
+
+from slam_course.figures import COLORS, CourseFigure, figure, paths, plane, points
+from slam_course.lesson_02.figures import NAMES
+from slam_course.lesson_08.digit_figures import mosaic, show_mosaic
+
+_DPI = 96
+_GAP = 3  # white pixels between two images of 32
+_LATENT_LIMIT = 3.0  # a latent has about unit variance
+_SOLVERS = {
+    "ddim": {"color": COLORS["teacher"], "ls": "-", "marker": "o"},
+    "dpmpp_2m": {"color": "#f0a35e", "ls": "-.", "marker": "D"},
+}
+#: Line styles and shades for growing guidance: one colour says "the PF-ODE".
+_GUIDED = (("-", "#7fd1b5"), ("-", "#009E73"), ("--", "#006b4f"), (":", "#003d2d"))
+
+
+# -------------------------------------------------------------------- images
+
+
+def image_grid(images: Tensor, *, columns: int, title: str, alt: str) -> CourseFigure:
+    """Images row by row under one title.
+
+    Args:
+        images: of shape (B, 3, H, W).
+        columns: images of a row.
+        title: over all of them.
+        alt: what is to be seen.
+    """
+    rows = -(-len(images) // columns)
+    fig, (ax,) = figure(size=(1.25 * columns, 1.25 * rows + 0.5), alt=alt)
+    show_mosaic(ax, images.cpu(), columns, title)
+    return fig
+
+
+def image_rows(
+    rows: Mapping[str, Tensor],
+    *,
+    alt: str,
+    title: str = "",
+    columns: Sequence[str] = (),
+    scale: int = 2,
+    gaps: Sequence[int] = (),
+) -> CourseFigure:
+    """Rows of images, each with its name on the left.
+
+    Args:
+        rows: for each name, images of shape (B, 3, H, W), B the same in all rows.
+        alt: what is to be seen.
+        title: over all of them.
+        columns: names of the columns, written over the first row, in one line or more; none by
+            default.
+        scale: pixels of the screen for one of the image, in each direction.
+        gaps: columns, counted from 0, before which there is twice the gap.
+
+    Raises:
+        ValueError: for rows of unlike lengths, or another number of column names.
+    """
+    lengths = {len(images) for images in rows.values()}
+    if len(lengths) != 1 or (columns and len(columns) not in lengths):
+        raise ValueError(
+            f"rows of {sorted(lengths)} images with {len(columns)} names; allowed: rows of one "
+            f"length, and as many names or none"
+        )
+    [count] = lengths
+    images = torch.cat([row.cpu() for row in rows.values()])
+    height, width = images.shape[2:]
+    canvas = mosaic(images, count, _GAP).numpy()
+    pitch = width + _GAP
+    starts = [_GAP + i * pitch for i in range(count)]
+    for column in sorted(gaps, reverse=True):
+        canvas = np.insert(canvas, [column * pitch] * _GAP, 1.0, axis=1)
+        starts = [start + _GAP * (i >= column) for i, start in enumerate(starts)]
+    # A whole number of the screen's pixels for each of the image's, or they would differ in size.
+    lines = max((1 + name.count("\n") for name in columns), default=0)
+    high, wide = scale * canvas.shape[0], scale * canvas.shape[1]
+    left = 12 + 7 * max(map(len, rows))
+    top = 6 + 15 * lines + (22 if title else 0)
+    right, bottom = 8, 4
+    size = (left + wide + right, bottom + high + top)
+    fig = CourseFigure(figsize=(size[0] / _DPI, size[1] / _DPI), dpi=_DPI, alt=alt)
+    ax = fig.add_axes((left / size[0], bottom / size[1], wide / size[0], high / size[1]))
+    ax.imshow(canvas, interpolation="nearest")
+    middles = [_GAP + i * (height + _GAP) + (height - 1) / 2 for i in range(len(rows))]
+    ax.set_yticks(middles, list(rows))
+    ax.xaxis.tick_top()
+    ax.set_xticks([start + (width - 1) / 2 for start in starts] if columns else [], columns)
+    ax.tick_params(length=0, labelsize=9)
+    ax.spines[:].set_visible(False)
+    if title:
+        ax.set_title(title, fontsize=10, pad=8 + 11 * lines)
+    return fig
+
+
+def _as_images(values: Tensor, cmap: str, low: float, high: float, size: int) -> Tensor:
+    """Numbers (B, h, w) as coloured images (B, 3, size, size) in [-1, 1]."""
+    scaled = ((values.detach().cpu() - low) / (high - low)).clamp(0, 1).numpy()
+    rgb = torch.as_tensor(colormaps[cmap](scaled)[..., :3], dtype=torch.float32)  # (B, h, w, 3)
+    repeat = size // values.shape[-1]
+    image = rgb.permute(0, 3, 1, 2).repeat_interleave(repeat, 2).repeat_interleave(repeat, 3)
+    return 2 * image - 1
+
+
+# -------------------------------------------------------------------- latents
+
+
+def latent_channels(images: Tensor, latents: Tensor, decoded: Tensor) -> CourseFigure:
+    """Images, the channels of their latents, and what is decoded from them; one image a row.
+
+    Args:
+        images: of shape (B, 3, H, W).
+        latents: of shape (B, C, h, w); grey is 0, black -3 and white 3.
+        decoded: of shape (B, 3, H, W).
+    """
+    channels = latents.shape[1]
+    rows = {}
+    for i in range(len(images)):
+        maps = _as_images(latents[i], "gray", -_LATENT_LIMIT, _LATENT_LIMIT, images.shape[-1])
+        rows[" " * i] = torch.cat([images[i : i + 1].cpu(), maps, decoded[i : i + 1].cpu()])
+    names = ["image", *(f"channel {i + 1}" for i in range(channels)), "decoded"]
+    return image_rows(
+        rows,
+        columns=names,
+        scale=3,
+        gaps=(1, channels + 1),
+        alt=f"{len(images)} rows. Left a coloured digit, then the {channels} channels of its "
+        f"latent as coarse grey pictures in which the digit's place and shape can be made out, "
+        f"right the decoded image, which the eye cannot tell from the first.",
+    )
+
+
+# -------------------------------------------------------------------- text
+
+
+def word_maps(
+    images: Tensor, attention: Mapping[str, Tensor], effects: Mapping[str, Tensor]
+) -> CourseFigure:
+    """Images, and for each where some words are looked at, and where they act; one image a row.
+
+    Attention is shown relative to each word's mean over all rows, with one contrast for all
+    words, which the title states; effects from zero to the column's largest value.
+
+    Args:
+        images: of shape (B, 3, H, W).
+        attention: for each word, its map, of shape (B, h, w).
+        effects: for each change of words, the size of what it changes, of shape (B, h, w).
+    """
+    size = images.shape[-1]
+    relative = torch.stack([maps / maps.mean() - 1 for maps in attention.values()])
+    contrast = relative.abs().quantile(0.98).item()
+    columns = [images.cpu()]
+    columns += [_as_images(maps, "magma", -contrast, contrast, size) for maps in relative]
+    columns += [_as_images(m, "magma", 0.0, m.max().item(), size) for m in effects.values()]
+    return image_rows(
+        {" " * i: torch.stack(row) for i, row in enumerate(zip(*columns, strict=True))},
+        columns=["image", *attention, *effects],
+        title=f"attention, {contrast:.0%} below to above a word's mean; "
+        "change of the guess when a word changes",
+        gaps=(1, 1 + len(attention)),
+        alt=f"{len(images)} rows: an image, then coarse maps. The first {len(attention)} show "
+        f"the attention to {_listed(attention)}, the others what changes with {_listed(effects)}; "
+        f"bright is much.",
+    )
+
+
+def _listed(names: Mapping[str, object]) -> str:
+    return ", ".join(name.replace("\n", " ") for name in names)
+
+
+# -------------------------------------------------------------------- guidance
+
+
+def guided_planes(
+    panels: Mapping[str, tuple[Tensor, Tensor]], asked: Tensor, others: Tensor
+) -> CourseFigure:
+    """Guidance in the plane: exact trajectories and ends, one panel per w.
+
+    Args:
+        panels: for each title, trajectories of shape (n, B, 2) to be drawn as lines, and ends of
+            shape (m, 2) to be drawn as points.
+        asked: data that the prompt asks for, shape (k, 2).
+        others: all other data, shape (l, 2).
+    """
+    fig, axes = figure(
+        len(panels),
+        size=(2.5, 2.75),
+        alt=f"Panels for {', '.join(panels)}. Grey clusters on a ring, the three that are asked "
+        f"for darker. Green trajectories lead from the middle to them; with larger w the ends "
+        f"crowd into the middle one of the three and leave its neighbours.",
+    )
+    for ax, (title, (trajectory, ends)) in zip(axes, panels.items(), strict=True):
+        plane(ax, title, limit=2.4)
+        points(ax, others, "#d9d9d9", size=3, alpha=1)
+        points(ax, asked, "#9a9a9a", size=3, alpha=1)
+        paths(ax, trajectory, "path", width=0.9, alpha=0.55)
+        points(ax, ends, "path", size=5, alpha=0.8, zorder=3)
+    return fig
+
+
+# -------------------------------------------------------------------- trajectories
+
+
+def latent_bends(timesteps: Tensor, change: Mapping[str, Tensor], alt: str) -> CourseFigure:
+    """Change of slope over each sub-path, median over the paths, and which share has happened.
+
+    Args:
+        timesteps: ends of the sub-paths, falling, shape (n + 1,).
+        change: for each guidance, the length of the change of slope, shape (n, B).
+        alt: what is to be seen.
+    """
+    fig, (left, right) = figure(2, size=(4.3, 3.1), alt=alt)
+    starts = timesteps[:-1]
+    for (name, value), (style, color) in zip(change.items(), _GUIDED, strict=False):
+        left.plot(starts, value.median(dim=1).values, style, color=color, lw=1.8, label=name)
+        bent = value.mean(dim=1).cumsum(0)
+        right.plot(timesteps[1:], 100 * bent / bent[-1], style, color=color, lw=1.8, label=name)
+    left.set(yscale="log")
+    left.yaxis.set_major_formatter(ScalarFormatter())
+    left.set_title("change of slope per sub-path", fontsize=10)
+    right.set(ylim=(0, 102))
+    right.set_title("share of it that has happened, per cent", fontsize=10)
+    left.legend(frameon=False, fontsize=9, loc="upper center", ncols=2)
+    for ax in (left, right):
+        ax.set(xlim=(timesteps[0].item(), 0), xlabel="timestep t")
+        _open(ax)
+    return fig
+
+
+def solver_errors(curves: Mapping[str, Mapping[str, Mapping[int, float]]]) -> CourseFigure:
+    """Relative error in the latent over network evaluations, one panel per guidance.
+
+    Args:
+        curves: for each title, for each method of :data:`slam_edu.solver.METHODS`, the error by
+            the number of steps.
+    """
+    fig, axes = figure(
+        len(curves),
+        size=(4.1, 3.2),
+        sharey=True,
+        alt=f"Panels for {' and '.join(curves)}: the distance from a finely solved latent over "
+        f"the number of steps, both logarithmic. All curves fall with more steps; up to four "
+        f"steps they are far from the right edge's values.",
+    )
+    for ax, (title, methods) in zip(axes, curves.items(), strict=True):
+        for method, curve in methods.items():
+            ax.plot(
+                list(curve), list(curve.values()), ms=5, lw=1.5, label=NAMES[method],
+                **_SOLVERS[method],
+            )  # fmt: skip
+        ax.set(xscale="log", yscale="log", xlabel="steps")
+        ax.set_xticks(list(next(iter(methods.values()))))
+        ax.set_yticks([0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1])
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_formatter(ScalarFormatter())
+            axis.set_minor_locator(NullLocator())
+        ax.set_title(title, fontsize=10)
+        _open(ax)
+    axes[0].set_ylabel("relative error of the latent")
+    axes[0].legend(frameon=False, fontsize=9, loc="lower left")
+    return fig
+
+
+def _open(ax: Axes) -> None:
+    """Axes without a box: only the two lines that carry numbers."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=9)

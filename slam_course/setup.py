@@ -1,0 +1,372 @@
+"""One set-up for every place where the lessons run: Colab, Kaggle, a laptop of any system.
+
+The first cell of every notebook calls :func:`setup`. It looks at the packages, picks the device,
+makes a folder for runs, and adapts the front end; where all is well it says nothing. It can be
+called again at any time.
+
+Which versions are supported stands in pyproject.toml and is read from the installed package's
+metadata. What is loaded is never replaced: torch or numpy installed anew under a running kernel
+leave half of the old one in memory. On Colab and Kaggle, machines that are thrown away, missing
+packages are installed around the loaded ones; elsewhere one sentence says what to do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from slam_edu.environment import LORA_MEMORY, Accelerator, find_accelerator
+from slam_edu.resources import data_path
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+PACKAGE = "slam_edu"
+EXTRAS = ("course", "sd")  # what `make lab` installs
+COLAB, KAGGLE, LOCAL = "colab", "kaggle", "local"
+
+#: A front end that runs this has its own; on Colab an upgrade breaks the next session.
+FRONT_END = frozenset({"ipykernel", "jupyterlab"})
+#: Colab, and Kaggle's image made from it, draw the widgets of their own version alone.
+HOSTED_FRONT_END = FRONT_END | {"ipywidgets"}
+
+DRIVE = Path("/content/drive/MyDrive")  # where Colab puts Google Drive
+_DRIVE_HINT = (
+    "Runs end with Colab's machine. To keep them, run `from google.colab import drive; "
+    "drive.mount('/content/drive')` and then this cell again."
+)
+
+# What this process has done and said already.
+_done: set[str] = set()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """Where the course runs, and with what.
+
+    Attributes:
+        platform: ``"colab"``, ``"kaggle"`` or ``"local"``.
+        system: ``"Linux"``, ``"Darwin"`` (macOS) or ``"Windows"``.
+        device: torch's name of the best device: ``"cuda"``, ``"mps"`` or ``"cpu"``.
+        dtype: for large networks that run there and are not trained; the core computes in float32
+            whatever it is.
+        gpu: its name, None without one.
+        gpu_memory: in GiB; None without a GPU, or where it shares the machine's.
+        data: folder of the files that come with the course.
+        runs: folder for what is trained; it exists and can be written to.
+        problems: sentences, each on what is wrong and what to do.
+    """
+
+    platform: str
+    system: str
+    device: str
+    dtype: torch.dtype
+    gpu: str | None
+    gpu_memory: float | None
+    data: Path
+    runs: Path
+    problems: tuple[str, ...]
+
+    @property
+    def fits_stable_diffusion(self) -> bool:
+        """Whether the GPU has the memory for Stable Diffusion 1.5 with LoRA."""
+        return (self.gpu_memory or 0.0) >= LORA_MEMORY
+
+    def __str__(self) -> str:
+        gpu = "" if self.gpu is None else f" ({self.gpu}"
+        if self.gpu is not None:
+            gpu += ")" if self.gpu_memory is None else f", {self.gpu_memory:.0f} GiB)"
+        dtype = str(self.dtype).removeprefix("torch.")
+        lines = [
+            f"{self.platform}, {self.system}: {self.device}{gpu}, large networks in {dtype}",
+            f"course files: {self.data}",
+            f"runs: {self.runs}",
+            *self.problems,
+        ]
+        return "\n".join(lines)
+
+
+def setup(*, extras: Sequence[str] = EXTRAS, install: bool | None = None) -> Setup:
+    """Make the lessons run here; prints what is wrong, and nothing where nothing is.
+
+    Calling it again changes nothing, and repeats only what is still wrong.
+
+    Args:
+        extras: whose packages are looked at, beside the core's.
+        install: whether missing packages are installed with pip; None means on Colab and Kaggle.
+
+    Raises:
+        ValueError: for an extra that pyproject.toml does not have.
+    """
+    where = find_platform(os.environ)
+    hosted = where != LOCAL
+    problems = _versions(extras, where, install=hosted if install is None else install)
+    # Hugging Face's notices about packages that the course does without; before the first import.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    accelerator = find_accelerator()
+    data = data_path("README.md").parent
+    runs, trouble = _runs_folder(where, data)
+    _adapt_front_end(where)
+    problems += [text for text in (accelerator.problem, trouble) if text]
+    for text in problems:
+        print(text)
+    if where == COLAB and not runs.is_relative_to(DRIVE):
+        _once("drive", lambda: print(_DRIVE_HINT))
+    return _record(where, accelerator, data, runs, problems)
+
+
+def _record(
+    where: str, accelerator: Accelerator, data: Path, runs: Path, problems: Iterable[str]
+) -> Setup:
+    return Setup(
+        platform=where,
+        system=platform.system(),
+        device=accelerator.device,
+        dtype=accelerator.dtype,
+        gpu=accelerator.name,
+        gpu_memory=accelerator.memory,
+        data=data,
+        runs=runs,
+        problems=tuple(problems),
+    )
+
+
+def find_platform(environ: Mapping[str, str]) -> str:
+    """``"colab"``, ``"kaggle"`` or ``"local"``, by the environment's variables."""
+    # Kaggle first: its image is made from Colab's and has Colab's variables, too.
+    if "KAGGLE_KERNEL_RUN_TYPE" in environ:
+        return KAGGLE
+    return COLAB if "COLAB_RELEASE_TAG" in environ else LOCAL
+
+
+def _once(step: str, action: Any) -> None:
+    if step not in _done:
+        _done.add(step)
+        action()
+
+
+# ---------------------------------------------------------------------------------------------
+# Packages
+# ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unmet:
+    """A requirement that is not met.
+
+    Attributes:
+        name: of the package.
+        needed: its versions that are supported, such as ``"<1,>=0.41"``.
+        found: the version that is installed, None for none.
+        loaded: it is in memory, so that the kernel must be started anew after a change.
+    """
+
+    name: str
+    needed: str
+    found: str | None
+    loaded: bool
+
+    def __str__(self) -> str:
+        if self.found is None:
+            return f"{self.name} is missing"
+        return f"{self.name} {self.found} is not in {self.needed}"
+
+    @property
+    def requirement(self) -> str:
+        """As pip takes it."""
+        return f"{self.name}{self.needed}"
+
+
+def requirements(extras: Sequence[str]) -> list[Requirement]:
+    """What the core and the extras need here, from the installed package's metadata.
+
+    Raises:
+        ValueError: for an extra that there is not.
+        importlib.metadata.PackageNotFoundError: where slam_edu is imported and not installed.
+    """
+    from packaging.requirements import Requirement
+
+    known = importlib.metadata.metadata(PACKAGE).get_all("Provides-Extra") or []
+    unknown = [extra for extra in extras if extra not in known]
+    if unknown:
+        raise ValueError(f"no such extra: {', '.join(unknown)}; allowed: {', '.join(known)}")
+    found: dict[str, Requirement] = {}
+    for text in importlib.metadata.requires(PACKAGE) or []:
+        item = Requirement(text)
+        if item.name != PACKAGE and (
+            item.marker is None
+            or any(item.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+        ):
+            found.setdefault(item.name, item)
+    return list(found.values())
+
+
+def unmet(extras: Sequence[str], left_out: Iterable[str] = FRONT_END) -> list[Unmet]:
+    """The packages that are missing, too old, or newer than what is supported.
+
+    Args:
+        extras: whose packages are looked at, beside the core's.
+        left_out: packages that are taken as they are.
+    """
+    found = []
+    for item in requirements(extras):
+        if item.name in left_out:
+            continue
+        try:
+            there = importlib.metadata.distribution(item.name)
+        except importlib.metadata.PackageNotFoundError:
+            there = None
+        version = None if there is None else there.version
+        if version is None or not item.specifier.contains(version, prereleases=True):
+            loaded = there is not None and bool(_modules(there) & set(sys.modules))
+            found.append(
+                Unmet(name=item.name, needed=str(item.specifier), found=version, loaded=loaded)
+            )
+    return found
+
+
+def _modules(distribution: importlib.metadata.Distribution) -> set[str]:
+    """Names of the modules that a package brings, such as {"PIL"} for pillow."""
+    firsts = {path.parts[0] for path in distribution.files or ()}
+    return {first.split(".")[0] for first in firsts if not first.endswith((".dist-info", ".pth"))}
+
+
+def _versions(extras: Sequence[str], where: str, *, install: bool) -> list[str]:
+    """Sentences on the packages, after an attempt to install what is missing."""
+    left_out = FRONT_END if where == LOCAL else HOSTED_FRONT_END
+    try:
+        found = unmet(extras, left_out)
+    except importlib.metadata.PackageNotFoundError:
+        return [f"{PACKAGE} is imported and not installed: its packages were not looked at."]
+    except ModuleNotFoundError:  # packaging itself, which matplotlib and transformers bring
+        return ["Packages are missing: " + _remedy([f"{PACKAGE}[{','.join(extras)}]"], False)]
+    trouble = []
+    if install and any(not item.loaded for item in found):
+        trouble = install_around([item.requirement for item in found if not item.loaded], where)
+        found = unmet(extras, left_out)
+    if found:
+        what = ", ".join(map(str, found))
+        loaded = any(item.loaded for item in found)
+        trouble.append(f"{what}: {_remedy([item.requirement for item in found], loaded)}")
+    return trouble
+
+
+def _remedy(wanted: Sequence[str], loaded: bool) -> str:
+    restart = ", then restart the kernel." if loaded else ", then run this cell again."
+    if (Path(__file__).parents[1] / "tools" / "bootstrap.py").is_file():
+        return r"run `make lab` (on Windows `py tools\bootstrap.py lab`)" + restart
+    return "run `%pip install " + " ".join(f'"{item}"' for item in wanted) + "`" + restart
+
+
+def install_around(wanted: Sequence[str], where: str) -> list[str]:
+    """Install packages with pip, without a change to any that is loaded.
+
+    Args:
+        wanted: requirements, as pip takes them.
+        where: the platform, which decides what is said when it fails.
+
+    Returns:
+        sentences on what went wrong.
+    """
+    names = ", ".join(item.split("<")[0].split(">")[0] for item in wanted)
+    print(f"Installing {names} (a minute or two)", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        held = Path(folder) / "held.txt"
+        held.write_text("".join(f"{pin}\n" for pin in loaded_pins()), encoding="utf-8")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-input"]
+        command += ["--disable-pip-version-check", "--constraint", str(held), *wanted]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    importlib.invalidate_caches()
+    if done.returncode == 0:
+        return []
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("ERROR")] or lines or ["no message"]
+    hint = " Is Internet switched on in the notebook's settings?" if where == KAGGLE else ""
+    return [f"pip failed ({errors[-1].removeprefix('ERROR: ')}).{hint}"]
+
+
+def loaded_pins() -> list[str]:
+    """``name==version`` of every package that has a module in memory."""
+    from packaging.version import InvalidVersion, Version
+
+    owners = importlib.metadata.packages_distributions()
+    names = {name for module in list(sys.modules) for name in owners.get(module, ())}
+    pins = []
+    for name in sorted(names - {PACKAGE}):
+        version = importlib.metadata.version(name)
+        try:
+            Version(version)
+        except InvalidVersion:  # a distribution's own packages; pip refuses the whole file
+            continue
+        pins.append(f"{name}=={version}")
+    return pins
+
+
+# ---------------------------------------------------------------------------------------------
+# Folders and the front end
+# ---------------------------------------------------------------------------------------------
+
+
+def _runs_folder(where: str, data: Path) -> tuple[Path, str]:
+    """(a folder for runs that can be written to, a sentence if it is a makeshift)."""
+    if where == COLAB and DRIVE.is_dir():
+        wanted = DRIVE / "slam_edu_runs"
+    elif where == LOCAL and (data.parent / "pyproject.toml").is_file():
+        wanted = data.parent / "runs"  # of the checkout, where the README's commands put them
+    else:
+        wanted = Path.cwd() / "runs"
+    try:
+        wanted.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=wanted):  # permissions alone tell little on Windows
+            return wanted, ""
+    except OSError as error:
+        makeshift = Path(tempfile.gettempdir()) / "slam_edu_runs"
+        makeshift.mkdir(exist_ok=True)
+        return makeshift, (
+            f"'{wanted}' cannot be written to ({error.strerror}): runs go to '{makeshift}', which "
+            f"the system may empty."
+        )
+
+
+def _adapt_front_end(where: str) -> None:
+    """Widgets on Colab; the course's figures as they print themselves."""
+    if where == COLAB:
+        _once("widgets", _enable_widgets)
+    # Whoever runs this inside a kernel has imported IPython.
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if getattr(shell, "kernel", None) and importlib.util.find_spec("matplotlib"):
+        _keep_figures(shell)
+
+
+def _enable_widgets() -> None:
+    try:
+        from google.colab import output
+    except ImportError:  # Colab's image, run somewhere else
+        return
+    output.enable_custom_widget_manager()
+
+
+def _keep_figures(shell: Any) -> None:
+    """Let a CourseFigure print itself, whoever imports pyplot later.
+
+    pyplot brings a printer for all of matplotlib's figures, which in a notebook goes before their
+    own: cut otherwise, and with twice the bytes. One for the class itself goes before that.
+    """
+
+    def png(figure: Any) -> str:
+        return figure._repr_mimebundle_()["image/png"]
+
+    formatter = shell.display_formatter.formatters["image/png"]
+    formatter.for_type_by_name("slam_course.figures", "CourseFigure", png)

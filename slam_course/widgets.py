@@ -1,0 +1,163 @@
+"""Interactive explorers: sliders and menus beside a figure that follows them.
+
+An explorer redraws into one image widget, so it needs no cell output, cannot flicker, and looks
+the same in JupyterLab, Notebook and VS Code. Pictures that were drawn once are kept.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+
+import ipywidgets
+import torch
+from torch import nn
+
+from slam_course.figures import CourseFigure, snapshots
+from slam_edu.training import TrainState
+
+
+def explorer(
+    draw: Callable[..., CourseFigure],
+    *,
+    slow: bool = False,
+    **controls: Mapping | Sequence | tuple,
+) -> ipywidgets.VBox:
+    """A figure with one control per keyword argument of ``draw``.
+
+    Args:
+        draw: ``draw(**values) -> CourseFigure``; it must depend on its arguments alone.
+        slow: for a figure that takes longer than 0.3 s, up to which an answer feels immediate. A
+            slider then waits until it is let go, instead of drawing all that it passes, and while
+            the picture is not yet the one asked for, the words below say so.
+        controls: for each argument, the sequence of values it can take, of which the first is
+            shown first. Strings become a menu, everything else a slider over the sequence.
+
+    Raises:
+        ValueError: for an empty sequence of values.
+    """
+    made = {name: _control(name, values, not slow) for name, values in controls.items()}
+    # Its own size: stretched to the width of the page, the picture would look soft.
+    layout = ipywidgets.Layout(align_self="flex-start", max_width="100%")
+    picture = ipywidgets.Image(format="png", layout=layout)
+    picture.add_class("slam-explorer-figure")
+    caption = ipywidgets.HTML()
+
+    @lru_cache(maxsize=256)
+    def rendered(values: tuple) -> tuple[bytes, str]:
+        if slow and picture.value:
+            say("drawing …")
+        drawn = draw(**dict(zip(made, values, strict=True)))
+        return drawn.png(), drawn.alt
+
+    def say(words: str) -> None:
+        # The description changes with the picture: it is what a screen reader has of it.
+        caption.value = (
+            f'<span style="color: #666; font-size: 90%" aria-live="polite">{words}</span>'
+        )
+
+    def redraw(_change: object = None) -> None:
+        png, alt = rendered(tuple(control.value for control in made.values()))
+        picture.value = png
+        say(alt)
+
+    for control in made.values():
+        control.observe(redraw, names="value")
+    redraw()
+    box = ipywidgets.VBox([*made.values(), picture, caption])
+    box.add_class("slam-explorer")
+    return box
+
+
+def _control(name: str, values: Sequence, continuous: bool = True) -> ipywidgets.Widget:
+    values = list(values)
+    if not values:
+        raise ValueError(f"the control {name!r} has no values; allowed: a sequence of one or more")
+    layout = ipywidgets.Layout(width="420px")
+    label = name.replace("_", " ")
+    if isinstance(values[0], str):
+        return ipywidgets.Dropdown(options=values, description=label, layout=layout)
+    return ipywidgets.SelectionSlider(
+        options=values, description=label, layout=layout, continuous_update=continuous
+    )
+
+
+class LiveStudent:
+    """Watches a student while it is distilled: a bar and a picture of its samples.
+
+    Give the object as ``on_update`` to :func:`slam_course.demo.run`, and show ``.box`` first.
+
+    Args:
+        draw: ``draw(student) -> samples`` of shape ``(B, 2)``.
+        updates: how many updates the run has.
+        every: updates between two pictures; the first and the last are always drawn.
+    """
+
+    def __init__(
+        self, draw: Callable[[nn.Module], torch.Tensor], updates: int, every: int = 100
+    ) -> None:
+        self._draw, self._every = draw, every
+        self._bar = ipywidgets.IntProgress(max=updates, layout=ipywidgets.Layout(width="420px"))
+        self._label = ipywidgets.Label("not started")
+        self._picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(width="360px"))
+        self._picture.add_class("slam-live-figure")
+        self.box = ipywidgets.VBox([ipywidgets.HBox([self._bar, self._label]), self._picture])
+
+    def __call__(self, state: TrainState, student: nn.Module) -> None:
+        """Draw, if it is time to; the arguments are those of ``on_update``."""
+        if state.update % self._every and state.update not in (1, self._bar.max):
+            return
+        self._bar.value = state.update
+        self._label.value = f"{state.update} of {self._bar.max} updates"
+        title = f"student, 2 steps, after {state.update} updates"
+        drawn = snapshots(
+            [self._draw(student)], [title], colors="student", size=3.6, limit=2.6, alt=title
+        )
+        self._picture.value = drawn.png()
+
+
+def experiment(
+    run: Callable[..., CourseFigure], **controls: Mapping | Sequence | tuple
+) -> ipywidgets.VBox:
+    """Controls, a button that runs an experiment with their values, and its figure.
+
+    Nothing runs before the button is pressed; an error is shown under the controls.
+
+    Args:
+        run: ``run(on_progress, **values) -> CourseFigure``; it calls ``on_progress(share)`` with a
+            number from 0 to 1 as it goes on. Results are kept: the same values run once.
+        controls: as of :func:`explorer`.
+
+    Raises:
+        ValueError: for an empty sequence of values.
+    """
+    made = {name: _control(name, values) for name, values in controls.items()}
+    button = ipywidgets.Button(description="run", button_style="primary")
+    bar = ipywidgets.FloatProgress(max=1.0, layout=ipywidgets.Layout(width="300px"))
+    note = ipywidgets.HTML("choose, then press run")
+    picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(max_width="100%"))
+    picture.add_class("slam-experiment-figure")
+    kept: dict[tuple, tuple[bytes, str]] = {}
+
+    def on_progress(share: float) -> None:
+        bar.value = share
+
+    def pressed(_button: object) -> None:
+        values = tuple(control.value for control in made.values())
+        button.disabled, note.value = True, "running"
+        try:
+            if values not in kept:
+                drawn = run(on_progress, **dict(zip(made, values, strict=True)))
+                kept[values] = drawn.png(), drawn.alt
+            picture.value, note.value = kept[values]
+            bar.value = 1.0
+        except (ValueError, ArithmeticError) as error:
+            note.value = f"<b>{type(error).__name__}:</b> {html.escape(str(error))}"
+        finally:
+            button.disabled = False
+
+    button.on_click(pressed)
+    box = ipywidgets.VBox([*made.values(), ipywidgets.HBox([button, bar]), note, picture])
+    box.add_class("slam-experiment")
+    return box
