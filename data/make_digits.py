@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slam_edu.files import atomic_path
+from slam_edu.io import atomic_path
 
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",

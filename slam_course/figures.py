@@ -35,7 +35,7 @@ from matplotlib.image import AxesImage
 from PIL import Image
 from torch import Tensor
 
-from slam_edu.files import atomic_path
+from slam_edu.io import atomic_path
 
 COLORS = {
     "noise": "#b0b0b0",

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from slam_edu.environment import LORA_MEMORY, Accelerator, find_accelerator
-from slam_edu.resources import data_path
+from slam_edu.io import data_path
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement

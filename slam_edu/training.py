@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from slam_edu._validation import check_count
 from slam_edu.distill import DistillOutput, SubPathDistiller
 from slam_edu.ema import update_ema
-from slam_edu.files import atomic_path
+from slam_edu.io import atomic_path
 from slam_edu.losses import mse
 from slam_edu.prediction import Prediction, add_noise, to_output
 from slam_edu.schedule import NoiseSchedule

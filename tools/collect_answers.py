@@ -24,7 +24,7 @@ from types import ModuleType
 
 import slam_course.checks
 from slam_course.checks import Verdict, base
-from slam_edu.files import atomic_path
+from slam_edu.io import atomic_path
 from tools.editions import MISTAKES
 from tools.notebooks import ROOT
 

@@ -36,7 +36,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from slam_edu.files import atomic_path
+from slam_edu.io import atomic_path
 from tools.exercises import Exercise, exercise_minutes, find_exercises, tags
 from tools.notebooks import KERNELSPEC, NOTEBOOKS, ROOT, SETUP_TAG, to_text
 

@@ -45,7 +45,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from slam_course import glossary
-from slam_edu.files import replaced_folder
+from slam_edu.io import replaced_folder
 from tools.notebook_rules import figure_alt
 from tools.set_address import GITHUB, colab_link, read_address, read_version, validate
 

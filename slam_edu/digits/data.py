@@ -24,7 +24,7 @@ from torch.nn import functional
 
 from slam_edu.digits.captions import FULL, PARTIAL, caption
 from slam_edu.digits.colours import NAMES, PAIRS, palette
-from slam_edu.resources import data_path
+from slam_edu.io import data_path
 
 ARCHIVE = "digits/handwriting.npz"
 SPLITS = ("train", "test")

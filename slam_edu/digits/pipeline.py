@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from slam_edu.digits.classifier import DigitClassifier
-from slam_edu.files import atomic_path
-from slam_edu.resources import data_path
+from slam_edu.io import atomic_path, data_path
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline

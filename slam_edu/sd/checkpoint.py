@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slam_edu.files import atomic_path, save_tensors
+from slam_edu.io import atomic_path, save_tensors
 from slam_edu.training import laid_out_as
 
 FOLDER = "checkpoints"

@@ -7,7 +7,7 @@ import dataclasses
 import json
 from pathlib import Path
 
-from slam_edu.files import atomic_path
+from slam_edu.io import atomic_path
 
 DIGITS_COLUMNS = ("all_right", "digit", "stroke", "background", "frechet", "kernel")
 

@@ -22,7 +22,7 @@ from typing import Any
 from slam_edu._validation import check_choice
 from slam_edu.distill import CONDITIONINGS, GAMMAS, HOPS, LOSSES, DistillConfig
 from slam_edu.embedding import GAMMA_INPUTS
-from slam_edu.files import atomic_path
+from slam_edu.io import atomic_path
 from slam_edu.prediction import PREDICTION_TYPES
 from slam_edu.subpath import COUPLINGS
 

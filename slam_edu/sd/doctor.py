@@ -103,7 +103,7 @@ def _gpu(machine: Environment) -> Finding:
 def _model() -> Finding:
     """Whether the shipped model's files are those that were shipped."""
     from slam_edu.digits.pipeline import PIPELINE, check_files
-    from slam_edu.resources import data_path
+    from slam_edu.io import data_path
 
     try:
         folder = data_path(PIPELINE)

@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from slam_edu._validation import check_choice, check_count
 from slam_edu.digits.evaluate.scores import feature_distances
-from slam_edu.files import atomic_path
+from slam_edu.io import atomic_path
 from slam_edu.sd.teacher import folder_or_download, hushed
 from slam_edu.seeding import sample_generator
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from slam_edu._validation import check_choice
 from slam_edu.digits.pipeline import write_checksums
-from slam_edu.files import replaced_folder
+from slam_edu.io import replaced_folder
 from slam_edu.sd.components import PARTS, XL_PARTS, TextCondition, is_xl, unet_output
 from slam_edu.sd.config import SD15, SDXL, WEIGHTS, SDConfig
 from slam_edu.sd.networks import DTYPES, TARGET, LoraNetworks, Networks

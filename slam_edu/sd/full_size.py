@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slam_edu.files import atomic_path
+from slam_edu.io import atomic_path
 from slam_edu.schedule import NoiseSchedule
 from slam_edu.sd.components import TextCondition, encode_images
 from slam_edu.sd.config import SD15, SDConfig, load_config

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from slam_edu.resources import data_path
+from slam_edu.io import data_path
 from slam_edu.sd.config import SD15, SDXL, SDConfig
 
 if TYPE_CHECKING:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from slam_edu.files import atomic_path
-from slam_edu.runlog import append_row, shorten
+from slam_edu.io import append_row, atomic_path, shorten
 from slam_edu.sampling import last, sample_consistency, sample_pf_ode
 from slam_edu.schedule import NoiseSchedule
 from slam_edu.sd.components import TextCondition, decode_latents, latent_shape

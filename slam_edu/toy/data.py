@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from slam_edu._validation import check_choice, check_count
-from slam_edu.resources import data_path
+from slam_edu.io import data_path
 from slam_edu.toy.image import MAX_COMPONENTS, from_image
 from slam_edu.toy.mixture import GaussianMixture
 

@@ -19,8 +19,8 @@ import pytest
 from nbclient import NotebookClient
 from packaging.requirements import Requirement
 
-from tests.tools.test_wheel import wheel  # noqa: F401 -- a fixture
 from tests.tools.test_environment import EXTRAS, PROJECT
+from tests.tools.test_wheel import wheel  # noqa: F401 -- a fixture
 from tools.notebooks import NOTEBOOKS, SETUP_TAG
 from tools.set_address import setup_cell_source
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from slam_course import checks as base, guard, summary
+from slam_course import checks as base
+from slam_course import guard, summary
 from tools.editions import read_lessons
 from tools.exercises import find_exercises
 

@@ -13,7 +13,7 @@ from slam_edu.digits import data as digits_data
 from slam_edu.digits.captions import FULL, PARTIAL, caption, read_prompt
 from slam_edu.digits.colours import COLOURS, NAMES
 from slam_edu.digits.data import CaptionedDigits, DigitBatch, coloured, handwriting
-from slam_edu.resources import data_path
+from slam_edu.io import data_path
 
 COUNTS = {"train": 16_000, "test": 4_000}
 #: (split, index, seed): caption, digit, mean, and R, G, B at (10, 16), (16, 12), (20, 18): what
@@ -346,7 +346,7 @@ def test_a_file_of_something_else(archive):
 
 
 def test_a_missing_archive(tmp_path, monkeypatch):
-    monkeypatch.setattr("slam_edu.resources._PACKAGE", tmp_path / "slam_edu")
+    monkeypatch.setattr("slam_edu.io._PACKAGE", tmp_path / "slam_edu")
     handwriting.cache_clear()
     with pytest.raises(FileNotFoundError, match=r"'digits/handwriting\.npz' is missing"):
         CaptionedDigits("test")

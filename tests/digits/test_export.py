@@ -237,7 +237,7 @@ def test_a_missing_folder(tmp_path):
 
 
 def test_without_the_shipped_folders(tmp_path, monkeypatch):
-    monkeypatch.setattr("slam_edu.resources._PACKAGE", tmp_path / "slam_edu")
+    monkeypatch.setattr("slam_edu.io._PACKAGE", tmp_path / "slam_edu")
     for load, name in ((load_pipeline, "digits-sd"), (load_classifier, "digits-classifier")):
         with pytest.raises(FileNotFoundError, match=f"'{name}' is missing.*Reinstall slam_edu"):
             load()

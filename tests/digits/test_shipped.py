@@ -19,7 +19,7 @@ from slam_edu.digits.evaluate import Scores, Setting
 from slam_edu.digits.evaluate.__main__ import RESULTS, main
 from slam_edu.digits.evaluate.table import read_results
 from slam_edu.digits.pipeline import check_files
-from slam_edu.resources import data_path
+from slam_edu.io import data_path
 from slam_edu.sd import LatentDiffusion
 from tools.bootstrap import ROOT
 

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from slam_edu.resources import data_path
+from slam_edu.io import data_path
 from slam_edu.sd import doctor, full_size
 from slam_edu.sd.cli import main
 from slam_edu.sd.config import PRESETS, load_config
@@ -192,7 +192,7 @@ def test_hub_is_asked_on_request_alone(monkeypatch):
 def test_damaged_model_and_missing_package_are_named(tmp_path, monkeypatch):
     shutil.copytree(data_path("digits-sd"), tmp_path / "digits-sd")
     (tmp_path / "digits-sd" / "vae" / "config.json").write_text("{}", "utf-8")
-    monkeypatch.setattr("slam_edu.resources.data_path", lambda name: tmp_path / name)
+    monkeypatch.setattr("slam_edu.io.data_path", lambda name: tmp_path / name)
     found = doctor._model()
     assert not found.ok
     assert "vae" in found.detail

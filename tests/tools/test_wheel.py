@@ -88,7 +88,7 @@ def test_scratch_and_hidden_files_stay_out(tmp_path):
 def test_the_installed_wheel_works_outside_the_checkout(installed, tmp_path):
     code = """
 import json, slam_edu
-from slam_edu.resources import data_path
+from slam_edu.io import data_path
 path = data_path("README.md")
 print(json.dumps([slam_edu.__file__, str(path), path.read_text(encoding="utf-8")[:7]]))
 """

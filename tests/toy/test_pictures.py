@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from slam_edu import toy
-from slam_edu.resources import data_path
+from slam_edu.io import data_path
 
 SCRIPT = Path(__file__).parents[2] / "data" / "make_pictures.py"
 each_picture = pytest.mark.parametrize("name", toy.PICTURES)

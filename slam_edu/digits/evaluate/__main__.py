@@ -11,7 +11,7 @@ import torch
 from slam_edu.digits.evaluate.scores import Evaluator
 from slam_edu.digits.evaluate.table import Setting, as_text, measure, read_results, settings
 from slam_edu.digits.pipeline import load_pipeline
-from slam_edu.resources import data_path
+from slam_edu.io import data_path
 from slam_edu.sd.components import LatentDiffusion
 
 RESULTS = "digits-results/teacher.json"

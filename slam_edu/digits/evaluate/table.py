@@ -20,7 +20,7 @@ from slam_edu._validation import check_choice, check_count
 from slam_edu.digits.data import CaptionedDigits
 from slam_edu.digits.evaluate.scores import HELD_OUT_SEED, Evaluator, Scores
 from slam_edu.digits.train.vae import psnr
-from slam_edu.files import atomic_path
+from slam_edu.io import atomic_path
 from slam_edu.sampling import last, sample_pf_ode
 from slam_edu.sd.components import LatentDiffusion
 

@@ -122,7 +122,7 @@ def _not_distilled(job: Job) -> Row:
 
 
 def _run_student(job: Job) -> Row | str:
-    from slam_edu.runlog import read_rows
+    from slam_edu.io import read_rows
     from slam_edu.sd.run import distill
     from slam_edu.sd.tracking import LOG
 

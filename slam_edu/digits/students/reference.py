@@ -27,7 +27,7 @@ from slam_edu._validation import check_choice, check_count
 from slam_edu.digits.evaluate.scores import Evaluator
 from slam_edu.digits.evaluate.table import Setting, fingerprint
 from slam_edu.digits.students.plan import GUIDANCE, TEACHER_STEPS, TIMES, Plan
-from slam_edu.files import atomic_path, save_tensors
+from slam_edu.io import atomic_path, save_tensors
 from slam_edu.prediction import add_noise, network_predictor
 from slam_edu.sampling import last, sample_pf_ode
 from slam_edu.schedule import Level, NoiseSchedule

@@ -33,7 +33,7 @@ from slam_edu.digits.students.plan import (
     slam_names,
 )
 from slam_edu.digits.students.results import Results, Row
-from slam_edu.files import atomic_path
+from slam_edu.io import atomic_path
 from slam_edu.toy.study.report import Ratio
 
 if TYPE_CHECKING:
@@ -509,7 +509,7 @@ def _loss_figure(results: Results, out: Path) -> dict[str, CourseFigure]:
 
 def training_logs(results: Results, out: Path) -> dict[str, list[list[dict[str, float]]]]:
     """The rows of ``log.csv`` of all runs that lie in the study's folder: by student, by seed."""
-    from slam_edu.runlog import read_rows
+    from slam_edu.io import read_rows
     from slam_edu.sd.tracking import LOG
 
     logs = {}

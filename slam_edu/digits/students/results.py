@@ -19,8 +19,7 @@ import numpy as np
 
 from slam_edu.digits.evaluate.table import Setting
 from slam_edu.digits.students.plan import SETTINGS, START, Plan, identity
-from slam_edu.files import atomic_path
-from slam_edu.resources import data_path
+from slam_edu.io import atomic_path, data_path
 from slam_edu.toy.study.report import Ratio, paired_ratio
 
 FILE = "students.json"

@@ -18,8 +18,7 @@ from slam_edu._validation import check_choice
 from slam_edu.digits.pipeline import STUDENT, write_checksums
 from slam_edu.digits.students.plan import SETTINGS, STEPS, TEACHER_STEPS, TIMES
 from slam_edu.digits.students.results import Results
-from slam_edu.files import replaced_folder
-from slam_edu.resources import data_path
+from slam_edu.io import data_path, replaced_folder
 
 LARGEST = 12_000_000
 """Bytes that the folder may have."""

@@ -25,7 +25,7 @@ from slam_edu.digits.networks import (
     build_unet,
 )
 from slam_edu.digits.train.run import PartConfig, run_training
-from slam_edu.files import atomic_path
+from slam_edu.io import atomic_path
 from slam_edu.schedule import NoiseSchedule
 from slam_edu.sd.components import token_ids
 from slam_edu.training import denoising_loss

@@ -14,7 +14,7 @@ from torch import nn
 from slam_edu.digits.networks import TextToLatents, build_tokenizer
 from slam_edu.digits.pipeline import quiet, write_checksums
 from slam_edu.digits.train.run import CONFIG, LOG
-from slam_edu.files import replaced_folder
+from slam_edu.io import replaced_folder
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, StableDiffusionPipeline

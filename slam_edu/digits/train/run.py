@@ -16,8 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from slam_edu.ema import ema_copy
-from slam_edu.files import atomic_path
-from slam_edu.runlog import append_row, read_rows, shorten
+from slam_edu.io import append_row, atomic_path, read_rows, shorten
 from slam_edu.training import TrainConfig, load_training, save_training, train
 
 CHECKPOINT, CONFIG, LOG = "training.safetensors", "config.json", "log.csv"

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from slam_edu.files import atomic_path, save_tensors
+from slam_edu.io import atomic_path, save_tensors
 from slam_edu.sd.components import TextCondition, is_xl
 from slam_edu.sd.config import SDConfig
 from slam_edu.sd.data.counts import Counts

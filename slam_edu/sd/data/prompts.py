@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from slam_edu.resources import data_path
+from slam_edu.io import data_path
 
 EVERYDAY = "prompts/everyday.txt"
 #: So many captions of the digits are the prompts for their own teacher.

@@ -26,7 +26,7 @@ import scipy
 import torch
 from scipy import stats
 
-from slam_edu.files import atomic_path
+from slam_edu.io import atomic_path
 from slam_edu.toy.study.plan import CHOSEN_ON, Group
 from slam_edu.toy.study.results import Row
 from slam_edu.toy.study.run import STEPS, TIMES, Setting, floor

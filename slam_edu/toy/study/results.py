@@ -15,8 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from slam_edu.files import atomic_path
-from slam_edu.resources import data_path
+from slam_edu.io import atomic_path, data_path
 from slam_edu.toy.study.run import Setting, columns
 
 _FIELDS = {field.name: field for field in dataclasses.fields(Setting)}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slam_edu.files import atomic_path, replaced_folder
+from slam_edu.io import atomic_path, replaced_folder
 
 
 def test_writes_the_file(tmp_path):

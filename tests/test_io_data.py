@@ -2,8 +2,8 @@
 
 import pytest
 
-from slam_edu import resources
-from slam_edu.resources import data_path
+from slam_edu import io as resources
+from slam_edu.io import data_path
 
 
 def test_a_file_of_the_checkout_is_found():

@@ -1,17 +1,24 @@
-"""Files that are either whole or not there."""
+"""Files: whole or not there, a run's log, and the data that come with the course.
+
+Data live in the repository's ``data/`` folder. A wheel carries a copy as ``slam_edu/_data/``; an
+editable install reads the checkout's own files.
+"""
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_PACKAGE = Path(__file__).resolve().parent
 
 
 @contextmanager
@@ -114,3 +121,96 @@ def save_tensors(
             f"{size / 1e6:,.1f} MB could not be written to {str(Path(path).parent)!r} ({error}); "
             f"{free / 1e6:,.1f} MB are free there"
         ) from error
+
+
+def append_row(path: Path, columns: Sequence[str], row: Sequence[float]) -> None:
+    """Add a row; the first makes the file.
+
+    Args:
+        path: of the log.
+        columns: names; the first is ``update``.
+        row: the number of updates, then one value for each other column.
+    """
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        if new:
+            writer.writerow(columns)
+        writer.writerow([row[0], *(f"{value:.6g}" for value in row[1:])])
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """The rows of a log; none where there is no file.
+
+    A last row that was cut off, by a process that was killed while writing it, is left out.
+
+    Args:
+        path: of the log.
+    """
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        found = list(csv.DictReader(file))
+    rows = []
+    for number, row in enumerate(found):
+        try:
+            rows.append({name: float(value) for name, value in row.items()})
+        except (TypeError, ValueError):
+            if number + 1 < len(found):
+                raise ValueError(
+                    f"{str(path)!r}, row {number + 2}, cannot be read: {row}; allowed: numbers"
+                ) from None
+    return rows
+
+
+def shorten(path: Path, columns: Sequence[str], update: int) -> float:
+    """Drop rows after an update; returns the seconds of the last row that stays, or 0.
+
+    Args:
+        path: of the log.
+        columns: its names.
+        update: of the checkpoint that a run goes on from.
+    """
+    if not path.exists():
+        return 0.0
+    kept = [row for row in read_rows(path) if row["update"] <= update]
+    with atomic_path(path) as temporary:
+        temporary.unlink()
+        for row in kept:
+            append_row(temporary, columns, [int(row["update"]), *(row[c] for c in columns[1:])])
+        if not kept:
+            temporary.write_text(",".join(columns) + "\n", "utf-8")
+    return kept[-1]["seconds"] if kept else 0.0
+
+
+def _data_folders() -> list[Path]:
+    """Where data files may be, in the order in which they are looked for."""
+    return [_PACKAGE / "_data", _PACKAGE.parent / "data"]
+
+
+def data_path(name: str) -> Path:
+    """Path of a file or folder of the course's data.
+
+    Args:
+        name: where it is below `data/`, with forward slashes on every system, such as
+            `"pictures/cat.png"`.
+
+    Raises:
+        ValueError: `name` is empty, absolute, or climbs out of the data folder.
+        FileNotFoundError: there is no such file; the message lists the places looked at.
+    """
+    parts = PurePosixPath(name).parts
+    if not parts or ".." in parts or "\\" in name or PurePosixPath(name).is_absolute():
+        raise ValueError(
+            f"data_path takes a path below data/ with forward slashes, such as "
+            f"'pictures/cat.png', without '..'; got {name!r}"
+        )
+    candidates = [folder.joinpath(*parts) for folder in _data_folders()]
+    for path in candidates:
+        if path.exists():
+            return path
+    looked = " and ".join(f"'{path}'" for path in candidates)
+    raise FileNotFoundError(
+        f"the course's data file {name!r} is missing: looked for {looked}. "
+        f"Reinstall slam_edu, or run from a complete checkout"
+    )
