@@ -1,0 +1,98 @@
+"""Who may import whom: studies -> slam_course -> slam_edu, nothing back, and no cycles."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tools.sizes import METHOD
+
+ROOT = Path(__file__).resolve().parents[1]
+TOP = ("slam_edu", "slam_course", "studies", "tools")
+
+
+def module_of(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_of(path): path for top in TOP for path in sorted((ROOT / top).rglob("*.py"))}
+
+
+def imported(module, text):
+    """Modules of the repository that a file names: `from a import b` is `a.b` where that is one.
+
+    Also those that a string names in full, such as `"slam_edu.digits"`: they are loaded lazily.
+    """
+    found = set()
+    package = module if FILES[module].name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            up = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join([*(up if node.level else ()), *filter(None, [node.module])])
+            inner = {f"{base}.{alias.name}" for alias in node.names}
+            found |= {name if name in FILES else base for name in inner}
+        elif isinstance(node, ast.Constant) and "." in str(node.value):
+            found.add(node.value)
+    return {name for name in found if name in FILES} - {module}
+
+
+IMPORTS = {name: imported(name, path.read_text("utf-8")) for name, path in FILES.items()}
+
+
+def wrong(imports, source, goals):
+    """Imports from below `source` to below one of `goals`."""
+    inside = {module for module in imports if f"{module}.".startswith(f"{source}.")}
+    return {
+        (module, other)
+        for module in inside
+        for other in imports[module]
+        if any(f"{other}.".startswith(f"{goal}.") for goal in goals)
+    }
+
+
+@pytest.mark.parametrize(
+    ("source", "goals"),
+    [
+        ("slam_edu", ("slam_course", "studies", "tools")),
+        ("slam_edu.sd", ("slam_edu.digits", "slam_edu.toy")),
+        ("slam_edu.digits", ("slam_edu.toy",)),
+        ("slam_course", ("studies", "tools")),
+        ("studies", ("tools",)),
+    ],
+)
+def test_imports_run_one_way(source, goals):
+    # The first cell of every lesson asks the library for the course's set-up.
+    allowed = {("slam_edu", "slam_course.setup")}
+    assert wrong(IMPORTS, source, goals) - allowed == set()
+
+
+@pytest.mark.parametrize("name", METHOD)
+def test_the_method_stands_alone(name):
+    others = ("slam_edu.sd", "slam_edu.digits", "slam_edu.toy", "slam_edu.shipped")
+    assert wrong(IMPORTS, f"slam_edu.{name}", others) == set()
+
+
+def cycle(imports):
+    """Modules that import each other in a ring, [] where there is none."""
+    done, path = set(), []
+
+    def visit(module):
+        if module in path:
+            return path[path.index(module) :]
+        if module in done:
+            return []
+        path.append(module)
+        ring = next(filter(None, map(visit, sorted(imports[module]))), [])
+        path.pop()
+        done.add(module)
+        return ring
+
+    return next(filter(None, map(visit, sorted(imports))), [])
+
+
+def test_no_files_import_each_other():
+    assert cycle(IMPORTS) == []
+    assert cycle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
