@@ -1,18 +1,33 @@
-"""What all checks share: the verdict, and the guard around a learner's code."""
+"""What all checks share: the verdict, the comparison, and the guard around a learner's code.
+
+The guard ends what takes too long and puts back what was changed. It protects from accidents: code
+that means harm runs in the same process and can undo all of it (docs/teaching.md, "Untrusted
+code").
+"""
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import functools
+import random
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from slam_course import guard
+LIMIT = 20.0  # seconds for one check; on two slow cores the slowest takes about one
+NO_ANSWER = "There is no answer yet: replace the `...`."
+
+_AGAIN = 1.0  # seconds after which a bell that was swallowed rings again
+# A signal that nobody else needs: Windows has no alarm.
+_BELL = getattr(signal, "SIGALRM", None) or getattr(signal, "SIGBREAK", None)
 
 
 class Wrong(Exception):
@@ -47,10 +62,10 @@ def exercise(name: str) -> Callable[[Callable[..., str]], Callable[..., Verdict]
     The check raises :class:`Wrong` for a wrong answer. Whatever the learner's code raises, an exit
     included, is reported by its type, message and line. An answer of ``...`` or None, or code that
     returns or raises ``NotImplementedError``, counts as not given yet. What does not end within
-    ``guard.LIMIT`` seconds is broken off; Jupyter's stop button (``KeyboardInterrupt``) stops the
+    :data:`LIMIT` seconds is broken off; Jupyter's stop button (``KeyboardInterrupt``) stops the
     cell as ever. Random states and PyTorch's switches are afterwards what they were. What the
-    learner's code prints is shown, warnings too, but not as an error: nbgrader takes anything on
-    stderr for a failure.
+    learner's code prints is shown, warnings too, but not as an error: nbgrader counts anything on
+    stderr as a failure.
     """
 
     def decorate(check: Callable[..., str]) -> Callable[..., Verdict]:
@@ -60,8 +75,8 @@ def exercise(name: str) -> Callable[[Callable[..., str]], Callable[..., Verdict]
                 passed, message = False, NO_ANSWER
             else:
                 stdout = contextlib.redirect_stderr(sys.stdout)
-                with guard.random_states_kept(), guard.switches_kept(), stdout:
-                    passed, message = _judge(check, [guard.tidy(answer) for answer in answers])
+                with _random_states_kept(), _switches_kept(), stdout:
+                    passed, message = _judge(check, [_tidy(answer) for answer in answers])
             _LAST[name] = Verdict(name, passed, message)
             return _LAST[name]
 
@@ -71,14 +86,11 @@ def exercise(name: str) -> Callable[[Callable[..., str]], Callable[..., Verdict]
     return decorate
 
 
-NO_ANSWER = "There is no answer yet: replace the `...`."
-
-
 def _judge(check: Callable[..., str], answers: Sequence[object]) -> tuple[bool, str]:
     """(passed, message) of a check, whatever the learner's code does."""
-    limit = guard.LIMIT
+    limit = LIMIT
     try:
-        with guard.time_limit(limit):
+        with time_limit(limit):
             return True, check(*answers)
     except KeyboardInterrupt:
         raise
@@ -86,7 +98,7 @@ def _judge(check: Callable[..., str], answers: Sequence[object]) -> tuple[bool, 
         return False, str(wrong)
     except NotImplementedError:
         return False, NO_ANSWER
-    except guard.TooSlow:
+    except TooSlow:
         return False, (
             f"Your code did not end within {limit:g} seconds, and was stopped. Is there a loop "
             f"that never ends, or far more work than the exercise asks for?"
@@ -101,6 +113,9 @@ def _judge(check: Callable[..., str], answers: Sequence[object]) -> tuple[bool, 
             f"Your code raised {type(error).__name__}: {text} (in {frame.name}, "
             f"line {frame.lineno}: {frame.line})."
         )
+
+
+# -------------------------------------------------------------------- points
 
 
 @dataclass(frozen=True)
@@ -119,14 +134,12 @@ class Summary:
         return sum(points for _, _, points, _ in self.rows)
 
     def __repr__(self) -> str:
-        width = max((len(name) for name, *_ in self.rows), default=0)
-        lines = [
+        total = ("", "in all", self.points, sum(most for *_, most in self.rows))
+        width = max(len(name) for name, *_ in (*self.rows, total))
+        return "\n".join(
             f"{name:<{width}}  {word:<11}  {points:g} of {most:g} points"
-            for name, word, points, most in self.rows
-        ]
-        total = sum(most for *_, most in self.rows)
-        lines.append(f"{'':<{width}}  {'in all':<11}  {self.points:g} of {total:g} points")
-        return "\n".join(lines)
+            for name, word, points, most in (*self.rows, total)
+        )
 
 
 def summary(points: Mapping[Callable[..., Verdict], float]) -> Summary:
@@ -149,6 +162,9 @@ def summary(points: Mapping[Callable[..., Verdict], float]) -> Summary:
     return Summary(tuple(rows))
 
 
+# -------------------------------------------------------------------- what checks are made of
+
+
 def require(condition: bool, sentence: str) -> None:
     """Raise :class:`Wrong` with the sentence unless the condition holds."""
     if not condition:
@@ -163,20 +179,9 @@ def require_function(answer: object) -> None:
     )
 
 
-def refuse(
-    answer: Tensor,
-    mistakes: Sequence[tuple[Tensor, str]],
-    *,
-    rtol: float = 1e-4,
-    atol: float = 1e-5,
-) -> None:
-    """Raise :class:`Wrong` with the sentence of the mistake that gives exactly this answer."""
-    for wrong, sentence in mistakes:
-        if torch.allclose(answer.detach().to(wrong), wrong, rtol=rtol, atol=atol):
-            raise Wrong(sentence)
-
-
-def require_shape(answer: object, shape: tuple[int, ...], what: str) -> Tensor:
+def require_shape(
+    answer: object, shape: tuple[int, ...], what: str = "What your function returns"
+) -> Tensor:
     """Require a tensor of a shape with finite values, and return it.
 
     An ``...`` that the learner's function returned counts as no answer yet.
@@ -192,9 +197,184 @@ def require_shape(answer: object, shape: tuple[int, ...], what: str) -> Tensor:
     return answer
 
 
+def call(answer: object, shape: tuple[int, ...], /, **inputs: object) -> Tensor:
+    """What the learner's function returns for these inputs, given in this order and not by name.
+
+    Raises:
+        Wrong: it is no function, returns no finite tensor of this shape, or changes an input.
+    """
+    require_function(answer)
+    before = {k: value.clone() for k, value in inputs.items() if isinstance(value, Tensor)}
+    returned = require_shape(answer(*inputs.values()), shape)
+    for name, value in before.items():
+        require(
+            torch.equal(inputs[name], value),
+            f"Your function changes {name} itself; make a new tensor, without `+=` or `*=`.",
+        )
+    return returned
+
+
+def compare(
+    answer: Tensor,
+    right: Tensor,
+    mistakes: Sequence[tuple[Tensor, str]],
+    otherwise: str,
+    *,
+    rtol: float = 1e-4,
+    atol: float = 1e-5,
+) -> None:
+    """Hold an answer against the right one, and against what known mistakes give.
+
+    Args:
+        answer: the learner's.
+        right: the right one.
+        mistakes: what a mistake gives on the same inputs, and the sentence to say then.
+        otherwise: the sentence for any other wrong answer.
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+
+    Raises:
+        Wrong: with one of the sentences.
+    """
+    refuse(answer, mistakes, rtol=rtol, atol=atol)
+    require_close(answer.detach(), right, otherwise, rtol=rtol, atol=atol)
+
+
+def refuse(
+    answer: Tensor,
+    mistakes: Sequence[tuple[Tensor, str]],
+    *,
+    rtol: float = 1e-4,
+    atol: float = 1e-5,
+) -> None:
+    """Raise :class:`Wrong` with the sentence of the mistake that gives exactly this answer."""
+    for wrong, sentence in mistakes:
+        if torch.allclose(answer.detach().to(wrong), wrong, rtol=rtol, atol=atol):
+            raise Wrong(sentence)
+
+
 def require_close(
     answer: Tensor, expected: Tensor, sentence: str, *, rtol: float = 1e-4, atol: float = 1e-5
 ) -> None:
     """Raise :class:`Wrong` with the sentence unless the two agree within the tolerance."""
     if not torch.allclose(answer.to(expected), expected, rtol=rtol, atol=atol):
         raise Wrong(sentence)
+
+
+# -------------------------------------------------------------------- the guard
+
+
+class TooSlow(BaseException):
+    """Raised inside code that does not end; `except Exception` does not catch it."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raise :class:`TooSlow` inside the block when it lasts longer than `seconds`.
+
+    Python runs signal handlers in the main thread alone, which is where Jupyter runs cells; in
+    any other thread there is no limit. One call into compiled code cannot be broken off: the
+    limit has its effect when it returns. Code that catches everything, ``except:`` in an endless
+    loop, cannot be stopped from inside its process.
+    """
+    if _BELL is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    running = True
+
+    def ring(number: int, frame: object) -> None:
+        if running:
+            raise TooSlow
+
+    before = signal.signal(_BELL, ring)
+    stop = _start_bell(seconds)
+    try:
+        yield
+    finally:
+        running = False  # first: a bell that rings from here on is not heard
+        stop()
+        signal.signal(_BELL, before)
+
+
+def _start_bell(seconds: float) -> Callable[[], None]:
+    """Ring after `seconds` and then again and again; returns what ends it."""
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
+        return lambda: signal.setitimer(signal.ITIMER_REAL, 0)
+    over = threading.Event()
+
+    def wait() -> None:
+        delay = seconds
+        while not over.wait(delay):
+            _thread.interrupt_main(_BELL)
+            delay = _AGAIN
+
+    threading.Thread(target=wait, daemon=True).start()
+    return over.set
+
+
+def _switches() -> tuple:
+    """PyTorch's switches: dtype, device, threads, gradients, determinism."""
+    exact = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    return (
+        torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads(),
+        torch.is_grad_enabled(), (exact, warn_only),
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def _switches_kept() -> Iterator[None]:
+    """Put PyTorch's switches back after the block.
+
+    Nothing is written unless it changed: setting a default device, even the usual one, makes every
+    later call slower.
+    """
+    setters = (
+        torch.set_default_dtype,
+        lambda device: torch.set_default_device(None if device.type == "cpu" else device),
+        torch.set_num_threads,
+        torch.set_grad_enabled,
+        lambda exact: torch.use_deterministic_algorithms(exact[0], warn_only=exact[1]),
+    )
+    before = _switches()
+    try:
+        yield
+    finally:
+        for put_back, then, now in zip(setters, before, _switches(), strict=True):
+            if now != then:
+                put_back(then)
+
+
+@contextlib.contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """Put the random states of torch (and its GPUs), numpy and Python back after the block."""
+    own, cpu = random.getstate(), torch.get_rng_state()
+    numpy = np.random.get_state()  # noqa: NPY002 - the state of the functions that learners call
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    try:
+        yield
+    finally:
+        random.setstate(own)
+        torch.set_rng_state(cpu)
+        np.random.set_state(numpy)  # noqa: NPY002
+        if gpus is not None:
+            torch.cuda.set_rng_state_all(gpus)
+
+
+def _tidy(answer: object) -> object:
+    """The learner's function with the switches put back after each call; other answers as is.
+
+    After each call and not only at the end, because the rest of a check would otherwise compute
+    under the learner's switches, and call a right answer wrong. The random states are not put
+    back here: two calls that draw must differ, so that a check can see that something is drawn.
+    """
+    if not callable(answer):
+        return answer
+
+    @functools.wraps(answer)
+    def called(*args: object, **kwargs: object) -> object:
+        with _switches_kept():
+            return answer(*args, **kwargs)
+
+    return called

@@ -21,21 +21,24 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
 from PIL import Image
 from torch import Tensor
 
 from slam_edu.io import atomic_path
+from slam_edu.schedule import Level
 
 COLORS = {
     "noise": "#b0b0b0",
@@ -47,6 +50,14 @@ COLORS = {
 }
 LIMIT = 3.2
 """Half-width of the plane that most figures show: the data sets have unit standard deviation."""
+
+SOLVER_NAMES = {
+    "ddim": "DDIM",
+    "heun": "Heun",
+    "dpmpp_2m": "DPM-Solver++ 2M",
+    "rk4": "Runge-Kutta 4",
+}
+"""How figures call the solvers of :data:`slam_edu.solver.METHODS`."""
 
 _DPI = 96
 
@@ -222,6 +233,55 @@ def field(
         image, origin="lower", extent=(-limit, limit, -limit, limit), cmap=cmap,
         interpolation=interpolation, **kw,
     )  # fmt: skip
+
+
+def open_axes(ax: Axes) -> Axes:
+    """Axes without a box: only the two lines that carry numbers."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=9)
+    return ax
+
+
+def legend_lines(entries: Mapping[str, tuple[str, str]], width: float = 1.6) -> list[Line2D]:
+    """Lines for a legend alone: for each label, a colour (of the grammar) and a line style."""
+    return [
+        Line2D([], [], color=COLORS.get(color, color), ls=style, lw=width, label=label)
+        for label, (color, style) in entries.items()
+    ]
+
+
+def legend_below(fig: CourseFigure, handles: Sequence[Artist], columns: int) -> None:
+    """One legend for all panels, under them."""
+    fig.legend(
+        handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+    )
+
+
+def evaluations(number: int) -> str:
+    """``"1 evaluation"``, ``"2 evaluations"``."""
+    return f"{number} evaluation" + "s" * (number != 1)
+
+
+def arcs(trajectory: Tensor, levels: Level, per_hop: int = 16) -> Tensor:
+    """A solver's path between its states, straight in z = x / alpha, as the arcs it is in x.
+
+    Args:
+        trajectory: states at ``levels``, shape ``(n + 1, B, D)``; variance preserving.
+        levels: shape ``(n + 1,)``.
+        per_hop: pieces that a hop is drawn with.
+
+    Returns:
+        Points of the path, shape ``(n * per_hop + 1, B, D)``.
+    """
+    z, rho = trajectory / levels.alpha[:, None, None], levels.rho
+    share = torch.linspace(0, 1, per_hop + 1, dtype=rho.dtype)[1:]
+    pieces = [trajectory[:1]]
+    for i in range(len(levels) - 1):
+        # Equal pieces of the angle arctan(rho), whose cosine is alpha.
+        angle = torch.lerp(rho[i].atan(), rho[i + 1].atan(), share)
+        part = ((angle.tan() - rho[i]) / (rho[i + 1] - rho[i]))[:, None, None]
+        pieces.append(angle.cos()[:, None, None] * torch.lerp(z[i], z[i + 1], part))
+    return torch.cat(pieces)
 
 
 def _numpy(x: Tensor | np.ndarray) -> np.ndarray:

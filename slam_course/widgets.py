@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from slam_course.figures import CourseFigure, snapshots
+from slam_edu._validation import check_choice
 from slam_edu.training import TrainState
 
 
@@ -22,7 +23,8 @@ def explorer(
     draw: Callable[..., CourseFigure],
     *,
     slow: bool = False,
-    **controls: Mapping | Sequence | tuple,
+    first: Mapping[str, object] | None = None,
+    **controls: Sequence,
 ) -> ipywidgets.VBox:
     """A figure with one control per keyword argument of ``draw``.
 
@@ -31,13 +33,17 @@ def explorer(
         slow: for a figure that takes longer than 0.3 s, up to which an answer feels immediate. A
             slider then waits until it is let go, instead of drawing all that it passes, and while
             the picture is not yet the one asked for, the words below say so.
-        controls: for each argument, the sequence of values it can take, of which the first is
-            shown first. Strings become a menu, everything else a slider over the sequence.
+        first: values that are shown first, where they are not the first of their sequence.
+        controls: for each argument, the sequence of values it can have. Strings become a menu,
+            everything else a slider over the sequence.
 
     Raises:
-        ValueError: for an empty sequence of values.
+        ValueError: for an empty sequence of values, or a first value that is not in its sequence.
     """
-    made = {name: _control(name, values, not slow) for name, values in controls.items()}
+    made = {
+        name: _control(name, values, (first or {}).get(name), not slow)
+        for name, values in controls.items()
+    }
     # Its own size: stretched to the width of the page, the picture would look soft.
     layout = ipywidgets.Layout(align_self="flex-start", max_width="100%")
     picture = ipywidgets.Image(format="png", layout=layout)
@@ -47,11 +53,11 @@ def explorer(
     @lru_cache(maxsize=256)
     def rendered(values: tuple) -> tuple[bytes, str]:
         if slow and picture.value:
-            say("drawing …")
+            describe("drawing …")
         drawn = draw(**dict(zip(made, values, strict=True)))
         return drawn.png(), drawn.alt
 
-    def say(words: str) -> None:
+    def describe(words: str) -> None:
         # The description changes with the picture: it is what a screen reader has of it.
         caption.value = (
             f'<span style="color: #666; font-size: 90%" aria-live="polite">{words}</span>'
@@ -60,7 +66,7 @@ def explorer(
     def redraw(_change: object = None) -> None:
         png, alt = rendered(tuple(control.value for control in made.values()))
         picture.value = png
-        say(alt)
+        describe(alt)
 
     for control in made.values():
         control.observe(redraw, names="value")
@@ -70,17 +76,24 @@ def explorer(
     return box
 
 
-def _control(name: str, values: Sequence, continuous: bool = True) -> ipywidgets.Widget:
+def _control(
+    name: str, values: Sequence, first: object = None, continuous: bool = True
+) -> ipywidgets.Widget:
+    """A menu for strings, a slider for everything else."""
     values = list(values)
     if not values:
         raise ValueError(f"the control {name!r} has no values; allowed: a sequence of one or more")
-    layout = ipywidgets.Layout(width="420px")
-    label = name.replace("_", " ")
+    given = {
+        "options": values,
+        "description": name.replace("_", " "),
+        "layout": ipywidgets.Layout(width="420px"),
+    }
+    if first is not None:
+        check_choice(first, values, f"first {name}")
+        given["value"] = first
     if isinstance(values[0], str):
-        return ipywidgets.Dropdown(options=values, description=label, layout=layout)
-    return ipywidgets.SelectionSlider(
-        options=values, description=label, layout=layout, continuous_update=continuous
-    )
+        return ipywidgets.Dropdown(**given)
+    return ipywidgets.SelectionSlider(continuous_update=continuous, **given)
 
 
 class LiveStudent:
@@ -117,9 +130,7 @@ class LiveStudent:
         self._picture.value = drawn.png()
 
 
-def experiment(
-    run: Callable[..., CourseFigure], **controls: Mapping | Sequence | tuple
-) -> ipywidgets.VBox:
+def experiment(run: Callable[..., CourseFigure], **controls: Sequence) -> ipywidgets.VBox:
     """Controls, a button that runs an experiment with their values, and its figure.
 
     Nothing runs before the button is pressed; an error is shown under the controls.

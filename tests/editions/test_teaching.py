@@ -62,9 +62,9 @@ def test_minutes_of_the_labs(lab, lessons):
 
 
 def test_limits_are_those_of_the_code():
-    from slam_course.checks import guard
+    from slam_course.checks import LIMIT
 
-    assert f"gives a learner's function {guard.LIMIT:g} seconds" in GUIDE
+    assert f"gives a learner's function {LIMIT:g} seconds" in GUIDE
     timeout = re.search(r"Execute\.timeout = (\d+)", classroom.CONFIG_TEXT)[1]
     assert f"interrupted after {timeout} seconds" in GUIDE
 
