@@ -360,8 +360,7 @@ def real_features(folder: Path, scorer: ClipScorer) -> Tensor:
         FileNotFoundError: if there is no such folder.
         ValueError: for fewer than two images, or one that cannot be read.
     """
-    from slam_edu.sd.data.counts import RejectedError
-    from slam_edu.sd.data.images import SUFFIXES, read_image
+    from slam_edu.images import SUFFIXES, RejectedError, read_image
 
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {str(folder)!r}; allowed: one with images")
