@@ -26,36 +26,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from slam_edu._validation import check_between, check_choice, check_count, check_generator
-from slam_edu.consistency import boundary_scalings, consistency_output
-from slam_edu.losses import mse, pseudo_huber
-from slam_edu.prediction import (
-    PREDICTION_TYPES,
-    Prediction,
-    add_noise,
-    guided_prediction,
-    to_prediction,
+from slam_edu._validation import (
+    check_alike,
+    check_choice,
+    check_count,
+    check_generator,
+    check_per_sample,
 )
+from slam_edu.consistency import CONDITIONINGS, ConsistencyFunction
+from slam_edu.losses import mse, pseudo_huber
+from slam_edu.prediction import PREDICTION_TYPES, Prediction, guided_prediction, read_output
 from slam_edu.schedule import Level, NoiseSchedule
-from slam_edu.solver import ddim_step
-from slam_edu.subpath import COUPLINGS, check_gamma, chord_point, sub_level
+from slam_edu.subpath import COUPLINGS, chord_level, chord_point
 
-CONDITIONINGS = ("gamma", "level")
 LOSSES = ("l2", "huber")
-GAMMAS = ("uniform", "upper_half", "half_one", "toward_one", "toward_zero", "one")
-HOPS = ("full", "random")
-
-
-# u, uniform on [0, 1), to gamma.
-_GAMMA: dict[str, Callable[[Tensor], Tensor]] = {
-    "uniform": lambda u: u,
-    "upper_half": lambda u: (1 + u) / 2,
-    # The halves of [0, 1) decide; 2u - 1 is uniform again on the upper one.
-    "half_one": lambda u: torch.where(u < 0.5, torch.ones_like(u), 2 * u - 1),
-    "toward_one": torch.sqrt,
-    "toward_zero": lambda u: 1 - (1 - u).sqrt(),
-    "one": torch.ones_like,
-}
+GAMMAS = ("uniform", "one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +56,9 @@ class DistillConfig:
         conditioning: how the student learns where it is on the sub-path. ``"gamma"`` (official):
             called at :math:`(x_\gamma, t, \gamma)`. ``"level"``: called at the rescaled point and
             the real-valued timestep of its own level, without gamma.
-        gammas: how ``draw`` draws gamma: ``"uniform"`` on [0, 1) (official); ``"upper_half"``,
-            uniform on [1/2, 1); ``"half_one"``, one half at 1 and the rest uniform;
-            ``"toward_one"`` and ``"toward_zero"``, with density :math:`2\gamma` and
-            :math:`2(1-\gamma)`; ``"one"``, which makes the step latent consistency distillation.
-        hop: what gamma does. ``"full"``: the student is called at gamma on the chord of the whole
-            sub-path. ``"random"``, a control and no part of SLAM: gamma shortens the sub-path to
-            [s, t'], :math:`t' = s + \lceil\gamma(t - s)\rceil`, and the step is consistency
-            distillation on it (:math:`\gamma = 1`), with one teacher call from t' to s.
+        gammas: how ``draw`` makes gamma of u, uniform on [0, 1): ``"uniform"``, u itself
+            (official); ``"one"``, always 1, which makes the step latent consistency distillation;
+            or a function from u to gamma, both of shape ``(B,)`` and in [0, 1].
         reach: :math:`\Gamma \ge 1`; what ``gammas`` draws is multiplied by it. Above 1, this
             course's own variant: the chord goes on past :math:`x_t`, along the teacher's slope at
             :math:`x_t`, so that the student's hop is longer than the teacher's at no further
@@ -101,8 +81,7 @@ class DistillConfig:
     guidance: float = 8.0
     coupling: str = "markov"
     conditioning: str = "gamma"
-    gammas: str = "uniform"
-    hop: str = "full"
+    gammas: str | Callable[[Tensor], Tensor] = "uniform"
     reach: float = 1.0
     teacher_steps: int = 1
     loss: str = "l2"
@@ -117,24 +96,17 @@ class DistillConfig:
         check_count(self.teacher_steps, "teacher_steps")
         check_choice(self.coupling, COUPLINGS, "coupling")
         check_choice(self.conditioning, CONDITIONINGS, "conditioning")
-        check_choice(self.gammas, GAMMAS, "gammas")
-        check_choice(self.hop, HOPS, "hop")
-        if self.hop == "random" and self.teacher_steps != 1:
+        if not callable(self.gammas) and self.gammas not in GAMMAS:
             raise ValueError(
-                f"teacher_steps is {self.teacher_steps} with hop='random', whose hops have any "
-                f"length; allowed: 1"
+                f"gammas is {self.gammas!r}; allowed: 'uniform', 'one', or a function from u to "
+                f"gamma"
             )
         if not 1 <= self.reach < float("inf"):
             raise ValueError(f"reach is {self.reach!r}; allowed: a finite number >= 1")
-        if self.reach > 1 and (self.conditioning, self.coupling, self.hop) != (
-            "level",
-            "linear",
-            "full",
-        ):
+        if self.reach > 1 and (self.conditioning, self.coupling) != ("level", "linear"):
             raise ValueError(
                 f"reach is {self.reach!r} with conditioning={self.conditioning!r}, "
-                f"coupling={self.coupling!r}, hop={self.hop!r}; allowed: 1, or 'level', 'linear' "
-                f"and 'full'"
+                f"coupling={self.coupling!r}; allowed: 1, or 'level' and 'linear'"
             )
         check_choice(self.loss, LOSSES, "loss")
         check_choice(self.teacher_prediction_type, PREDICTION_TYPES, "teacher_prediction_type")
@@ -226,20 +198,27 @@ class SubPathDistiller:
 
     def __init__(self, schedule: NoiseSchedule, config: DistillConfig | None = None) -> None:
         self.schedule = schedule
-        self.config = config or DistillConfig()
-        self.grid = schedule.subpaths(self.config.subpaths)
+        self.config = config = config or DistillConfig()
+        self.grid = schedule.subpaths(config.subpaths)
         if self.grid.k < 2:
             raise ValueError(
-                f"subpaths is {self.config.subpaths} for {len(schedule)} timesteps; allowed: at "
+                f"subpaths is {config.subpaths} for {len(schedule)} timesteps; allowed: at "
                 f"most half as many, because the lowest sub-path [0, k-1] needs two ends"
             )
-        if self.grid.k % self.config.teacher_steps:
+        if self.grid.k % config.teacher_steps:
             allowed = [m for m in range(1, self.grid.k + 1) if self.grid.k % m == 0]
             raise ValueError(
-                f"teacher_steps is {self.config.teacher_steps}, which does not divide the "
+                f"teacher_steps is {config.teacher_steps}, which does not divide the "
                 f"sub-path's length of {self.grid.k} timesteps; "
                 f"allowed: {', '.join(map(str, allowed))}"
             )
+        self.consistency = ConsistencyFunction(
+            schedule=schedule,
+            conditioning=config.conditioning,
+            prediction_type=config.output_type,
+            sigma_data=config.sigma_data,
+            timestep_scaling=config.timestep_scaling,
+        )
 
     def draw(
         self, x0: Tensor, generator: torch.Generator | Sequence[torch.Generator]
@@ -264,10 +243,14 @@ class SubPathDistiller:
             index, u, noise = (torch.cat(parts) for parts in zip(*rows, strict=True))
         else:
             index, u, noise = self._drawn(x0, generator)
-        gamma = _GAMMA[self.config.gammas](u)
+        gammas = self.config.gammas
+        if callable(gammas):
+            gamma = gammas(u)
+        else:
+            gamma = u if gammas == "uniform" else torch.ones_like(u)
         if self.config.reach > 1:
             t, s = self.grid.ends(index)
-            rho_t, rho_s = self.schedule(t).rho, self.schedule(s).rho
+            rho_t, rho_s = self.schedule.at(t).rho, self.schedule.at(s).rho
             # Where the chord reaches the schedule's noisiest level.
             most = (self.schedule.rho[-1] - rho_s) / (rho_t - rho_s)
             gamma = torch.minimum(gamma * self.config.reach, most)
@@ -276,7 +259,7 @@ class SubPathDistiller:
     def _drawn(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Index, the uniform draw behind gamma, and noise.
 
-        One draw each whatever the config says, so that methods can be compared on equal noise.
+        One draw each whatever the config is, so that methods can be compared on equal noise.
         """
         check_generator(generator, x0, "x0")
         batch, kind = x0.shape[0], {"device": x0.device, "dtype": x0.dtype}
@@ -295,17 +278,16 @@ class SubPathDistiller:
         cond: object | None = None,
         uncond: object | None = None,
     ) -> DistillOutput:
-        r"""The loss of one batch. Draws nothing.
+        r"""The loss of one batch. Draws nothing, and waits for no device.
 
         Networks return their raw output, in any floating-point dtype: ``teacher(x, t, cond)``,
-        ``student(x, t, cond, gamma)`` and ``target(x, t, cond, gamma)``. Under ``"gamma"``
-        conditioning ``t`` is an integer timestep and ``gamma`` has shape ``(B,)`` (1 for the
-        target); under ``"level"``, ``t`` is real-valued and ``gamma`` is None. The student is
-        called last, so that one network with switched adapters can play all three.
+        and ``student`` and ``target`` as :class:`slam_edu.consistency.ConsistencyFunction` calls
+        them, the target at gamma = 1. The student is called last, so that one network with
+        switched adapters can play all three.
 
         Args:
             x0: clean samples, shape ``(B, *)``, in the schedule's dtype and on its device.
-            sample: from :meth:`draw`.
+            sample: from :meth:`draw`; its values, and x0's, are taken as they are.
             teacher: the diffusion model to distil, called without gradient.
             student: the network to train.
             target: its moving average, called without gradient.
@@ -313,24 +295,20 @@ class SubPathDistiller:
             uncond: passed to the teacher for guidance; None: no guidance.
 
         Raises:
-            ValueError: for an ``x0`` or ``sample`` of the wrong dtype, device, shape or range,
-                with a NaN, or for a network whose output has another shape than its input.
+            ValueError: for an ``x0`` or ``sample`` of the wrong dtype, device or shape, or for a
+                network whose output has another shape than its input.
         """
-        t, s, gamma = self._ends(x0, sample)
-        level_t, level_s = self.schedule(t), self.schedule(s)
-        x_t = add_noise(x0, sample.noise, level_t)
+        self._check(x0, sample)
+        t, s, gamma = self.ends(sample)
+        level_t, level_s = self.schedule.at(t), self.schedule.at(s)
+        x_t = level_t.mix(x0, sample.noise)
         with torch.no_grad():
             x_s, prediction = self._teacher_steps(x_t, t, level_t, level_s, teacher, cond, uncond)
-            y = self._consistency(target, x_s, s, level_s, cond, torch.ones_like(gamma))
+            y = self.consistency(target, x_s, s, level_s, cond, torch.ones_like(gamma))
             x_gamma = chord_point(x_t, x_s, level_t, level_s, gamma)
-            level_gamma = sub_level(
-                level_t, level_s, gamma, self.config.coupling, self.config.reach
-            )
-        p = self._consistency(student, x_gamma, t, level_gamma, cond, gamma)
-        if self.config.loss == "l2":
-            loss = mse(p, y)
-        else:
-            loss = pseudo_huber(p, y, self.config.huber_c)
+            level_gamma = chord_level(level_t, level_s, gamma, self.config.coupling)
+        p = self.consistency(student, x_gamma, t, level_gamma, cond, gamma)
+        loss = mse(p, y) if self.config.loss == "l2" else pseudo_huber(p, y, self.config.huber_c)
         return DistillOutput(
             loss=loss, prediction=p, target=y, x_t=x_t, x_s=x_s, x_gamma=x_gamma, t=t, s=s,
             gamma=gamma, level_t=level_t, level_s=level_s, level_gamma=level_gamma,
@@ -357,35 +335,36 @@ class SubPathDistiller:
                 f"t has shape {tuple(t.shape)}; allowed: () or (B,) = {tuple(x.shape[:1])}"
             )
         t = t.expand(x.shape[:1])
-        one = torch.ones(x.shape[:1], dtype=x.dtype, device=x.device)
-        return self._consistency(network, x, t, self.schedule(t), cond, one)
+        level = self.schedule(t)
+        check_per_sample(level.alpha, x, "the level")
+        return self.consistency(network, x, t, level, cond)
 
-    def _ends(self, x0: Tensor, sample: SubPathSample) -> tuple[Tensor, Tensor, Tensor]:
-        """The step's t and s, and gamma as the student is to have it."""
-        # Kinds and shapes first, values last: the values of another device may not be readable.
-        # That x0 and noise are finite is for add_noise to see.
+    def ends(self, sample: SubPathSample) -> tuple[Tensor, Tensor, Tensor]:
+        """The step's t and s, and gamma: what a variant of the method may choose otherwise."""
+        t, s = self.grid.ends(sample.index)
+        return t, s, sample.gamma
+
+    def _check(self, x0: Tensor, sample: SubPathSample) -> None:
+        """Shapes, dtypes and devices; the values of another device may not be readable."""
         if x0.dtype != self.schedule.dtype or x0.device != self.schedule.device:
             raise ValueError(
                 f"x0 is {x0.dtype} on {x0.device}; allowed: the schedule's {self.schedule.dtype} "
                 f"on {self.schedule.device} (keep samples and algebra in it; networks may differ)"
             )
-        index, gamma, batch = sample.index, sample.gamma, tuple(x0.shape[:1])
-        for name, value in (("index", index), ("gamma", gamma)):
-            if value.shape != batch:
-                raise ValueError(f"{name} has shape {tuple(value.shape)}; allowed: (B,) = {batch}")
-            if value.device != x0.device:
-                raise ValueError(f"{name} is on {value.device}; allowed: x0's {x0.device}")
-        if gamma.dtype != x0.dtype:
-            raise ValueError(f"gamma has dtype {gamma.dtype}; allowed: x0's {x0.dtype}")
+        if x0.ndim < 2:
+            raise ValueError(
+                f"x0 has shape {tuple(x0.shape)}; allowed: (B, *) with rank 2 or more"
+            )
+        check_alike(sample.noise, x0, "noise", "x0")
+        check_alike(sample.gamma, x0[(slice(None),) + (0,) * (x0.ndim - 1)], "gamma", "x0's (B,)")
+        index = sample.index
+        if index.shape != x0.shape[:1] or index.device != x0.device:
+            raise ValueError(
+                f"index has shape {tuple(index.shape)} on {index.device}; allowed: (B,) = "
+                f"{tuple(x0.shape[:1])} on {x0.device}"
+            )
         if index.is_floating_point() or index.dtype == torch.bool:
             raise ValueError(f"index has dtype {index.dtype}; allowed: an integer dtype")
-        check_between(index, 0, len(self.grid) - 1, "index")
-        check_gamma(gamma, self.config.reach)
-        t, s = self.grid.ends(index)
-        if self.config.hop == "random":
-            t = s + (gamma * (t - s)).ceil().long().clamp(min=1)
-            gamma = torch.ones_like(gamma)
-        return t, s, gamma
 
     def _teacher_steps(
         self,
@@ -401,32 +380,13 @@ class SubPathDistiller:
         hop = self.grid.k // self.config.teacher_steps
         # None is negative: the last of the lowest sub-path is hop - 1.
         times = [t - m * hop for m in range(self.config.teacher_steps)]
-        levels = [level_t, *(self.schedule(time) for time in times[1:]), level_s]
+        levels = [level_t, *(self.schedule.at(time) for time in times[1:]), level_s]
         kind, first = self.config.teacher_prediction_type, None
         for time, level, level_next in zip(times, levels, levels[1:], strict=False):
-            prediction = to_prediction(teacher(x, time, cond), x, level, kind)
+            prediction = read_output(teacher(x, time, cond), x, level, kind)
             if uncond is not None:
-                other = to_prediction(teacher(x, time, uncond), x, level, kind)
+                other = read_output(teacher(x, time, uncond), x, level, kind)
                 prediction = guided_prediction(prediction, other, self.config.guidance)
             first = first or prediction
-            x = ddim_step(prediction, level_next)
+            x = level_next.mix(prediction.x0, prediction.eps)
         return x, first
-
-    def _consistency(
-        self,
-        network: Network,
-        x: Tensor,
-        t: Tensor,
-        level: Level,
-        cond: object,
-        gamma: Tensor | None,
-    ) -> Tensor:
-        """f of the student or its target, told of its place on the sub-path as the config says."""
-        if self.config.conditioning == "level":
-            x, level, t = self.schedule.rescale(x, level)
-            gamma = None
-        prediction = to_prediction(network(x, t, cond, gamma), x, level, self.config.output_type)
-        c_skip, c_out = boundary_scalings(
-            t, self.config.sigma_data, self.config.timestep_scaling, dtype=x.dtype
-        )
-        return consistency_output(x, prediction.x0, c_skip, c_out)

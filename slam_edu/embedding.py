@@ -1,4 +1,4 @@
-r"""How the official student is told gamma: a sinusoidal embedding of :math:`10 - 10\gamma`.
+r"""The official input of gamma: a sinusoidal embedding of :math:`10 - 10\gamma`.
 
 With :math:`h = \lfloor D/2 \rfloor`, frequencies :math:`f_j = 10000^{-j/(h-1)}` and :math:`a_j =
 1000\, w f_j`,
@@ -18,21 +18,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from slam_edu._validation import check_between, check_count
+from slam_edu._validation import check_count
 
 
 def guidance_scale_embedding(w: Tensor, dim: int = 256) -> Tensor:
-    """The embedding ``e(w)``.
+    """The embedding ``e(w)`` of values ``(B,)``: shape ``(B, D)``, in their dtype.
 
-    Args:
-        w: values of shape ``(B,)``; the result has their dtype.
-        dim: width D, 4 or more; an odd one gets a last column of zeros.
-
-    Returns:
-        Shape ``(B, D)``.
-
-    Raises:
-        ValueError: for another rank, an integer dtype, or a width below 4.
+    The width ``dim``, D, is 4 or more; an odd one gets a last column of zeros.
     """
     check_count(dim, "dim", low=4)
     if w.ndim != 1 or not w.is_floating_point():
@@ -47,12 +39,7 @@ def guidance_scale_embedding(w: Tensor, dim: int = 256) -> Tensor:
 
 
 def gamma_embedding(gamma: Tensor, dim: int = 256) -> Tensor:
-    r"""Embedding of a sub-path position: :math:`e(10 - 10\gamma)`, shape ``(B, D)``.
-
-    Raises:
-        ValueError: for a gamma outside [0, 1], another rank, or a width below 4.
-    """
-    check_between(gamma, 0.0, 1.0, "gamma")
+    r"""Embedding of a sub-path position: :math:`e(10 - 10\gamma)`, shape ``(B, D)``."""
     return guidance_scale_embedding(10 - 10 * gamma, dim)
 
 

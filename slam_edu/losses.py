@@ -1,6 +1,7 @@
 r"""Distances between the student's output and its target, averaged over all elements.
 
-No weight depends on t. Half-precision inputs are compared in float32.
+No weight depends on t. Half-precision inputs are compared in float32. The two have one shape,
+dtype and device: nothing is broadcast.
 """
 
 from __future__ import annotations
@@ -12,22 +13,15 @@ from slam_edu._validation import check_alike
 
 
 def mse(prediction: Tensor, target: Tensor) -> Tensor:
-    r"""Mean squared error, :math:`\operatorname{mean}\,(p - y)^2`.
-
-    Raises:
-        ValueError: if the two differ in shape, dtype or device (nothing is broadcast).
-    """
+    r"""Mean squared error, :math:`\operatorname{mean}\,(p - y)^2`."""
     return _difference(prediction, target).square().mean()
 
 
 def pseudo_huber(prediction: Tensor, target: Tensor, c: float = 1e-3) -> Tensor:
     r"""Pseudo-Huber loss, :math:`\operatorname{mean}\big(\sqrt{(p - y)^2 + c^2} - c\big)`.
 
-    Quadratic below ``c``, linear above. Source: official script, ``loss_type="huber"``; Song and
-    Dhariwal 2024 use its vector form.
-
-    Raises:
-        ValueError: if the two differ in shape, dtype or device, or ``c`` is not positive.
+    Quadratic below ``c > 0``, linear above. Source: official script, ``loss_type="huber"``; Song
+    and Dhariwal 2024 use its vector form.
     """
     if not c > 0:
         raise ValueError(f"c is {c!r}; allowed: a number greater than 0")

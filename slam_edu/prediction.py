@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from slam_edu._validation import check_between, check_choice, check_samples, expand
-from slam_edu.schedule import Level, NoiseSchedule
+from slam_edu._validation import check_alike, check_choice, check_per_sample
+from slam_edu.schedule import Level, NoiseSchedule, expand
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 
@@ -54,12 +54,13 @@ def add_noise(x0: Tensor, noise: Tensor, level: Level) -> Tensor:
         level: with shape ``(B,)`` or ``()``.
 
     Raises:
-        ValueError: for unlike shapes, dtypes or devices, a wrong rank, or a value that is not
-            finite.
+        ValueError: for unlike shapes, dtypes or devices, or samples of rank below 2.
     """
-    check_samples(x0, "x0")
-    check_samples(noise, "noise", like=x0)
-    return expand(level.alpha, x0, "alpha") * x0 + expand(level.sigma, x0, "sigma") * noise
+    if x0.ndim < 2:
+        raise ValueError(f"x0 has shape {tuple(x0.shape)}; allowed: (B, *) with rank 2 or more")
+    check_alike(noise, x0, "noise")
+    check_per_sample(level.alpha, x0, "the level")
+    return level.mix(x0, noise)
 
 
 def to_prediction(
@@ -80,13 +81,19 @@ def to_prediction(
         ValueError: for an unknown ``prediction_type`` or unlike shapes, dtypes or devices.
     """
     check_choice(prediction_type, PREDICTION_TYPES, "prediction_type")
+    check_per_sample(level.alpha, x, "the level")
+    return read_output(output, x, level, prediction_type)
+
+
+def read_output(output: Tensor, x: Tensor, level: Level, prediction_type: str) -> Prediction:
+    """:func:`to_prediction` that checks the output's shape alone."""
     if output.shape != x.shape:
         raise ValueError(
             f"the network's output has shape {tuple(output.shape)}; "
             f"allowed: its input's, {tuple(x.shape)}"
         )
     output = output.to(x.dtype)
-    alpha, sigma = expand(level.alpha, x, "alpha"), expand(level.sigma, x, "sigma")
+    alpha, sigma = expand(level.alpha, x), expand(level.sigma, x)
     if prediction_type == "epsilon":
         return Prediction(x0=(x - sigma * output) / alpha, eps=output)
     if prediction_type == "sample":
@@ -98,18 +105,14 @@ def to_prediction(
 
 
 def to_output(prediction: Prediction, level: Level, prediction_type: str = "epsilon") -> Tensor:
-    r"""The raw output of a network of this type; the inverse of :func:`to_prediction`.
-
-    Raises:
-        ValueError: for an unknown ``prediction_type``.
-    """
+    r"""The raw output of a network of this type; the inverse of :func:`to_prediction`."""
     check_choice(prediction_type, PREDICTION_TYPES, "prediction_type")
     if prediction_type == "epsilon":
         return prediction.eps
     if prediction_type == "sample":
         return prediction.x0
-    alpha = expand(level.alpha, prediction.x0, "alpha")
-    sigma = expand(level.sigma, prediction.x0, "sigma")
+    check_per_sample(level.alpha, prediction.x0, "the level")
+    alpha, sigma = expand(level.alpha, prediction.x0), expand(level.sigma, prediction.x0)
     return alpha * prediction.eps - sigma * prediction.x0
 
 
@@ -119,11 +122,9 @@ def guided_prediction(cond: Prediction, uncond: Prediction, guidance: float) -> 
     ``guidance`` is the paper's :math:`w \ge 0`; diffusers' ``guidance_scale`` is :math:`w + 1`.
     The same combination of :math:`\hat x_0` belongs to the same noise, because both are linear in
     it. Source: Ho and Salimans 2022, eq. 6.
-
-    Raises:
-        ValueError: for a negative or non-finite ``guidance``.
     """
-    check_between(torch.as_tensor(float(guidance)), 0.0, float("1e6"), "guidance")
+    if not 0 <= guidance < float("inf"):
+        raise ValueError(f"guidance is {guidance}; allowed: a finite number >= 0")
     return Prediction(
         x0=cond.x0 + guidance * (cond.x0 - uncond.x0),
         eps=cond.eps + guidance * (cond.eps - uncond.eps),
@@ -144,9 +145,6 @@ def network_predictor(
     The network is called at the real-valued timestep of the level; with ``uncond`` it predicts
     twice and is guided: in one call for both where the conditions are tensors of one shape, as
     diffusers' pipelines do it, else in two.
-
-    Raises:
-        ValueError: for an unknown ``prediction_type``.
     """
     check_choice(prediction_type, PREDICTION_TYPES, "prediction_type")
     both = None
@@ -159,12 +157,12 @@ def network_predictor(
         x, level, t = schedule.rescale(x, level)
         t = t.expand(x.shape[0])
         if uncond is None:
-            return to_prediction(network(x, t, cond), x, level, prediction_type)
+            return read_output(network(x, t, cond), x, level, prediction_type)
         if both is None or len(both) != 2 * len(x):  # one condition may serve the whole batch
             outputs = network(x, t, cond), network(x, t, uncond)
         else:
             outputs = network(torch.cat([x, x]), torch.cat([t, t]), both).chunk(2)
-        prediction, other = (to_prediction(o, x, level, prediction_type) for o in outputs)
+        prediction, other = (read_output(o, x, level, prediction_type) for o in outputs)
         return guided_prediction(prediction, other, guidance)
 
     return predict

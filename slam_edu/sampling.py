@@ -18,16 +18,11 @@ from slam_edu._validation import (
     check_choice,
     check_count,
     check_generator,
+    check_per_sample,
     check_samples,
-    expand,
 )
-from slam_edu.consistency import boundary_scalings, consistency_output
-from slam_edu.prediction import (
-    PREDICTION_TYPES,
-    add_noise,
-    network_predictor,
-    to_prediction,
-)
+from slam_edu.consistency import CONDITIONINGS, ConsistencyFunction
+from slam_edu.prediction import PREDICTION_TYPES, network_predictor
 from slam_edu.schedule import Level, NoiseSchedule
 from slam_edu.solver import solve_pf_ode
 
@@ -61,9 +56,6 @@ def last(states: Iterator[SampleState]) -> Tensor:
     return final[0].x
 
 
-# -------------------------------------------------------------------- which timesteps
-
-
 def spaced_timesteps(
     steps: int, schedule: NoiseSchedule, spacing: str = "trailing", steps_offset: int = 0
 ) -> Tensor:
@@ -74,9 +66,6 @@ def spaced_timesteps(
     - ``"linspace"``: evenly from T-1 to 0, both included.
 
     Source: Lin et al. 2024, table 2; diffusers ``timestep_spacing``.
-
-    Raises:
-        ValueError: for an unknown spacing or a number of steps that is not 1 ... T.
     """
     check_choice(spacing, SPACINGS, "spacing")
     check_count(steps, "steps", high=len(schedule))
@@ -95,17 +84,11 @@ def consistency_timesteps(steps: int, schedule: NoiseSchedule, subpaths: int = 5
 
     For Stable Diffusion and N = 50: 1 [999]; 2 [999, 499]; 4 [999, 759, 499, 259].
     Source: diffusers ``LCMScheduler.set_timesteps``.
-
-    Raises:
-        ValueError: for more steps than sub-paths, or an N that does not divide the timesteps.
     """
     grid = schedule.subpaths(subpaths)
     check_count(steps, "steps", high=subpaths)
     index = np.floor(np.linspace(0, subpaths, num=steps, endpoint=False)).astype(np.int64)
     return grid.t.flip(0)[torch.as_tensor(index, device=schedule.device)]
-
-
-# -------------------------------------------------------------------- diffusion models
 
 
 def sample_ddim(
@@ -172,10 +155,6 @@ def sample_pf_ode(
 
     Yields:
         ``steps + 1`` states.
-
-    Raises:
-        ValueError: for a wrong number of steps, an unknown method, spacing or prediction type, or
-            samples that are not finite or differ from the schedule in dtype or device.
     """
     t = spaced_timesteps(steps, schedule, spacing, steps_offset)
     levels = schedule(t)
@@ -196,9 +175,6 @@ def sample_pf_ode(
         )
         for state in states
     )
-
-
-# -------------------------------------------------------------------- distilled students
 
 
 def sample_consistency(
@@ -238,37 +214,30 @@ def sample_consistency(
 
     Yields:
         ``steps + 1`` states.
-
-    Raises:
-        ValueError: for a wrong number of steps, an unknown conditioning or prediction type, or
-            samples that are not finite or differ from the schedule in dtype or device.
     """
-    check_choice(conditioning, ("gamma", "level"), "conditioning")
+    check_choice(conditioning, CONDITIONINGS, "conditioning")
     check_choice(prediction_type, PREDICTION_TYPES, "prediction_type")
-    expand(schedule.alpha[0], x, "the schedule")
+    check_per_sample(schedule.alpha[0], x, "the schedule")
     check_samples(x, "x")
     check_generator(generator, x, "x")
     timesteps = consistency_timesteps(steps, schedule, subpaths)
+    f = ConsistencyFunction(
+        schedule=schedule,
+        conditioning=conditioning,
+        prediction_type=prediction_type,
+        sigma_data=sigma_data,
+        timestep_scaling=timestep_scaling,
+    )
 
-    def states() -> Iterator[SampleState]:
-        state = x
-        yield SampleState(0, int(timesteps[0]), state, None)
+    def states(x: Tensor) -> Iterator[SampleState]:
+        following, levels = [*timesteps.tolist(), None], schedule.at(timesteps)
+        yield SampleState(0, following[0], x, None)
         for i in range(steps):
             t = timesteps[i].expand(x.shape[0])
-            level = schedule(t)
-            gamma = torch.ones(x.shape[0], dtype=x.dtype, device=x.device)
-            if conditioning == "level":
-                output = student(state, t.to(x.dtype), cond, None)
-            else:
-                output = student(state, t, cond, gamma)
-            x0 = to_prediction(output, state, level, prediction_type).x0
-            c_skip, c_out = boundary_scalings(t, sigma_data, timestep_scaling, dtype=x.dtype)
-            x0 = consistency_output(state, x0, c_skip, c_out)
-            if i + 1 == steps:
-                yield SampleState(steps, None, x0, x0)
-                return
-            noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-            state = add_noise(x0, noise, schedule(timesteps[i + 1]))
-            yield SampleState(i + 1, int(timesteps[i + 1]), state, x0)
+            x = x0 = f(student, x, t, levels[i], cond)
+            if i + 1 < steps:
+                noise = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+                x = levels[i + 1].mix(x0, noise)
+            yield SampleState(i + 1, following[i + 1], x, x0)
 
-    return states()
+    return states(x)

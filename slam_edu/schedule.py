@@ -22,7 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slam_edu._validation import check_alike, check_between, check_count, expand
+from slam_edu._validation import check_alike, check_between, check_count, check_per_sample
+
+
+def expand(value: Tensor, x: Tensor) -> Tensor:
+    """``(B,)`` as ``(B, 1, ..., 1)`` with ``x``'s rank, to broadcast over it; ``()`` as it is."""
+    return value if value.ndim == 0 else value.reshape(-1, *(1,) * (x.ndim - 1))
 
 
 @dataclass(frozen=True)
@@ -33,9 +38,6 @@ class Level:
         alpha: signal coefficient :math:`\alpha > 0`, of shape ``(B,)`` (one per sample), ``()``
             (one for the batch), or ``(n,)`` for a sequence of levels that a solver walks through.
         sigma: noise coefficient :math:`\sigma \ge 0`, same shape, dtype and device.
-
-    Raises:
-        ValueError: if the two differ in shape, dtype or device.
     """
 
     alpha: Tensor
@@ -53,6 +55,10 @@ class Level:
     def norm(self) -> Tensor:
         r""":math:`\sqrt{\alpha^2 + \sigma^2}`: 1 wherever a schedule is variance-preserving."""
         return (self.alpha**2 + self.sigma**2).sqrt()
+
+    def mix(self, x0: Tensor, eps: Tensor) -> Tensor:
+        r""":math:`\alpha x_0 + \sigma\epsilon` for samples ``(B, *)``: a sample at this level."""
+        return expand(self.alpha, x0) * x0 + expand(self.sigma, x0) * eps
 
     def __len__(self) -> int:
         return len(self.alpha)
@@ -117,15 +123,8 @@ class NoiseSchedule(nn.Module):
     levels are interpolated linearly in :math:`\log\rho` and in the norm :math:`\sqrt{\alpha^2 +
     \sigma^2}`, so that a variance-preserving schedule stays so and :meth:`timestep` is the exact
     inverse. The tables are buffers: ``.to(device)`` moves them. Their dtype is the precision of
-    all algebra done with the schedule; networks may run in another one.
-
-    Args:
-        alpha: signal coefficients, shape ``(T,)``.
-        sigma: noise coefficients, shape ``(T,)``; :math:`\rho = \sigma/\alpha` increases strictly.
-
-    Raises:
-        ValueError: for shapes that differ, a value that is not finite and positive, or a ``rho``
-            that does not increase.
+    all algebra done with the schedule; networks may run in another one. ``alpha`` and ``sigma``
+    have shape ``(T,)``, are finite and positive, and their :math:`\rho` increases strictly.
     """
 
     alpha: Tensor
@@ -155,22 +154,15 @@ class NoiseSchedule(nn.Module):
         self.register_buffer("sigma", sigma)
         self.register_buffer("rho", rho)
         self.register_buffer("norm", Level(alpha, sigma).norm)
-        # Plain numbers, so that checking a level does not wait for a GPU.
+        # Plain numbers, so that no one waits for a GPU to read them.
         self._rho_ends = (rho[0].item(), rho[-1].item())
-
-    # ---------------------------------------------------------------- ways to make one
 
     @classmethod
     def from_alphas_cumprod(
         cls, alphas_cumprod: Tensor, dtype: torch.dtype = torch.float32
     ) -> NoiseSchedule:
-        r"""The variance-preserving schedule of given :math:`\bar\alpha_t`.
-
-        :math:`\alpha_t = \sqrt{\bar\alpha_t}`, :math:`\sigma_t = \sqrt{1 - \bar\alpha_t}`,
-        computed in float64, then cast.
-
-        Raises:
-            ValueError: for another shape than ``(T,)``, or values outside (0, 1).
+        r"""Variance-preserving: :math:`\alpha_t = \sqrt{\bar\alpha_t}`, :math:`\sigma_t =
+        \sqrt{1 - \bar\alpha_t}`, computed in float64, then cast.
         """
         abar = alphas_cumprod.detach().to("cpu", torch.float64)
         if abar.ndim != 1 or not bool(((abar > 0) & (abar < 1)).all()):
@@ -206,11 +198,7 @@ class NoiseSchedule(nn.Module):
 
     @classmethod
     def from_scheduler(cls, scheduler: Any, dtype: torch.dtype = torch.float32) -> NoiseSchedule:
-        """The schedule of a diffusers scheduler, from its ``alphas_cumprod``.
-
-        Raises:
-            ValueError: if the object has no ``alphas_cumprod`` (flow-matching and EDM schedulers).
-        """
+        """The schedule of a diffusers scheduler that has ``alphas_cumprod``."""
         abar = getattr(scheduler, "alphas_cumprod", None)
         if abar is None:
             raise ValueError(
@@ -222,8 +210,6 @@ class NoiseSchedule(nn.Module):
     def variance_exploding(self) -> NoiseSchedule:
         r"""The same path in the coordinates :math:`z = x/\alpha`: levels :math:`(1, \rho_t)`."""
         return NoiseSchedule(torch.ones_like(self.rho), self.rho.clone())
-
-    # ---------------------------------------------------------------- use
 
     @property
     def dtype(self) -> torch.dtype:
@@ -239,21 +225,18 @@ class NoiseSchedule(nn.Module):
         return len(self.alpha)
 
     def forward(self, t: Tensor | int | float) -> Level:
-        r"""Level of timestep ``t``: integer or real, of any shape, ``0 <= t <= T-1``.
-
-        Raises:
-            ValueError: if a timestep is outside the schedule, NaN, or on another device.
-        """
+        r"""Level of timestep ``t``: integer or real, of any shape, ``0 <= t <= T-1``."""
         if not isinstance(t, Tensor):
             # A Python float would become float32, whatever the schedule's precision.
-            kind = self.dtype if isinstance(t, float) else None
-            t = torch.as_tensor(t, dtype=kind, device=self.device)
-        if t.device != self.device:
+            t = torch.as_tensor(t, dtype=self.dtype if isinstance(t, float) else None)
+            check_between(t, 0, len(self) - 1, "t")
+            t = t.to(self.device)
+        elif t.device != self.device:
             raise ValueError(f"t is on {t.device} but the schedule is on {self.device}")
-        check_between(t, 0, len(self) - 1, "t")
+        else:
+            check_between(t, 0, len(self) - 1, "t")
         if not t.is_floating_point():
-            t = t.long()  # uint8 and bool would index as masks
-            return Level(self.alpha[t], self.sigma[t])
+            return self.at(t.long())  # uint8 and bool would index as masks
         i = t.floor().long().clamp(max=len(self) - 2)
         f = (t - i).to(self.dtype)
         rho = torch.exp((1 - f) * self.rho[i].log() + f * self.rho[i + 1].log())
@@ -265,41 +248,39 @@ class NoiseSchedule(nn.Module):
             torch.where(whole, self.sigma[n], level.sigma),
         )
 
+    def at(self, t: Tensor) -> Level:
+        """Level of integer timesteps (int64, in range, on the schedule's device), unchecked."""
+        return Level(self.alpha[t], self.sigma[t])
+
     def timestep(self, level: Level) -> Tensor:
         r"""Real-valued timestep whose :math:`\rho` is the level's (its scale does not matter).
 
         The inverse of calling the schedule, and exactly an integer where the level is one of the
-        table's. Returns the schedule's dtype, in the level's shape.
-
-        Raises:
-            ValueError: if the level is cleaner than timestep 0 or noisier than timestep T-1.
+        table's. Of the schedule's dtype and the level's shape.
         """
+        self._check_rho(level)
         i, f, _ = self._locate(level)
         return i + f
 
     def rescale(self, x: Tensor, level: Level) -> tuple[Tensor, Level, Tensor]:
-        r"""Bring samples at any level to the schedule's own scale, at the same :math:`\rho`.
+        r"""Bring samples ``(B, *)`` to the schedule's own scale, at the same :math:`\rho`.
 
         On a variance-preserving schedule this is :math:`\tilde x = x/\sqrt{\alpha^2 + \sigma^2}`.
         It is how a network that was trained on the schedule is asked about a sub-path point, whose
-        :math:`\alpha^2 + \sigma^2` is not 1.
-
-        Args:
-            x: samples at ``level``, shape ``(B, *)``.
-            level: shape ``(B,)`` or ``()``.
-
-        Returns:
-            The rescaled samples, their level, and its real-valued timestep.
-
-        Raises:
-            ValueError: if the level is cleaner than timestep 0 or noisier than timestep T-1.
+        :math:`\alpha^2 + \sigma^2` is not 1. Returns the samples, their level, and its real-valued
+        timestep.
         """
+        check_per_sample(level.alpha, x, "the level")
+        self._check_rho(level)
+        return self.rescaled(x, level)
+
+    def rescaled(self, x: Tensor, level: Level) -> tuple[Tensor, Level, Tensor]:
+        """:meth:`rescale`, unchecked: a level outside the table is taken for its nearest end."""
         i, f, rho = self._locate(level)
         own = self._at_rho(rho, i, f)
-        return expand(own.alpha / level.alpha, x, "alpha") * x, own, i + f
+        return expand(own.alpha / level.alpha, x) * x, own, i + f
 
-    def _locate(self, level: Level) -> tuple[Tensor, Tensor, Tensor]:
-        """Table row below the level's rho, fraction of the way to the next, and that rho."""
+    def _check_rho(self, level: Level) -> None:
         rho = level.rho.to(self.dtype)
         if rho.device != self.device:
             raise ValueError(f"the level is on {rho.device} but the schedule is on {self.device}")
@@ -308,7 +289,10 @@ class NoiseSchedule(nn.Module):
         slack = 64 * torch.finfo(self.dtype).eps
         low, high = self._rho_ends
         check_between(rho, low * (1 - slack), high * (1 + slack), "rho")
-        rho = rho.clamp(low, high).contiguous()
+
+    def _locate(self, level: Level) -> tuple[Tensor, Tensor, Tensor]:
+        """Table row below the level's rho, fraction of the way to the next, and that rho."""
+        rho = level.rho.to(self.dtype).clamp(*self._rho_ends).contiguous()
         i = (torch.searchsorted(self.rho, rho, right=True) - 1).clamp(0, len(self) - 2)
         below, above = self.rho[i], self.rho[i + 1]
         f = (rho / below).log() / (above / below).log()
@@ -323,11 +307,7 @@ class NoiseSchedule(nn.Module):
         return Level(alpha, rho * alpha)
 
     def subpaths(self, n: int) -> SubPathGrid:
-        """The grid of ``n`` sub-paths of length ``k = T/n``.
-
-        Raises:
-            ValueError: if ``n`` does not divide the number of timesteps.
-        """
+        """The grid of ``n`` sub-paths of length ``k = T/n``; ``n`` divides T."""
         steps = len(self)
         check_count(n, "the number of sub-paths", low=1, high=steps)
         if steps % n:

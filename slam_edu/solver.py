@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from slam_edu._validation import check_choice, check_samples, expand
+from slam_edu._validation import check_choice, check_per_sample, check_samples
 from slam_edu.prediction import Prediction, Predictor
-from slam_edu.schedule import Level
+from slam_edu.schedule import Level, expand
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,11 @@ def ddim_step(prediction: Prediction, level_s: Level) -> Tensor:
     r"""One DDIM step (eta = 0): :math:`x_s = \alpha_s \hat x_0 + \sigma_s \hat\epsilon`.
 
     In :math:`(z, \rho)` this is Euler: :math:`z_s = z_t + (\rho_s - \rho_t)\,\hat\epsilon`.
-    Source: Song, Meng and Ermon 2021, eq. 12; official script, ``DDIMSolver.ddim_step``.
-
-    Args:
-        prediction: the denoiser's answer at the step's start, shape ``(B, *)``.
-        level_s: level at the step's end, shape ``(B,)`` or ``()``.
+    ``prediction`` is the denoiser's at the step's start; ``level_s``, of shape ``(B,)`` or ``()``,
+    its end. Source: Song, Meng and Ermon 2021, eq. 12; official script, ``DDIMSolver.ddim_step``.
     """
-    x0, eps = prediction.x0, prediction.eps
-    return expand(level_s.alpha, x0, "alpha_s") * x0 + expand(level_s.sigma, x0, "sigma_s") * eps
+    check_per_sample(level_s.alpha, prediction.x0, "level_s")
+    return level_s.mix(prediction.x0, prediction.eps)
 
 
 def heun_step(
@@ -62,13 +59,11 @@ def heun_step(
 
     :math:`\hat\epsilon_s` is predicted at the end of the Euler step. At :math:`\sigma_s = 0` no
     noise can be predicted, and the Euler step is returned. Two predictions a step, order 2.
-    Source: Karras et al. 2022, algorithm 1.
-
-    Returns:
-        The new sample and the prediction at the step's start.
+    Returns the new sample and the prediction at the step's start. Source: Karras et al. 2022,
+    algorithm 1.
     """
     prediction = predictor(x, level)
-    euler = ddim_step(prediction, level_s)
+    euler = level_s.mix(prediction.x0, prediction.eps)
     if bool((level_s.sigma == 0).all()):
         return euler, prediction
     mean = (prediction.eps + predictor(euler, level_s).eps) / 2
@@ -85,7 +80,7 @@ def rk4_step(
     """
     prediction = predictor(x, level)
     if bool((level_s.sigma == 0).all()):
-        return ddim_step(prediction, level_s), prediction
+        return level_s.mix(prediction.x0, prediction.eps), prediction
     middle = Level.from_rho((level.rho + level_s.rho) / 2)
     k1 = prediction.eps
     k2 = predictor(_move(x, level, middle, k1), middle).eps
@@ -113,23 +108,16 @@ def dpmpp_2m_step(
     Without a previous prediction, or at :math:`\sigma_s = 0` where :math:`h` is infinite,
     :math:`D = \hat x_0`, which is DDIM. Source: Lu et al. 2022 (DPM-Solver++), algorithm 2;
     diffusers' ``DPMSolverMultistepScheduler`` with ``solver_type="midpoint"``.
-
-    Args:
-        prediction: at ``x``, shape ``(B, *)``.
-        x: samples at ``level``.
-        level: level of ``x``.
-        level_s: level to go to.
-        previous: the prediction and level of the step before.
     """
     direction = prediction.x0
     if previous is not None and not bool((level_s.sigma == 0).all()):
         earlier, level_before = previous
         h = (level.rho / level_s.rho).log()
         r = (level_before.rho / level.rho).log() / h
-        direction = direction + expand(0.5 / r, x, "r") * (prediction.x0 - earlier.x0)
+        direction = direction + expand(0.5 / r, x) * (prediction.x0 - earlier.x0)
     # In x: sigma_s/sigma_t = (alpha_s rho_s)/(alpha_t rho_t), and 1 - rho_s/rho_t = -expm1(-h).
-    keep = expand(level_s.sigma / level.sigma, x, "sigma")
-    new = expand(level_s.alpha * (1 - level_s.rho / level.rho), x, "alpha")
+    keep = expand(level_s.sigma / level.sigma, x)
+    new = expand(level_s.alpha * (1 - level_s.rho / level.rho), x)
     return keep * x + new * direction
 
 
@@ -156,7 +144,7 @@ def solve_pf_ode(
         raise ValueError(
             f"levels have shape {tuple(levels.alpha.shape)}; allowed: (n,) with n >= 2"
         )
-    expand(levels.alpha[0], x, "levels")
+    check_per_sample(levels.alpha[0], x, "levels")
     check_samples(x, "x")
     rho = levels.rho
     if not bool((rho[1:] < rho[:-1]).all()):
@@ -165,17 +153,18 @@ def solve_pf_ode(
             f"rho goes from {rho[bad].item():g} to {rho[bad + 1].item():g} at levels {bad} and "
             f"{bad + 1}; allowed: decreasing, from noisy to clean"
         )
-    return _solve(predictor, x, levels, METHODS[method])
+    step = METHODS[method]
 
+    def states(x: Tensor) -> Iterator[PFODEState]:
+        yield PFODEState(0, levels[0], x, None)
+        previous = None
+        for i in range(len(levels) - 1):
+            level, level_s = levels[i], levels[i + 1]
+            x, prediction = step(predictor, x, level, level_s, previous)
+            previous = (prediction, level)
+            yield PFODEState(i + 1, level_s, x, prediction)
 
-def _solve(predictor: Predictor, x: Tensor, levels: Level, step: _Step) -> Iterator[PFODEState]:
-    yield PFODEState(0, levels[0], x, None)
-    previous = None
-    for i in range(len(levels) - 1):
-        level, level_s = levels[i], levels[i + 1]
-        x, prediction = step(predictor, x, level, level_s, previous)
-        previous = (prediction, level)
-        yield PFODEState(i + 1, level_s, x, prediction)
+    return states(x)
 
 
 def pf_ode_trajectory(
@@ -187,39 +176,25 @@ def pf_ode_trajectory(
 
 def _move(x: Tensor, level: Level, level_s: Level, eps: Tensor) -> Tensor:
     r"""Move along a given slope: :math:`z_s = z_t + (\rho_s - \rho_t)\,\epsilon`, written in x."""
-    scale = expand(level_s.alpha / level.alpha, x, "alpha")
-    slope = expand(level_s.alpha * (level_s.rho - level.rho), x, "rho")
+    scale = expand(level_s.alpha / level.alpha, x)
+    slope = expand(level_s.alpha * (level_s.rho - level.rho), x)
     return scale * x + slope * eps
 
 
-_Step = Callable[
-    [Predictor, Tensor, Level, Level, "tuple[Prediction, Level] | None"],
-    "tuple[Tensor, Prediction]",
-]
-
-
-def _ddim(
-    predictor: Predictor, x: Tensor, level: Level, level_s: Level, _: object
-) -> tuple[Tensor, Prediction]:
+def _ddim(predictor: Predictor, x: Tensor, level: Level, level_s: Level, _: object):
     prediction = predictor(x, level)
-    return ddim_step(prediction, level_s), prediction
+    return level_s.mix(prediction.x0, prediction.eps), prediction
 
 
-def _dpmpp_2m(
-    predictor: Predictor,
-    x: Tensor,
-    level: Level,
-    level_s: Level,
-    previous: tuple[Prediction, Level] | None,
-) -> tuple[Tensor, Prediction]:
+def _dpmpp_2m(predictor: Predictor, x: Tensor, level: Level, level_s: Level, previous: object):
     prediction = predictor(x, level)
     return dpmpp_2m_step(prediction, x, level, level_s, previous), prediction
 
 
-METHODS: dict[str, _Step] = {
+METHODS: dict[str, Callable[..., tuple[Tensor, Prediction]]] = {
     "ddim": _ddim,
     "heun": lambda predictor, x, level, level_s, _: heun_step(predictor, x, level, level_s),
     "dpmpp_2m": _dpmpp_2m,
     "rk4": lambda predictor, x, level, level_s, _: rk4_step(predictor, x, level, level_s),
 }
-"""Solvers by name."""
+"""Solvers by name: ``(predictor, x, level, level_s, previous) -> (x_s, prediction)``."""

@@ -20,8 +20,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from slam_edu._validation import check_alike, check_between, check_choice, check_samples, expand
-from slam_edu.schedule import Level
+from slam_edu._validation import (
+    check_alike,
+    check_between,
+    check_choice,
+    check_per_sample,
+    check_samples,
+)
+from slam_edu.schedule import Level, expand
 
 COUPLINGS = ("markov", "linear")
 
@@ -49,15 +55,16 @@ def interpolate(
     check_samples(x_t, "x_t")
     check_samples(x_s, "x_s", like=x_t)
     _check_ends(level_t, level_s)
-    expand(gamma, x_t, "gamma")
-    check_gamma(gamma, reach)
+    check_per_sample(level_t.alpha, x_t, "level_t")
+    check_per_sample(gamma, x_t, "gamma")
+    _check_gamma(gamma, reach)
     return chord_point(x_t, x_s, level_t, level_s, gamma)
 
 
 def chord_point(x_t: Tensor, x_s: Tensor, level_t: Level, level_s: Level, gamma: Tensor) -> Tensor:
-    """:func:`interpolate` without its checks of values, for an ``x_s`` that a network made."""
-    g = expand(gamma, x_t, "gamma")
-    a = expand(level_t.alpha / level_s.alpha, x_t, "a")
+    """:func:`interpolate`, unchecked."""
+    g = expand(gamma, x_t)
+    a = expand(level_t.alpha / level_s.alpha, x_t)
     return g * x_t + (1 - g) * a * x_s
 
 
@@ -73,7 +80,7 @@ def sub_level(
       \gamma^2\,(\sigma_t^2 - a^2\sigma_s^2)`.
     - ``"linear"``: :math:`x_s` is a DDIM step from :math:`x_t`, so both hold the same noise,
       :math:`\sigma_\gamma = \gamma\,\sigma_t + (1-\gamma)\, a\,\sigma_s`. It is exact for the pair
-      that distillation uses, and says :math:`\rho_\gamma = \gamma\rho_t + (1-\gamma)\rho_s`.
+      that distillation uses: :math:`\rho_\gamma = \gamma\rho_t + (1-\gamma)\rho_s`.
 
     They agree at both ends; between, the linear one is larger:
     :math:`\sigma_\text{linear}^2 - \sigma_\text{markov}^2 = 2\gamma(1-\gamma)\,a\sigma_s(\sigma_t
@@ -98,7 +105,12 @@ def sub_level(
             f"gamma is {gamma.dtype} on {gamma.device}; allowed: that of the levels, "
             f"{level_t.alpha.dtype} on {level_t.alpha.device}"
         )
-    check_gamma(gamma, reach)
+    _check_gamma(gamma, reach)
+    return chord_level(level_t, level_s, gamma, coupling)
+
+
+def chord_level(level_t: Level, level_s: Level, gamma: Tensor, coupling: str) -> Level:
+    """:func:`sub_level`, unchecked."""
     sigma_t, sigma_s = level_t.sigma, level_t.alpha / level_s.alpha * level_s.sigma  # a * sigma_s
     if coupling == "linear":
         sigma = gamma * sigma_t + (1 - gamma) * sigma_s
@@ -107,18 +119,27 @@ def sub_level(
     return Level(level_t.alpha.expand_as(sigma), sigma)
 
 
-def check_gamma(gamma: Tensor, reach: float) -> None:
-    """Require ``0 <= gamma <= reach``, the bound rounded to gamma's dtype.
+def chord(
+    x_t: Tensor, x_s: Tensor, level_t: Level, level_s: Level, gammas: Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""The chord :math:`z_\gamma = \gamma z_t + (1-\gamma) z_s`, :math:`\rho_\gamma` alike.
 
-    Raises:
-        ValueError: naming the first gamma that is outside.
+    The samples have shape ``(B, *)``, the levels ``()``, and ``gammas`` ``(n,)``; returns ``z`` of
+    shape ``(n, B, *)`` and ``rho`` of shape ``(n,)``.
     """
-    # In float32, 1.1 is larger than Python's 1.1.
+    z = [interpolate(x_t, x_s, level_t, level_s, gamma) / level_t.alpha for gamma in gammas]
+    return torch.stack(z), gammas * level_t.rho + (1 - gammas) * level_s.rho
+
+
+def _check_gamma(gamma: Tensor, reach: float) -> None:
+    # The bound in gamma's dtype: in float32, 1.1 is larger than Python's 1.1.
     check_between(gamma, 0.0, torch.tensor(reach, dtype=gamma.dtype).item(), "gamma")
 
 
 def _check_ends(level_t: Level, level_s: Level) -> None:
     check_alike(level_s.alpha, level_t.alpha, "level_s", "level_t")
+    if level_t.alpha.device.type != "cpu":
+        return
     cleaner = level_s.rho < level_t.rho
     if not bool(cleaner.all()):
         bad = (~cleaner).reshape(-1).nonzero()[0]
@@ -127,22 +148,3 @@ def _check_ends(level_t: Level, level_s: Level) -> None:
             f"the clean end has rho_s = {rho_s:g} and the noisy end rho_t = {rho_t:g}; "
             f"allowed: s < t, that is rho_s < rho_t"
         )
-
-
-def chord(
-    x_t: Tensor, x_s: Tensor, level_t: Level, level_s: Level, gammas: Tensor
-) -> tuple[Tensor, Tensor]:
-    r"""The chord :math:`z_\gamma = \gamma z_t + (1-\gamma) z_s`, :math:`\rho_\gamma` alike.
-
-    Args:
-        x_t: samples at the noisy end, shape ``(B, *)``.
-        x_s: samples at the clean end, shape ``(B, *)``.
-        level_t: level of ``x_t``, shape ``()``.
-        level_s: level of ``x_s``, shape ``()``.
-        gammas: positions in [0, 1], shape ``(n,)``.
-
-    Returns:
-        ``z`` of shape ``(n, B, *)`` and ``rho`` of shape ``(n,)``.
-    """
-    z = [interpolate(x_t, x_s, level_t, level_s, gamma) / level_t.alpha for gamma in gammas]
-    return torch.stack(z), gammas * level_t.rho + (1 - gammas) * level_s.rho
