@@ -2,10 +2,10 @@ r"""A picture becomes a density, the density an exact teacher, the teacher a 2-s
 
     python -m slam_course.demo [PICTURE]
 
-takes a picture (dark pixels are where the density is), makes the Gaussian mixture whose score is
+reads a picture (dark pixels are where the density is), makes the Gaussian mixture whose score is
 known exactly, distils a SLAM student from it, and writes one figure: the teacher at 50
 evaluations, the teacher at 2, and the student at 2, with their sliced Wasserstein distances to the
-data and the time each took.
+data and the time of each.
 
 Setting: a level-conditioned multilayer perceptron that predicts v, coupling ``"linear"``, N = 50
 sub-paths, one DDIM step of the exact teacher a sub-path.
@@ -23,6 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from slam_course.figures import COLORS, CourseFigure, figure, plane, points
 from slam_edu._validation import check_count
 from slam_edu.distill import DistillConfig, SubPathDistiller
 from slam_edu.ema import ema_copy
@@ -36,7 +37,7 @@ from slam_edu.training import TrainConfig, TrainState, progress, train_student
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Sizes of the demonstration; the defaults take about a minute on a laptop.
+    """Sizes of the demonstration; the defaults need about a minute on a laptop.
 
     Attributes:
         components: most components of the mixture made from the picture.
@@ -108,17 +109,6 @@ class DemoResult:
     seconds: float
 
 
-def distiller(schedule: NoiseSchedule) -> SubPathDistiller:
-    """The distillation step of the demonstration; see the module's last paragraph."""
-    return SubPathDistiller(
-        schedule,
-        DistillConfig(
-            subpaths=50, coupling="linear", conditioning="level",
-            teacher_prediction_type="epsilon", student_prediction_type="v_prediction",
-        ),
-    )  # fmt: skip
-
-
 def sample_student(
     student: Callable[..., Tensor], noise: Tensor, schedule: NoiseSchedule, steps: int, seed: int
 ) -> Tensor:
@@ -172,39 +162,36 @@ def run(
     generator = torch.Generator().manual_seed(config.seed)
     student = LevelMLP(config.width, config.depth, octaves=5, generator=generator)
     target = ema_copy(student)
+    distillation = DistillConfig(
+        subpaths=50, coupling="linear", conditioning="level",
+        teacher_prediction_type="epsilon", student_prediction_type="v_prediction",
+    )  # fmt: skip
+    training = TrainConfig(
+        updates=config.updates, batch=config.batch, lr=config.lr, ema_rate=config.ema_rate
+    )
     start = time.perf_counter()
     states = train_student(
-        distiller(schedule),
-        mixture.sample,
-        teacher=teacher,
-        student=student,
-        target=target,
-        generator=generator,
-        config=TrainConfig(
-            updates=config.updates, batch=config.batch, lr=config.lr, ema_rate=config.ema_rate
-        ),
-    )
+        SubPathDistiller(schedule, distillation), mixture.sample,
+        teacher=teacher, student=student, target=target, generator=generator, config=training,
+    )  # fmt: skip
     for state in progress(states, config.updates, "distilling") if bar else states:
         if on_update is not None:
             on_update(state, target)
     seconds = time.perf_counter() - start
 
     generator = torch.Generator().manual_seed(config.seed + 1)
-    data, other = (
-        mixture.sample(config.points, generator),
-        mixture.sample(config.points, generator),
-    )
+    data, other = (mixture.sample(config.points, generator) for _ in range(2))
     noise = torch.randn(config.points, 2, generator=generator)
-
-    def row(name: str, evaluations: int, draw: Callable[[], Tensor]) -> DemoRow:
-        begin = time.perf_counter()
-        samples = draw()
-        took = time.perf_counter() - begin
-        return DemoRow(name, evaluations, samples, distance(samples), took)
 
     def distance(samples: Tensor) -> float:
         projections = torch.Generator().manual_seed(config.seed)
         return sliced_wasserstein(samples, data, generator=projections)
+
+    def row(name: str, evaluations: int, draw: Callable[[], Tensor]) -> DemoRow:
+        begin = time.perf_counter()
+        samples = draw()
+        spent = time.perf_counter() - begin
+        return DemoRow(name, evaluations, samples, distance(samples), spent)
 
     rows = (
         row("teacher, DDIM", 50, lambda: last(sample_ddim(teacher, noise, schedule, 50))),
@@ -216,13 +203,48 @@ def run(
 
 def table(result: DemoResult, times: bool = True) -> str:
     """The result as lines of text; without ``times`` it is equal in every run."""
-    header = f"{'':16s}{'evaluations':>12s}{'distance to data':>18s}" + f"{'time':>9s}" * times
-    lines = [header]
+    lines = [f"{'':16s}{'evaluations':>12s}{'distance to data':>18s}" + f"{'time':>9s}" * times]
     for row in result.rows:
         line = f"{row.name:16s}{row.evaluations:12d}{row.distance:18.3f}"
         lines.append(line + f"{row.seconds:8.2f}s" * times)
     lines.append(f"{'data again':16s}{'':12s}{result.floor:18.3f}   (two samples of the data)")
     return "\n".join(lines)
+
+
+def plot(result: DemoResult, times: bool = True) -> CourseFigure:
+    """Teacher at 50 evaluations, teacher at 2, student at 2, side by side.
+
+    Args:
+        result: of :func:`run`.
+        times: whether to write how long each lasted; without, the figure is equal in every run.
+    """
+    fig, axes = figure(
+        3,
+        size=(3.2, 3.75),
+        alt=(
+            "Three scatter plots. The exact teacher draws the picture with 50 evaluations and a "
+            "blob with 2; the distilled student draws the picture with 2."
+        ),
+    )
+    heads = (("data", "exact teacher"), ("teacher", "exact teacher"))
+    heads += (("student", "distilled student"),)
+    for ax, row, (color, name) in zip(axes, result.rows, heads, strict=True):
+        # Pictures of unit variance fill a square of about this half-width.
+        points(plane(ax, limit=2.6), row.samples, color, size=1.6, alpha=0.55)
+        title = f"{name}: {row.evaluations} evaluations"
+        ax.set_title(title, fontsize=11, color=COLORS[color], fontweight="bold")
+        s = row.seconds
+        duration = f"   drawn in {1000 * s:.0f} ms" if s < 1 else f"   drawn in {s:.1f} s"
+        note = f"distance to the data {row.distance:.2f}"
+        ax.set_xlabel(note + duration * times, fontsize=9)
+    if times:
+        fig.supxlabel(
+            f"distilled in {result.seconds:.0f} s; distance: sliced Wasserstein, "
+            f"{result.floor:.2f} between two samples of the data",
+            fontsize=8.5,
+            color="#555555",
+        )
+    return fig
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -233,36 +255,27 @@ def main(argv: list[str] | None = None) -> int:
         description="Distil the exact diffusion model of a picture; draw it in 2 steps.",
     )
     parser.add_argument("picture", nargs="?", help="a PNG or JPEG file (default: the shipped cat)")
-    parser.add_argument(
-        "--out", default="slam_demo.png", help="figure to write (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--updates", type=int, default=defaults.updates, help="default: %(default)s"
-    )
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="default: %(default)s")
-    parser.add_argument(
-        "--threads", type=int, default=1,
-        help="CPU threads of torch (default: %(default)s; small networks are fastest with one)",
-    )  # fmt: skip
+    for name, default, words in (
+        ("out", Path("slam_demo.png"), "figure to write: .png, .pdf or .svg"),
+        ("updates", defaults.updates, "of the student"),
+        ("seed", defaults.seed, "of everything random"),
+        ("threads", 1, "CPU threads of torch; small networks are fastest with one"),
+    ):
+        help_text = f"{words} (default: %(default)s)"
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=help_text)
     arguments = parser.parse_args(argv)
+    out = arguments.out
     try:
         torch.set_num_threads(arguments.threads)
-        out = Path(arguments.out)
-        if out.suffix.lower() not in (".png", ".pdf", ".svg"):
+        # What may be wrong is looked at before the minute of training.
+        if out.suffix.lower() not in (".png", ".pdf", ".svg") or not out.resolve().parent.is_dir():
             raise ValueError(
-                f"--out is {arguments.out!r}; allowed: a name ending in .png, .pdf or .svg"
-            )
-        if not out.resolve().parent.is_dir():
-            raise ValueError(
-                f"--out is {arguments.out!r}; allowed: a name in a folder that exists"
+                f"--out is '{out}'; allowed: a name ending in .png, .pdf or .svg in a folder that "
+                f"exists"
             )
         config = DemoConfig(updates=arguments.updates, seed=arguments.seed)
-        # What may be missing is asked for before the minute of training: picture, then matplotlib.
-        mixture = density(arguments.picture, config)
-        from slam_course.lesson_00.figures import plot_demo
-
-        result = run(mixture, config, bar=True)
-        plot_demo(result).save(out)
+        result = run(arguments.picture, config, bar=True)
+        plot(result).save(out)
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         print(f"slam_course.demo: {error}", file=sys.stderr)
         return 2

@@ -11,12 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 
 import ipywidgets
-import torch
-from torch import nn
 
-from slam_course.figures import CourseFigure, snapshots
+from slam_course.figures import CourseFigure
 from slam_edu._validation import check_choice
-from slam_edu.training import TrainState
 
 
 def explorer(
@@ -94,40 +91,6 @@ def _control(
     if isinstance(values[0], str):
         return ipywidgets.Dropdown(**given)
     return ipywidgets.SelectionSlider(continuous_update=continuous, **given)
-
-
-class LiveStudent:
-    """Watches a student while it is distilled: a bar and a picture of its samples.
-
-    Give the object as ``on_update`` to :func:`slam_course.demo.run`, and show ``.box`` first.
-
-    Args:
-        draw: ``draw(student) -> samples`` of shape ``(B, 2)``.
-        updates: how many updates the run has.
-        every: updates between two pictures; the first and the last are always drawn.
-    """
-
-    def __init__(
-        self, draw: Callable[[nn.Module], torch.Tensor], updates: int, every: int = 100
-    ) -> None:
-        self._draw, self._every = draw, every
-        self._bar = ipywidgets.IntProgress(max=updates, layout=ipywidgets.Layout(width="420px"))
-        self._label = ipywidgets.Label("not started")
-        self._picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(width="360px"))
-        self._picture.add_class("slam-live-figure")
-        self.box = ipywidgets.VBox([ipywidgets.HBox([self._bar, self._label]), self._picture])
-
-    def __call__(self, state: TrainState, student: nn.Module) -> None:
-        """Draw, if it is time to; the arguments are those of ``on_update``."""
-        if state.update % self._every and state.update not in (1, self._bar.max):
-            return
-        self._bar.value = state.update
-        self._label.value = f"{state.update} of {self._bar.max} updates"
-        title = f"student, 2 steps, after {state.update} updates"
-        drawn = snapshots(
-            [self._draw(student)], [title], colors="student", size=3.6, limit=2.6, alt=title
-        )
-        self._picture.value = drawn.png()
 
 
 def experiment(run: Callable[..., CourseFigure], **controls: Sequence) -> ipywidgets.VBox:

@@ -1,23 +1,23 @@
-"""Explorers of lesson 00: a picture along its PF-ODE, and a student beside its teacher."""
+"""Explorers of lesson 00: a picture along its PF-ODE, a student as it is distilled and beside its
+teacher."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 import ipywidgets
-from torch import Tensor
+from torch import Tensor, nn
 
 from slam_course.figures import CourseFigure, figure, plane, points, snapshots
+from slam_course.figures import evaluations as count_evaluations
 from slam_course.widgets import explorer
 from slam_edu.sampling import SampleState
+from slam_edu.training import TrainState
 
 
 def becoming(states: Sequence[SampleState]) -> ipywidgets.VBox:
-    """Walk through a sampler's states, from noise to the finished sample, beside its guess of the
-    end.
-
-    Args:
-        states: all states of a sampler, samples of shape ``(B, 2)``.
+    """All states of a sampler, ``(B, 2)`` each, from noise to the finished sample, beside its
+    guess of the end.
     """
 
     def draw(evaluations: int) -> CourseFigure:
@@ -44,18 +44,12 @@ def few_steps(
     student: Callable[[int], Tensor],
     steps: Sequence[int] = (1, 2, 4, 8),
 ) -> ipywidgets.VBox:
-    """Teacher and student side by side for a number of evaluations.
-
-    Args:
-        teacher: ``teacher(evaluations) -> samples`` of shape ``(B, 2)``.
-        student: the same for the student.
-        steps: numbers of evaluations to choose from.
-    """
+    """Teacher and student side by side, each as ``draw(evaluations) -> samples (B, 2)``."""
     # Sampled once and here, so that moving the slider only draws.
     samples = {n: (teacher(n), student(n)) for n in steps}
 
     def draw(evaluations: int) -> CourseFigure:
-        many = f"{evaluations} evaluation{'s' * (evaluations > 1)}"
+        many = count_evaluations(evaluations)
         return snapshots(
             samples[evaluations],
             [f"teacher, {many}", f"student, {many}"],
@@ -66,3 +60,37 @@ def few_steps(
         )
 
     return explorer(draw, evaluations=steps)
+
+
+class LiveStudent:
+    """Watches a student while it is distilled: a bar and a picture of its samples.
+
+    Give the object as ``on_update`` to :func:`slam_course.demo.run`, and show ``.box`` first.
+
+    Args:
+        draw: ``draw(student) -> samples`` of shape ``(B, 2)``.
+        updates: how many updates the run has.
+        every: updates between two pictures; the first and the last are always drawn.
+    """
+
+    def __init__(
+        self, draw: Callable[[nn.Module], Tensor], updates: int, every: int = 100
+    ) -> None:
+        self._draw, self._every = draw, every
+        self._bar = ipywidgets.IntProgress(max=updates, layout=ipywidgets.Layout(width="420px"))
+        self._label = ipywidgets.Label("not started")
+        self._picture = ipywidgets.Image(format="png", layout=ipywidgets.Layout(width="360px"))
+        self._picture.add_class("slam-live-figure")
+        self.box = ipywidgets.VBox([ipywidgets.HBox([self._bar, self._label]), self._picture])
+
+    def __call__(self, state: TrainState, student: nn.Module) -> None:
+        """Draw, if it is time to; the arguments are those of ``on_update``."""
+        if state.update % self._every and state.update not in (1, self._bar.max):
+            return
+        self._bar.value = state.update
+        self._label.value = f"{state.update} of {self._bar.max} updates"
+        title = f"student, 2 steps, after {state.update} updates"
+        drawn = snapshots(
+            [self._draw(student)], [title], colors="student", size=3.6, limit=2.6, alt=title
+        )
+        self._picture.value = drawn.png()
