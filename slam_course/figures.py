@@ -21,19 +21,27 @@ from __future__ import annotations
 import base64
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
+from matplotlib.ticker import (
+    FixedLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    ScalarFormatter,
+)
 from PIL import Image
 from torch import Tensor
 
@@ -59,7 +67,11 @@ SOLVER_NAMES = {
 }
 """How figures call the solvers of :data:`slam_edu.solver.METHODS`."""
 
+if TYPE_CHECKING:
+    from slam_course.results import Ratio
+
 _DPI = 96
+_STEPS = ((1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,))
 
 
 class CourseFigure(Figure):
@@ -217,6 +229,13 @@ def grid_points(n: int = 80, limit: float = LIMIT, dtype: torch.dtype = torch.fl
     return torch.cartesian_prod(axis, axis)
 
 
+def on_circles(n: int, *radii: float) -> Tensor:
+    """``n`` points on circles around the origin, in turn, evenly spread: ``(n, 2)``, float64."""
+    angle = (torch.arange(n, dtype=torch.float64) + 0.5) * (2 * torch.pi / n)
+    radius = torch.tensor(radii, dtype=torch.float64).repeat(n // len(radii))
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
+
+
 def field(
     ax: Axes,
     values: Tensor,
@@ -235,11 +254,26 @@ def field(
     )  # fmt: skip
 
 
-def open_axes(ax: Axes) -> Axes:
-    """Axes without a box: only the two lines that carry numbers."""
+def open_axes(ax: Axes, size: float = 9) -> Axes:
+    """Axes without a box: only the two lines that carry numbers, of this font size."""
     ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=9)
+    ax.tick_params(labelsize=size)
     return ax
+
+
+def plain_ticks(axis: Axis, most: int = 7, steps: Sequence[Sequence[float]] = _STEPS) -> None:
+    """Ticks of a logarithmic axis as plain numbers: the first of ``steps`` that are few enough."""
+    low, high = axis.get_view_interval()
+    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
+    for each in steps:
+        ticks = [step * power for power in powers for step in each]
+        shown = [tick for tick in ticks if low <= tick <= high]
+        if len(shown) <= most:
+            break
+    if len(shown) < 2:  # all values are nearly alike
+        shown = [tick for tick in MaxNLocator(3).tick_values(low, high) if low <= tick <= high]
+    axis.set_ticks(shown, [f"{tick:.4g}" for tick in shown])
+    axis.set_minor_locator(NullLocator())
 
 
 def legend_lines(entries: Mapping[str, tuple[str, str]], width: float = 1.6) -> list[Line2D]:
@@ -255,6 +289,63 @@ def legend_below(fig: CourseFigure, handles: Sequence[Artist], columns: int) -> 
     fig.legend(
         handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
     )
+
+
+def ratio_plot(
+    found: Mapping[str, Mapping[str, Ratio]],
+    panels: Mapping[str, str],
+    color: Callable[[str], str],
+    labels: Mapping[str, str],
+    *,
+    title: str = "",
+    unit: str = "below 1: better",
+    ticks: Sequence[float] | None = None,
+) -> CourseFigure:
+    """Ratios with their intervals, a row for each comparison, a panel for each metric.
+
+    Args:
+        found: for each comparison, its ratio by metric; the same metrics in every row.
+        panels: what the metrics are called.
+        color: of a comparison, by its name.
+        labels: of comparisons that are not called by their own name.
+        title: of the figure.
+        unit: of the horizontal axis.
+        ticks: of the horizontal axis; None to choose.
+    """
+    metrics = list(next(iter(found.values())))
+    best = {name: min(row.values(), key=lambda r: r.value).value for name, row in found.items()}
+    lowest = min(best, key=best.__getitem__)
+    fig, axes = figure(
+        len(metrics),
+        size=(8.6 / len(metrics), 0.9 + 0.3 * len(found)),
+        sharey=True,
+        sharex=True,
+        alt=f"Ratios with 95 % intervals, {len(found)} comparisons by {len(metrics)} measures; a "
+        f"line marks 1. The lowest ratio is {best[lowest]:.2f}, of {lowest}.",
+    )
+    names = list(found)
+    for ax, metric in zip(axes, metrics, strict=True):
+        for y, name in enumerate(names):
+            ratio = found[name][metric]
+            its, clear = color(name), ratio.high < 1 or ratio.low > 1
+            ax.plot([ratio.low, ratio.high], [y, y], color=its, lw=2.2)
+            ax.plot(ratio.value, y, "o", color=its, ms=6, mfc=its if clear else "white")
+        ax.axvline(1, color="#8c8c8c", lw=1, zorder=0)
+        ax.set(xscale="log", ylim=(len(names) - 0.5, -0.5))
+        ax.set_yticks(range(len(names)), [labels.get(n, n) for n in names], fontsize=8.5)
+        ax.set_title(panels[metric], fontsize=9)
+        ax.tick_params(axis="y", length=0)
+        ax.xaxis.set_major_formatter(ScalarFormatter())
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        open_axes(ax, 8.5)
+    low, high = axes[0].get_xlim()
+    if ticks is None:
+        ticks = [0.25, 0.5, 1, 2, 4, 8] if high / low > 2.5 else [0.7, 1, 1.4]
+    for ax in axes:
+        ax.xaxis.set_major_locator(FixedLocator(ticks))
+    fig.suptitle(title, fontsize=10)
+    fig.supxlabel(unit, fontsize=9)
+    return fig
 
 
 def evaluations(number: int) -> str:

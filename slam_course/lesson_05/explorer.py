@@ -9,23 +9,20 @@ import torch
 from torch import Tensor
 
 from slam_course.figures import CourseFigure, figure, plane, points
-from slam_course.lesson_05.figures import learning_figure
-from slam_course.lesson_05.study_figures import LABELS, style_of
-from slam_course.widgets import experiment, explorer
-from slam_edu._validation import check_choice
-from slam_edu.metrics import sliced_wasserstein
-from slam_edu.toy.data import DATASETS
-from slam_edu.toy.study.plan import METHODS
-from slam_edu.toy.study.run import (
-    TIMES,
+from slam_course.lesson_05.figures import LABELS, learning_figure, style_of
+from slam_course.lesson_05.students import (
     Moment,
-    Setting,
     Student,
     draw,
     error,
     follow,
     reference,
 )
+from slam_course.results import METHODS, TIMES, ToySetting
+from slam_course.widgets import experiment, explorer
+from slam_edu._validation import check_choice
+from slam_edu.metrics import sliced_wasserstein
+from slam_edu.toy.data import DATASETS
 
 
 def learning(moments: Mapping[str, Mapping[int, Moment]], data: Tensor) -> ipywidgets.VBox:
@@ -64,7 +61,7 @@ CHANGES: dict[str, dict[str, object]] = {
 """What an ablation changes, by its name in the menu."""
 
 
-def setting_of(method: str, change: str, updates: int) -> Setting:
+def setting_of(method: str, change: str, updates: int) -> ToySetting:
     """The setting of a method with one change.
 
     Raises:
@@ -90,7 +87,7 @@ def ablation_figure(
     Args:
         on_progress: called with the share that is done, from 0 to 1.
         data_set: a name of :data:`slam_edu.toy.DATASETS`.
-        method: a name of :data:`slam_edu.toy.study.plan.METHODS`.
+        method: a name of :data:`slam_course.results.METHODS`.
         change: a name of :data:`CHANGES`.
         updates: of each of the two.
         steps: of sampling.
@@ -131,7 +128,7 @@ def ablation_figure(
 
 
 def _trained(
-    setting: Setting, data: str, seed: int, on_progress: Callable[[float], None]
+    setting: ToySetting, data: str, seed: int, on_progress: Callable[[float], None]
 ) -> Student:
     student, _ = follow(
         setting, data, seed, (), lambda update: on_progress(update / setting.updates)

@@ -1,19 +1,65 @@
-r"""Figures of distilled students: samples, errors to the exact solution map, learning (lesson 05).
+r"""Figures of lesson 05: distilled students and the study in the plane.
 
-Students keep the colours that :mod:`slam_course.lesson_05.study_figures` gives them. An error is the distance
-between the student's end :math:`f_\theta(x, t)` and the exact one, :math:`f^*(x, t)`.
+Students keep their colour and marker in all figures: consistency distillation light blue, SLAM
+blue, SLAM with the chord continued purple, the random hop black; solvers of the exact teacher are
+vermilion, as everywhere. An error is the distance between the student's end
+:math:`f_\theta(x, t)` and the exact one, :math:`f^*(x, t)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullLocator, ScalarFormatter
 from torch import Tensor
 
-from slam_course.figures import COLORS, Animation, CourseFigure, field, figure, plane, points
-from slam_course.lesson_05.study_figures import LABELS, STYLES, style_of
+from slam_course.figures import (
+    COLORS,
+    Animation,
+    CourseFigure,
+    field,
+    figure,
+    open_axes,
+    plane,
+    points,
+    ratio_plot,
+)
+from slam_course.lesson_05.students import CHECKPOINTS
+from slam_course.results import STEPS, TIMES, Ratio, ToyResults, ToySetting
 from slam_edu._validation import check_count
+
+LABELS = {
+    "CD": "consistency distillation",
+    "SLAM": r"SLAM, $\gamma \leq 1$",
+    "SLAM, gamma = 2": r"SLAM, $\gamma = 2$",
+    "SLAM, gamma in [1.5, 3]": r"SLAM, $\gamma \in [1.5, 3]$",
+    "random hop": "random hop",
+    "DDIM": "exact teacher, DDIM",
+    "DPM-Solver++": "exact teacher, DPM-Solver++",
+    "DPM-Solver++, even in log rho": r"exact teacher, DPM-Solver++, even $\log\rho$",
+}
+"""How methods are called in figures; others by their own name."""
+
+_SKY = "#56B4E9"
+STYLES: dict[str, dict[str, Any]] = {
+    "CD": {"color": _SKY, "marker": "o", "ls": "--"},
+    "SLAM": {"color": COLORS["student"], "marker": "s", "ls": "-"},
+    "SLAM, gamma = 2": {"color": COLORS["chord"], "marker": "D", "ls": "-"},
+    "SLAM, gamma in [1.5, 3]": {"color": "#8a3a66", "marker": "v", "ls": ":"},
+    "random hop": {"color": COLORS["data"], "marker": "x", "ls": ":"},
+    "DDIM": {"color": COLORS["teacher"], "marker": "o", "ls": "-"},
+    "DPM-Solver++": {"color": "#f0a35e", "marker": "D", "ls": "-."},
+    "DPM-Solver++, even in log rho": {"color": "#7a3600", "marker": "^", "ls": ":"},
+}
+"""Colour, marker and line of every method."""
+
+_METRICS = {
+    **{f"sw_{n}": f"distance to the data, {n} step{'s' * (n > 1)}" for n in STEPS},
+    **{f"map_{t}": f"error to f* at t = {t}" for t in TIMES},
+}
 
 _LIMIT = 2.6
 _GREY = "#cfcfcf"
@@ -118,7 +164,7 @@ def errors_along(
             x, y = list(curve), list(curve.values())
             ax.plot(x, y, ms=4, lw=1.6, label=LABELS.get(name, name), **style_of(name))
         ax.set_ylim(bottom=0)
-        _open(ax)
+        open_axes(ax, 8.5)
     left.set(xlim=(1010, -10), xlabel="timestep t")
     left.set_ylabel("mean distance to the exact end")
     left.set_title("over the timestep", fontsize=10)
@@ -156,7 +202,7 @@ def learning_figure(
     right.plot(list(errors), list(errors.values()), ms=4, lw=1.6, **style)
     right.set(xlim=(1010, -10), ylim=(0, 1.3), xlabel="timestep t")
     right.set_title("error to the exact end", fontsize=10)
-    _open(right)
+    open_axes(right, 8.5)
     return fig
 
 
@@ -204,12 +250,196 @@ def arrival(
             ax.plot(list(curve), y, lw=1.7, label=LABELS.get(name, name), **style)
         ax.set_title(f"t = {t}", fontsize=10)
         ax.set(xlabel="updates", ylim=(0, None))
-        _open(ax)
+        open_axes(ax, 8.5)
     axes[0].set_ylabel("mean distance to the exact end")
     axes[-1].legend(frameon=False, fontsize=8.5, loc="upper right")
     return fig
 
 
-def _open(ax: Axes) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=8.5)
+# -------------------------------------------------------------------- quality over steps
+
+
+def steps_against_quality(
+    results: ToyResults,
+    settings: Mapping[str, ToySetting],
+    data: Sequence[str],
+    floor: Mapping[str, float],
+    after: int | None = None,
+) -> CourseFigure:
+    """Sliced Wasserstein distance over the number of steps, one panel per data set.
+
+    A line is the geometric mean over the seeds, the band around it their smallest and largest.
+
+    Args:
+        results: of the study.
+        settings: by name.
+        data: names of the data sets.
+        floor: for each of them, the distance between two samples of the data.
+        after: updates after which students were measured; None: the end.
+    """
+    fig, axes = figure(
+        len(data),
+        size=(2.7, 3.5),
+        sharey=True,
+        alt="Distance to the data over 1, 2, 4 and 8 steps, one panel per data set. The solvers "
+        "of the exact teacher start far above and fall; the students lie near the floor at every "
+        "number of steps.",
+    )
+    for ax, name in zip(axes, data, strict=True):
+        for method, setting in settings.items():
+            found = [results.values(setting, [name], f"sw_{n}", after) for n in STEPS]
+            each = [list(values.values()) for values in found]
+            style = style_of(method)
+            middle = [np.exp(np.mean(np.log(values))) for values in each]
+            ax.plot(STEPS, middle, ms=4.5, lw=1.6, label=LABELS.get(method, method), **style)
+            low, high = [min(v) for v in each], [max(v) for v in each]
+            ax.fill_between(STEPS, low, high, color=style["color"], alpha=0.15, lw=0)
+        ax.axhline(floor[name], color="#8c8c8c", lw=1, ls="-", zorder=0)
+        ax.set(xscale="log", yscale="log", xlabel="steps")
+        ax.set_xticks(STEPS, [str(n) for n in STEPS])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_title(name.replace("_", " "), fontsize=10)
+        _numbers(ax, (0.02, 0.05, 0.1, 0.2, 0.5, 1))
+        open_axes(ax, 8.5)
+    axes[0].set_ylabel("sliced Wasserstein distance")
+    axes[0].text(1, 0.96 * floor[data[0]], "floor", fontsize=8, va="top", color="#555555")
+    fig.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower center", ncols=3, frameon=False, fontsize=9,
+    )  # fmt: skip
+    return fig
+
+
+# -------------------------------------------------------------------- ratios
+
+
+def ratios(found: Mapping[str, Mapping[str, Ratio]], title: str = "") -> CourseFigure:
+    """Ratios with their intervals, a row for each comparison, a panel for each metric."""
+    return ratio_plot(
+        found,
+        {metric: _short(metric) for row in found.values() for metric in row},
+        lambda name: style_of(name.split(";")[0].split(" / ")[0])["color"],
+        LABELS,
+        title=title,
+    )
+
+
+def _short(metric: str) -> str:
+    kind, number = metric.split("_")
+    if kind == "sw":
+        return f"distance,\n{number} step{'s' * (number != '1')}"
+    return f"error to f*,\nt = {number}"
+
+
+# -------------------------------------------------------------------- a quantity that is swept
+
+
+def _over(
+    curves: Mapping[str, Mapping[str, Mapping[float, Sequence[float]]]],
+    xlabel: str,
+    alt: str,
+    ticks: Sequence[float],
+    floor: Mapping[str, float],
+) -> CourseFigure:
+    """Metrics over a quantity, both axes logarithmic, with the spread over data sets removed.
+
+    Args:
+        curves: for each metric, for each method, for each x the values of the seeds (each a
+            geometric mean over the data sets).
+        xlabel: what x is.
+        alt: what is to be seen.
+        ticks: of the horizontal axis.
+        floor: for each data set, the distance between two samples of the data.
+    """
+    level = float(np.exp(np.mean(np.log(list(floor.values())))))
+    fig, axes = figure(len(curves), size=(8.8 / len(curves), 3.6), alt=alt)
+    for ax, (metric, by_method) in zip(axes, curves.items(), strict=True):
+        for method, values in by_method.items():
+            style = style_of(method)
+            x = list(values)
+            middle = [np.exp(np.mean(np.log(v))) for v in values.values()]
+            ax.plot(x, middle, ms=4.5, lw=1.6, label=LABELS.get(method, method), **style)
+            low, high = [min(v) for v in values.values()], [max(v) for v in values.values()]
+            ax.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
+        if metric.startswith("sw"):
+            ax.axhline(level, color="#8c8c8c", lw=1, zorder=0)
+            ax.text(ticks[0], 0.97 * level, "floor", fontsize=8, va="top", color="#555555")
+        ax.set(xscale="log", yscale="log", xlabel=xlabel)
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_title(_METRICS[metric], fontsize=10)
+        _numbers(ax, (0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1))
+        open_axes(ax, 8.5)
+    fig.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower center", ncols=3, frameon=False, fontsize=9,
+    )  # fmt: skip
+    return fig
+
+
+def over_subpaths(
+    results: ToyResults,
+    settings: Mapping[str, ToySetting],
+    data: Sequence[str],
+    floor: Mapping[str, float],
+) -> CourseFigure:
+    """Distances and error over the number of sub-paths, of settings such as ``SUBPATHS``."""
+    curves: dict[str, dict[str, dict[float, list[float]]]] = {}
+    for metric in ("sw_1", "sw_4", "map_999"):
+        curves[metric] = {}
+        for name, setting in settings.items():
+            values = results.by_seed(setting, data, metric)
+            curves[metric].setdefault(name.split(";")[0], {})[setting.subpaths] = values
+    return _over(
+        curves,
+        "number N of sub-paths",
+        "Three plots over the number of sub-paths: distance at 1 and 4 steps and error to the "
+        "exact solution map. With few sub-paths all methods are worse, and the continued chord "
+        "least so.",
+        sorted({setting.subpaths for setting in settings.values()}),
+        floor,
+    )
+
+
+def over_updates(
+    results: ToyResults,
+    settings: Mapping[str, ToySetting],
+    data: Sequence[str],
+    floor: Mapping[str, float],
+) -> CourseFigure:
+    """Distances and error over the number of updates, of settings such as ``BUDGET``."""
+    times = (*CHECKPOINTS, next(iter(settings.values())).updates)
+    curves = {
+        metric: {
+            name: {after: results.by_seed(setting, data, metric, after) for after in times}
+            for name, setting in settings.items()
+        }
+        for metric in ("sw_1", "sw_4", "map_999")
+    }
+    return _over(
+        curves,
+        "updates",
+        "Three plots over the number of updates: distance at 1 and 4 steps and error to the exact "
+        "solution map. The continued chord falls first, then consistency distillation, then SLAM "
+        "with gamma up to 1; in the end the curves come close.",
+        times[::2],
+        floor,
+    )
+
+
+# -------------------------------------------------------------------- parts
+
+
+def style_of(method: str) -> dict[str, Any]:
+    """The style of a method, of its first word for a variant, else that of any student."""
+    if method in STYLES:
+        return STYLES[method]
+    family = method.split(",")[0]
+    return STYLES.get(family, {"color": COLORS["student"], "marker": "o", "ls": "-"})
+
+
+def _numbers(ax: Axes, ticks: Sequence[float]) -> None:
+    low, high = ax.get_ylim()
+    ax.set_yticks([tick for tick in ticks if low <= tick <= high])
+    ax.yaxis.set_major_formatter(ScalarFormatter())
+    ax.yaxis.set_minor_locator(NullLocator())

@@ -8,7 +8,7 @@ import ipywidgets
 import torch
 
 from slam_course.figures import CourseFigure
-from slam_course.lesson_06.figures import image_grid
+from slam_course.images import image_grid
 from slam_course.widgets import explorer
 from slam_edu._validation import check_choice, check_count
 from slam_edu.digits.captions import WORDS

@@ -1,26 +1,26 @@
-r"""Figures of lesson 06: images in rows, latents, the words' maps, guidance, latent trajectories.
-
-Images are tensors of shape (B, 3, H, W) in [-1, 1]. A grid of them is put together in one array
-and drawn pixel by pixel, without smoothing: 32 pixels are few, and all of them are to be seen.
-"""
+"""Figures of lesson 06: latents, the words' maps, guidance, latent trajectories."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
 import torch
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator, ScalarFormatter
 from torch import Tensor
 
-from slam_course.figures import COLORS, CourseFigure, figure, paths, plane, points
-from slam_course.lesson_02.figures import NAMES
-from slam_course.lesson_08.digit_figures import mosaic, show_mosaic
+from slam_course.figures import (
+    COLORS,
+    SOLVER_NAMES,
+    CourseFigure,
+    figure,
+    open_axes,
+    paths,
+    plane,
+    points,
+)
+from slam_course.images import image_rows
 
-_DPI = 96
-_GAP = 3  # white pixels between two images of 32
 _LATENT_LIMIT = 3.0  # a latent has about unit variance
 _SOLVERS = {
     "ddim": {"color": COLORS["teacher"], "ls": "-", "marker": "o"},
@@ -28,83 +28,6 @@ _SOLVERS = {
 }
 #: Line styles and shades for growing guidance: one colour says "the PF-ODE".
 _GUIDED = (("-", "#7fd1b5"), ("-", "#009E73"), ("--", "#006b4f"), (":", "#003d2d"))
-
-
-# -------------------------------------------------------------------- images
-
-
-def image_grid(images: Tensor, *, columns: int, title: str, alt: str) -> CourseFigure:
-    """Images row by row under one title.
-
-    Args:
-        images: of shape (B, 3, H, W).
-        columns: images of a row.
-        title: over all of them.
-        alt: what is to be seen.
-    """
-    rows = -(-len(images) // columns)
-    fig, (ax,) = figure(size=(1.25 * columns, 1.25 * rows + 0.5), alt=alt)
-    show_mosaic(ax, images.cpu(), columns, title)
-    return fig
-
-
-def image_rows(
-    rows: Mapping[str, Tensor],
-    *,
-    alt: str,
-    title: str = "",
-    columns: Sequence[str] = (),
-    scale: int = 2,
-    gaps: Sequence[int] = (),
-) -> CourseFigure:
-    """Rows of images, each with its name on the left.
-
-    Args:
-        rows: for each name, images of shape (B, 3, H, W), B the same in all rows.
-        alt: what is to be seen.
-        title: over all of them.
-        columns: names of the columns, written over the first row, in one line or more; none by
-            default.
-        scale: pixels of the screen for one of the image, in each direction.
-        gaps: columns, counted from 0, before which there is twice the gap.
-
-    Raises:
-        ValueError: for rows of unlike lengths, or another number of column names.
-    """
-    lengths = {len(images) for images in rows.values()}
-    if len(lengths) != 1 or (columns and len(columns) not in lengths):
-        raise ValueError(
-            f"rows of {sorted(lengths)} images with {len(columns)} names; allowed: rows of one "
-            f"length, and as many names or none"
-        )
-    [count] = lengths
-    images = torch.cat([row.cpu() for row in rows.values()])
-    height, width = images.shape[2:]
-    canvas = mosaic(images, count, _GAP).numpy()
-    pitch = width + _GAP
-    starts = [_GAP + i * pitch for i in range(count)]
-    for column in sorted(gaps, reverse=True):
-        canvas = np.insert(canvas, [column * pitch] * _GAP, 1.0, axis=1)
-        starts = [start + _GAP * (i >= column) for i, start in enumerate(starts)]
-    # A whole number of the screen's pixels for each of the image's, or they would differ in size.
-    lines = max((1 + name.count("\n") for name in columns), default=0)
-    high, wide = scale * canvas.shape[0], scale * canvas.shape[1]
-    left = 12 + 7 * max(map(len, rows))
-    top = 6 + 15 * lines + (22 if title else 0)
-    right, bottom = 8, 4
-    size = (left + wide + right, bottom + high + top)
-    fig = CourseFigure(figsize=(size[0] / _DPI, size[1] / _DPI), dpi=_DPI, alt=alt)
-    ax = fig.add_axes((left / size[0], bottom / size[1], wide / size[0], high / size[1]))
-    ax.imshow(canvas, interpolation="nearest")
-    middles = [_GAP + i * (height + _GAP) + (height - 1) / 2 for i in range(len(rows))]
-    ax.set_yticks(middles, list(rows))
-    ax.xaxis.tick_top()
-    ax.set_xticks([start + (width - 1) / 2 for start in starts] if columns else [], columns)
-    ax.tick_params(length=0, labelsize=9)
-    ax.spines[:].set_visible(False)
-    if title:
-        ax.set_title(title, fontsize=10, pad=8 + 11 * lines)
-    return fig
 
 
 def _as_images(values: Tensor, cmap: str, low: float, high: float, size: int) -> Tensor:
@@ -237,7 +160,7 @@ def latent_bends(timesteps: Tensor, change: Mapping[str, Tensor], alt: str) -> C
     left.legend(frameon=False, fontsize=9, loc="upper center", ncols=2)
     for ax in (left, right):
         ax.set(xlim=(timesteps[0].item(), 0), xlabel="timestep t")
-        _open(ax)
+        open_axes(ax)
     return fig
 
 
@@ -259,7 +182,7 @@ def solver_errors(curves: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Co
     for ax, (title, methods) in zip(axes, curves.items(), strict=True):
         for method, curve in methods.items():
             ax.plot(
-                list(curve), list(curve.values()), ms=5, lw=1.5, label=NAMES[method],
+                list(curve), list(curve.values()), ms=5, lw=1.5, label=SOLVER_NAMES[method],
                 **_SOLVERS[method],
             )  # fmt: skip
         ax.set(xscale="log", yscale="log", xlabel="steps")
@@ -269,13 +192,7 @@ def solver_errors(curves: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Co
             axis.set_major_formatter(ScalarFormatter())
             axis.set_minor_locator(NullLocator())
         ax.set_title(title, fontsize=10)
-        _open(ax)
+        open_axes(ax)
     axes[0].set_ylabel("relative error of the latent")
     axes[0].legend(frameon=False, fontsize=9, loc="lower left")
     return fig
-
-
-def _open(ax: Axes) -> None:
-    """Axes without a box: only the two lines that carry numbers."""
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=9)

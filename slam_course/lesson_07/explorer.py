@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from slam_course.figures import CourseFigure
+from slam_course.images import image_grid
 from slam_course.lesson_06.explorer import prompt_of
-from slam_course.lesson_06.figures import image_grid
 from slam_course.widgets import explorer
 from slam_edu._validation import check_choice, check_count
 from slam_edu.digits.captions import WORDS

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from slam_course.checks import Wrong, exercise, require, require_function
-from slam_edu.digits.evaluate.spread import frechet_distance, kernel_distance
+from slam_course.lesson_08.measures import frechet_distance, kernel_distance
 
 
 def _number(answer: object, what: str) -> float:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from slam_course.figures import CourseFigure
 from slam_course.lesson_08.figures import spreads
+from slam_course.lesson_08.measures import MEASURES, RIGHT, Judged, estimates
 from slam_course.widgets import explorer
 from slam_edu._validation import check_count
-from slam_edu.digits.evaluate.spread import MEASURES, RIGHT, Judged, estimates
 
 COUNTS = (20, 50, 100, 200)
 
@@ -24,7 +24,7 @@ def spread_figure(
     Args:
         sources: for each name, its images, all of them as many.
         reference: features that distances are measured to, of shape (m, 128).
-        measure: one of :data:`slam_edu.digits.evaluate.spread.MEASURES`.
+        measure: one of :data:`slam_course.lesson_08.measures.MEASURES`.
         count: images of a small set.
 
     Raises:

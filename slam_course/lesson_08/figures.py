@@ -1,22 +1,87 @@
-r"""Figures of lesson 08: what measures say of few images, and which digits are mistaken.
+r"""Figures of lesson 08: measures of few images, the teacher's table, the students' study.
 
-Real images are near-black, the teacher vermilion, students blue, as everywhere.
+Real images are near-black, the teacher vermilion, students blue, as everywhere. In the study's
+figures students keep their colour, marker and line: consistency distillation light blue, its
+random hop black, SLAM with levels blue, the chord continued to gamma = 2 purple, the students that
+are conditioned on gamma dark.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.ticker import NullLocator
 from torch import Tensor
 
-from slam_course.figures import COLORS, CourseFigure, figure
+from slam_course.figures import (
+    COLORS,
+    SOLVER_NAMES,
+    CourseFigure,
+    figure,
+    open_axes,
+    plain_ticks,
+    ratio_plot,
+)
+from slam_course.lesson_08.students import (
+    CD,
+    CONTINUED,
+    HALF_ONE,
+    OFFICIAL,
+    RANDOM_HOP,
+    SLAM,
+    SMOOTH,
+    START,
+    STEPS,
+    TEACHER_STEPS,
+    TIMES,
+    DigitResults,
+    best_slam,
+    cosines_to_one,
+    errors_given,
+)
+from slam_course.results import Ratio
+from slam_edu.digits.evaluate.scores import Scores
+from slam_edu.digits.evaluate.table import Setting
 
 _GREY = "#8c8c8c"
 #: Shades of blue for students in one, two and more steps.
 _SHADES = ("#56B4E9", COLORS["student"], "#0b3d5c")
+
+STYLES: dict[str, dict[str, Any]] = {
+    START: {"color": _GREY, "marker": "+", "ls": ":"},
+    CD: {"color": "#56B4E9", "marker": "o", "ls": "--"},
+    RANDOM_HOP: {"color": COLORS["data"], "marker": "x", "ls": ":"},
+    SLAM: {"color": COLORS["student"], "marker": "s", "ls": "-"},
+    CONTINUED: {"color": COLORS["chord"], "marker": "D", "ls": "-"},
+    OFFICIAL: {"color": "#5b2c83", "marker": "v", "ls": "-."},
+    HALF_ONE: {"color": "#8a3a66", "marker": "^", "ls": ":"},
+    SMOOTH: {"color": "#0b3d5c", "marker": "P", "ls": "--"},
+    "ddim": {"color": COLORS["teacher"], "marker": "o", "ls": "-"},
+    "dpmpp_2m": {"color": "#f0a35e", "marker": "D", "ls": "-."},
+}
+"""Colour, marker and line of every student and solver."""
+
+LABELS = {
+    **{name: f"teacher, {label}" for name, label in SOLVER_NAMES.items()},
+    HALF_ONE: "the same, half of the gammas at 1",
+    CONTINUED: r"SLAM, $\gamma = 2$",
+}
+"""How they are called in figures; others by their own name."""
+
+Curves = Mapping[str, Mapping[float, Sequence[float]]]
+
+
+def style_of(name: str) -> dict[str, Any]:
+    """Colour, marker and line of a student or solver, or those of any student."""
+    return STYLES.get(name, {"color": COLORS["student"], "marker": "o", "ls": "-"})
+
+
+# -------------------------------------------------------------------- measures
 
 
 def over_images(panels: Mapping[str, Mapping[int, Sequence[float]]], alt: str) -> CourseFigure:
@@ -38,7 +103,7 @@ def over_images(panels: Mapping[str, Mapping[int, Sequence[float]]], alt: str) -
         ax.set_xticks(counts, [f"{n:,}" for n in counts])
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_title(title, fontsize=10)
-        _open(ax)
+        open_axes(ax, 8.5)
     return fig
 
 
@@ -75,7 +140,7 @@ def spreads(
     sets = {len(values) for values in found.values()}
     ax.set_title(f"{measure}: {max(sets)} sets of {count} images each", fontsize=10)
     ax.tick_params(axis="y", length=0)
-    _open(ax)
+    open_axes(ax, 8.5)
     return fig
 
 
@@ -107,6 +172,330 @@ def confusion(counts: Tensor, title: str, alt: str) -> CourseFigure:
     return fig
 
 
-def _open(ax: Axes) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=8.5)
+# -------------------------------------------------------------------- the teacher's table
+
+
+def trade_off(rows: Sequence[tuple[Setting, Scores]], floor: Scores) -> CourseFigure:
+    """What guidance gives and takes: rates that are right, and the distance to real images.
+
+    Args:
+        rows: settings that differ in guidance alone, with their scores.
+        floor: the scores of real images.
+    """
+    rows = sorted(rows, key=lambda row: row[0].guidance)
+    w = [setting.guidance for setting, _ in rows]
+    nearest = min(rows, key=lambda row: row[1].frechet)
+    alt = (
+        f"Left: with guidance more images are as asked for. Right: the distance to real images is "
+        f"smallest at w = {nearest[0].guidance:g}, {nearest[1].frechet / floor.frechet:.1f} times "
+        f"that of other real images, and grows with more guidance."
+    )
+    fig, (left, right) = figure(2, size=(4.2, 3.2), alt=alt)
+    kinds = {"all right": ("all_right", "-", "o"), "digit": ("digit", "--", "s")}
+    for name, (field, line, marker) in kinds.items():
+        values = [100 * getattr(scores, field) for _, scores in rows]
+        left.plot(w, values, line, marker=marker, color=COLORS["teacher"], label=name)
+    left.axhline(100 * floor.all_right, color=COLORS["data"], linestyle=":", label="real images")
+    left.set_ylabel("as asked for, %")
+    left.set_title("What was asked for", fontsize=10)
+    right.plot(w, [s.frechet for _, s in rows], "-o", color=COLORS["teacher"], label="teacher")
+    right.axhline(floor.frechet, color=COLORS["data"], linestyle=":", label="real images")
+    right.axhline(
+        5 * floor.frechet, color=COLORS["noise"], linestyle="--", label="five times real images'"
+    )
+    _plain_log(right.yaxis, (0.2, 0.3, 0.5, 1, 2, 3, 5))
+    right.set_ylabel("Fréchet distance")
+    right.set_title("Distance to held-out real images", fontsize=10)
+    for ax in (left, right):
+        ax.set_xlabel("guidance w")
+        ax.legend(fontsize=8, frameon=False)
+        ax.grid(alpha=0.2)
+    return fig
+
+
+def steps_curve(rows: Sequence[tuple[Setting, Scores]], floor: Scores) -> CourseFigure:
+    """Few steps: network calls against images that are as asked for, and against the distance.
+
+    Args:
+        rows: settings with their scores, of several samplers.
+        floor: the scores of real images.
+    """
+    alt = "With 16 or fewer network calls, both samplers lose digits and leave the distribution."
+    fig, (left, right) = figure(2, size=(4.2, 3.2), alt=alt)
+    styles = {"ddim": ("-", "o"), "dpmpp_2m": ("--", "s")}
+    for sampler, (line, marker) in styles.items():
+        of = sorted((r for r in rows if r[0].sampler == sampler), key=lambda r: r[0].calls)
+        calls = [setting.calls for setting, _ in of]
+        style = {"color": COLORS["teacher"], "marker": marker, "label": SOLVER_NAMES[sampler]}
+        left.plot(calls, [100 * s.all_right for _, s in of], line, **style)
+        right.plot(calls, [s.frechet for _, s in of], line, **style)
+    left.set_ylabel("all right, %")
+    right.set_ylabel("Fréchet distance")
+    right.axhline(floor.frechet, color=COLORS["data"], linestyle=":", label="real images")
+    _plain_log(right.yaxis, (0.3, 1, 3, 10, 30))
+    for ax in (left, right):
+        _plain_log(ax.xaxis, (2, 4, 8, 16, 32, 100))
+        ax.set_xlabel("network calls (guidance takes two a step)")
+        ax.legend(fontsize=8, frameon=False)
+        ax.grid(alpha=0.2)
+    return fig
+
+
+# -------------------------------------------------------------------- the study
+
+
+def over_calls(
+    panels: Mapping[str, Curves], teacher: Mapping[str, float], alt: str
+) -> CourseFigure:
+    """Quality over network calls for students and solvers; logarithmic, lower is better.
+
+    A line is the geometric mean over seeds, the band around it their smallest and largest.
+
+    Args:
+        panels: for each title, for each student or solver, its values over seeds by the number of
+            calls an image; all above 0.
+        teacher: for each title the teacher's value at 50 steps, a broad grey line.
+        alt: what is to be seen.
+    """
+    fig, axes = figure(len(panels), size=(9.0 / len(panels), 4.4), alt=alt)
+    calls = sorted({n for curves in panels.values() for curve in curves.values() for n in curve})
+    for ax, (title, curves) in zip(axes, panels.items(), strict=True):
+        for name, curve in curves.items():
+            _with_band(ax, name, curve)
+        ax.axhline(teacher[title], color="#c0c0c0", lw=2, zorder=0, label="teacher, 50 steps")
+        ax.set(xscale="log", yscale="log", xlabel="network calls an image")
+        ax.set_xticks(calls, [f"{n:g}" for n in calls])
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_title(title, fontsize=9.5)
+        plain_ticks(ax.yaxis)
+        open_axes(ax, 8.5)
+    _legend(fig, axes[0])
+    return fig
+
+
+def map_errors(panels: Mapping[str, Curves], alt: str) -> CourseFigure:
+    """Errors to the teacher's solution map over the timestep, noisy to clean.
+
+    Args:
+        panels: for each title, for each student, its values over seeds by timestep.
+        alt: what is to be seen.
+    """
+    fig, axes = figure(len(panels), size=(9.0 / len(panels), 4.2), alt=alt)
+    for ax, (title, curves) in zip(axes, panels.items(), strict=True):
+        for name, curve in curves.items():
+            _with_band(ax, name, curve)
+        times = sorted({t for curve in curves.values() for t in curve}, reverse=True)
+        ax.set(xlim=(times[0] + 40, times[-1] - 40), yscale="log", xlabel="timestep t")
+        ax.set_xticks(times, [f"{t:g}" for t in times])
+        ax.set_title(title, fontsize=9.5)
+        plain_ticks(ax.yaxis)
+        open_axes(ax, 8.5)
+    _legend(fig, axes[0])
+    return fig
+
+
+def student_ratios(
+    found: Mapping[str, Mapping[str, Ratio]], panels: Mapping[str, str], title: str = ""
+) -> CourseFigure:
+    """Ratios to consistency distillation with 95 % intervals.
+
+    Args:
+        found: for each comparison its ratio by metric, the same metrics in every row.
+        panels: what the metrics are called.
+        title: of the figure.
+    """
+    every = [ratio for row in found.values() for ratio in row.values()]
+    ends = [end for r in every for end in (r.value, r.low, r.high)]
+    wide = np.nanmax(ends) / np.nanmin(ends)
+    return ratio_plot(
+        {LABELS.get(name, name): row for name, row in found.items()},
+        panels,
+        lambda label: _by_label(label)["color"],
+        {},
+        title=title,
+        unit="ratio; below 1: better than consistency distillation; filled: the 95 % interval is "
+        "clear of 1",
+        ticks=(0.5, 0.7, 1, 1.4, 2) if wide < 5 else (0.1, 1, 10, 100),
+    )
+
+
+def _by_label(label: str) -> dict[str, Any]:
+    names = {LABELS.get(name, name): name for name in STYLES}
+    return style_of(names.get(label, label))
+
+
+def at_gamma_one(
+    cosines: Mapping[float, float], told: Mapping[str, Curves], alt: str
+) -> CourseFigure:
+    r"""The embedding near :math:`\gamma = 1`, and students that are told other gammas.
+
+    Args:
+        cosines: between the features of gamma and those of 1, by gamma below 1.
+        told: for each title, for each student, errors over seeds by the gamma it is told.
+        alt: what is to be seen.
+    """
+    fig, axes = figure(1 + len(told), size=(9.0 / (1 + len(told)), 3.9), alt=alt)
+    left, others = axes[0], axes[1:]
+    away = [1 - gamma for gamma in cosines]
+    left.plot(away, list(cosines.values()), color=style_of(OFFICIAL)["color"], lw=1.5)
+    left.axhline(0, color="#d0d0d0", lw=1, zorder=0)
+    left.set(xscale="log", xlabel=r"$1 - \gamma$", ylim=(None, 1.05))
+    left.set_title(r"cosine of $e(10 - 10\gamma)$ with $e(0)$", fontsize=9.5)
+    left.invert_xaxis()
+    open_axes(left, 8.5)
+    for ax, (title, curves) in zip(others, told.items(), strict=True):
+        gammas = sorted({g for curve in curves.values() for g in curve})
+        for name, curve in curves.items():
+            _with_band(ax, name, {gammas.index(g): values for g, values in curve.items()})
+        ax.set_xticks(range(len(gammas)), [f"{g:g}" for g in gammas], rotation=45)
+        ax.set(yscale="log", xlabel=r"$\gamma$ that the student is told")
+        ax.set_title(title, fontsize=9.5)
+        plain_ticks(ax.yaxis)
+        open_axes(ax, 8.5)
+    if len(others):
+        _legend(fig, others[0])
+    return fig
+
+
+# -------------------------------------------------------------------- learning
+
+
+def training_curves(
+    logs: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], alt: str = ""
+) -> CourseFigure:
+    """Loss and gradient norm over updates, the rows of ``log.csv``.
+
+    Args:
+        logs: for each student, for each seed, the rows with ``update``, ``loss`` and
+            ``grad_norm``.
+        alt: what is to be seen; empty to say what the figure holds.
+    """
+    said = "; ".join(
+        f"{name} from {runs[0][0]['loss']:.2g} to {runs[0][-1]['loss']:.2g}"
+        for name, runs in logs.items()
+    )
+    fig, axes = figure(
+        2, size=(4.5, 4.2), alt=alt or f"Training loss and gradient norm over updates: {said}."
+    )
+    columns = {"loss": "loss", "grad_norm": "norm of the gradient"}
+    for ax, (column, title) in zip(axes, columns.items(), strict=True):
+        for name, runs in logs.items():
+            curve: dict[float, list[float]] = {}
+            for rows in runs:
+                for row in rows:
+                    curve.setdefault(row["update"], []).append(row[column])
+            _with_band(ax, name, curve, marker="")
+        ax.set(yscale="log", xlabel="updates")
+        ax.set_title(title, fontsize=9.5)
+        plain_ticks(ax.yaxis)
+        open_axes(ax, 8.5)
+    _legend(fig, axes[0])
+    return fig
+
+
+def calls_figure(results: DigitResults) -> CourseFigure:
+    """Quality over network calls, of students and solvers."""
+    measures = {
+        "not as asked for, %": ("wrong", 100),
+        "Fréchet distance to the teacher's samples": ("frechet_teacher", 1),
+        "Fréchet distance to real images": ("frechet_real", 1),
+    }
+    panels, teacher = {}, {}
+    for title, (metric, scale) in measures.items():
+        curves = {
+            name: {
+                k: [scale * v for v in results.values(name, f"{metric}_{k}").values()]
+                for k in STEPS
+            }
+            for name in results.names
+        }
+        for setting, row in results.solvers():
+            k = setting.calls
+            if metric == "wrong":
+                value = results.wrong(row, k)
+            else:
+                value = row.measured[f"{metric}_{k}"]
+            if setting.steps == TEACHER_STEPS:
+                teacher[title] = scale * value
+            else:
+                curves.setdefault(setting.sampler, {})[k] = [scale * value]
+        panels[title] = curves
+    best = best_slam(results) or CD
+    return over_calls(
+        panels,
+        teacher,
+        f"Three plots over network calls: images that are not as asked for, distance to the "
+        f"teacher's samples, distance to real images. Solvers of the teacher start far above and "
+        f"fall; {best} has {100 * results.mean(best, 'wrong_4'):.1f} % wrong at 4 calls.",
+    )
+
+
+def map_figure(results: DigitResults) -> CourseFigure:
+    """Errors to the teacher's solution map over the timestep."""
+    panels = {
+        f"error to the solution map, {kind}s": {
+            name: {t: list(results.values(name, f"{kind}_{t}").values()) for t in TIMES}
+            for name in results.names
+        }
+        for kind in ("latent", "pixel")
+    }
+    top = {name: results.mean(name, f"latent_{TIMES[0]}") for name in results.names}
+    least = min(top, key=top.__getitem__)
+    return map_errors(
+        panels,
+        f"Root mean square errors to the teacher's guided solution map over the timestep, in "
+        f"latents and in pixels: they grow with t. At t = {TIMES[0]} the least is "
+        f"{top[least]:.2f}, of {least}.",
+    )
+
+
+def gamma_figure(results: DigitResults) -> CourseFigure:
+    """The embedding near gamma = 1, and the errors of students that are given other gammas."""
+    curves = {}
+    for name in results.names:
+        rows = list(results.student(name).values())
+        if rows and all(row.gamma for row in rows):
+            gammas = [float(g) for g in rows[0].gamma["told"]]
+            curves[name] = {g: errors_given(rows, g) for g in sorted(gammas)}
+    given = {"error to the solution map, latents": curves} if curves else {}
+    gammas = (1 - 10.0 ** torch.linspace(-5, 0, 400, dtype=torch.float64)).tolist()
+    cosines = dict(zip(gammas, cosines_to_one(gammas), strict=True))
+    far = min(g for g, c in cosines.items() if c > 0.9)
+    alt = (
+        f"Left: the cosine between the official features of gamma and those of 1 falls below .9 "
+        f"at 1 - gamma = {1 - far:.1g}."
+    )
+    if curves:
+        alt += " Right: errors to the solution map by the gamma that a trained student is told."
+    return at_gamma_one(cosines, given, alt)
+
+
+# -------------------------------------------------------------------- parts
+
+
+def _with_band(
+    ax: Axes, name: str, curve: Mapping[float, Sequence[float]], **changes: object
+) -> None:
+    """A student's line through the geometric means, with a band from least to most."""
+    style = {**style_of(name), **changes}
+    x = sorted(curve)
+    with np.errstate(divide="ignore"):
+        middle = [float(np.exp(np.mean(np.log(curve[at])))) for at in x]
+    ax.plot(x, middle, ms=4.5, lw=1.5, label=LABELS.get(name, name), **style)
+    low, high = [min(curve[at]) for at in x], [max(curve[at]) for at in x]
+    ax.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
+
+
+def _legend(fig: CourseFigure, ax: Axes) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    fig.legend(
+        handles, labels, loc="outside lower center", ncols=2 if len(labels) < 7 else 3,
+        frameon=False, fontsize=8.5,
+    )  # fmt: skip
+
+
+def _plain_log(axis: Axis, ticks: Sequence[float]) -> None:
+    """A logarithmic axis with these ticks, as plain numbers."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    axis.set_minor_locator(NullLocator())

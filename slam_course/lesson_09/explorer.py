@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import ipywidgets
 
+from slam_course.cost import TERA, run_cost
 from slam_course.figures import CourseFigure
 from slam_course.lesson_09.figures import run_chart
 from slam_course.widgets import explorer
 from slam_edu._validation import check_choice
-from slam_edu.sd.cost import TERA, run_cost
 
 GPUS = (1, 2, 4, 8, 16, 32, 64)
 SPEEDS = (10, 20, 40, 60, 100, 150, 250, 400)
@@ -36,7 +36,7 @@ def cost_figure(
         price: of one card for one hour.
 
     Raises:
-        ValueError: as for :func:`slam_edu.sd.cost.run_cost`.
+        ValueError: as for :func:`slam_course.cost.run_cost`.
     """
     cost = run_cost(
         flops, gpus=gpus, batch=batch, updates=updates, speed=speed * TERA, price=price

@@ -13,7 +13,7 @@ from matplotlib.ticker import NullLocator
 from slam_course.figures import COLORS, CourseFigure, figure
 
 if TYPE_CHECKING:
-    from slam_edu.sd.cost import RunCost
+    from slam_course.cost import RunCost
     from slam_edu.sd.plan import Plan
 
 _GIB = 2**30
@@ -41,7 +41,7 @@ GROUPS: dict[str, tuple[str, tuple[str, ...]]] = {
     "libraries (assumed)": ("#ebe3d3", ("libraries and allocator (assumed)",)),
 }  # fmt: skip
 
-#: Colours of a sample's parts, as :func:`slam_edu.sd.cost.sample_parts` names them.
+#: Colours of a sample's parts, as :func:`slam_course.cost.sample_parts` names them.
 PARTS = {
     "autoencoder": "#E69F00",
     "text encoders": "#F0E442",

@@ -5,7 +5,7 @@ import torch
 
 from slam_course.lesson_08 import explorer as measures
 from slam_course.lesson_08.explorer import COUNTS, spread, spread_figure
-from slam_edu.digits.evaluate.spread import FRECHET, MEASURES, RIGHT, Judged, estimates
+from slam_course.lesson_08.measures import FRECHET, MEASURES, RIGHT, Judged, estimates
 from tests.speed import assert_draws_within
 
 

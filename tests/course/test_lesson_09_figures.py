@@ -7,7 +7,7 @@ import pytest
 from matplotlib.patches import Rectangle
 
 from slam_course.lesson_09 import figures as plots
-from slam_edu.sd.cost import run_cost
+from slam_course.cost import run_cost
 from slam_edu.sd.plan import Phase
 
 GIB = 2**30

@@ -7,7 +7,7 @@ from torchmetrics.image.kid import poly_mmd
 
 from slam_edu.digits.colours import read_colours
 from slam_edu.digits.evaluate import Evaluator, feature_distances
-from slam_edu.digits.evaluate.spread import (
+from slam_course.lesson_08.measures import (
     FRECHET,
     KERNEL,
     RIGHT,

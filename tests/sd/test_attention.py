@@ -14,7 +14,7 @@ from slam_edu.digits.networks import (
 from slam_edu.digits.train.export import build_pipeline
 from slam_edu.sampling import last, sample_ddim
 from slam_edu.sd import LatentDiffusion
-from slam_edu.sd.attention import prompt_tokens, recorded_attention, word_attention
+from slam_course.lesson_06.attention import prompt_tokens, recorded_attention, word_attention
 from slam_edu.solver import ddim_step
 from tests.helpers import assert_near
 
@@ -126,7 +126,7 @@ def test_a_map_is_the_softmax_of_queries_and_keys(model):
 
 def test_pictures_keep_places(model):
     """A map of 16 places is enlarged to 8 by 8 without a turn: rows stay rows."""
-    from slam_edu.sd.attention import _as_picture
+    from slam_course.lesson_06.attention import _as_picture
 
     maps = torch.arange(16.0).reshape(1, 16, 1)
     picture = _as_picture(maps, torch.Size([8, 8]))

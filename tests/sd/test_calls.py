@@ -5,7 +5,7 @@ import torch
 
 from slam_edu.distill import SubPathDistiller
 from slam_edu.schedule import NoiseSchedule
-from slam_edu.sd.calls import count_samples
+from slam_course.lesson_07.budget import count_samples
 from slam_edu.sd.components import (
     decode_latents,
     empty_condition,

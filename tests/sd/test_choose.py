@@ -2,9 +2,9 @@
 
 import pytest
 
-from slam_edu.sd.choose import Budget, budget, choose_preset, count_samples
+from slam_course.lesson_07.budget import Budget, budget, choose_preset, data_samples
 from slam_edu.sd.config import PRESETS, load_config
-from slam_edu.sd.cost import sample_parts
+from slam_course.cost import sample_parts
 from slam_edu.sd.data.prompts import default_prompts, read_prompts
 from slam_edu.sd.plan import GIB, make_plan
 
@@ -91,13 +91,13 @@ def test_prompts_of_a_file_are_counted(tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("# three\na one\na two\na one\n", "utf-8")
     config = load_config("digits", settings=["data=prompts", f"data_path={path}"])
-    assert count_samples(config) == len(read_prompts(path)) == 3
+    assert data_samples(config) == len(read_prompts(path)) == 3
 
 
 def test_a_number_that_is_not_known():
     config = load_config("digits", settings=["data=folder", "data_path=x"])
     with pytest.raises(ValueError, match="data is 'folder' without max_samples"):
-        count_samples(config)
+        data_samples(config)
 
 
 @pytest.mark.parametrize("tflops", [0.0, -1.0, float("nan"), float("inf")])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from slam_edu.sd.config import SDConfig
-from slam_edu.sd.cost import (
+from slam_course.cost import (
     AUTOENCODER,
     BACKWARD,
     FORWARD,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from slam_course.lesson_08 import digit_figures as plots
+from slam_course.images import prompt_grid
+from slam_course.lesson_08 import figures as plots
 from slam_edu.digits.captions import FULL, WORDS, caption
 from slam_edu.digits.evaluate.scores import Scores
 from slam_edu.digits.evaluate.table import Setting, draw_images
@@ -61,8 +62,8 @@ def write_figures(
     columns = [f"{stroke} on\n{background}" for stroke, background in COLUMNS]
     asked = [f"{stroke} {i}\non {background}" for i, (stroke, background) in enumerate(COLUMNS)]
     figures = {
-        "grid": plots.prompt_grid(grid, WORDS, columns),
-        "few_steps": plots.prompt_grid(torch.cat(list(few.values())), list(few), asked),
+        "grid": prompt_grid(grid, WORDS, columns),
+        "few_steps": prompt_grid(torch.cat(list(few.values())), list(few), asked),
         "trade_off": plots.trade_off(trade_off, floor),
         "steps": plots.steps_curve(curves, floor),
     }

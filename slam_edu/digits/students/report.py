@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from slam_course.results import Ratio
 from slam_edu.digits.captions import FULL, caption
 from slam_edu.digits.evaluate.table import Setting
 from slam_edu.digits.students.gamma import cosines_to_one, embedding_at_one
@@ -34,7 +35,6 @@ from slam_edu.digits.students.plan import (
 )
 from slam_edu.digits.students.results import Results, Row
 from slam_edu.io import atomic_path
-from slam_edu.toy.study.report import Ratio
 
 if TYPE_CHECKING:
     from slam_course.figures import CourseFigure
@@ -118,11 +118,13 @@ def _head(results: Results) -> str:
     missing = [name for name in (START, *Plan().names) if name not in names]
     changes = f" Changed for all: {', '.join(plan.changes)}." if plan.changes else ""
     config = plan.config(CD, 0)
+    training = config.training
     lines = [
         "# Students of the digits teacher at equal cost\n",
         f"Written by `python -m slam_edu.digits.students`; every number comes from "
-        f"`students.json`. {config.updates:,} updates of {config.batch} samples, learning rate "
-        f"{config.lr:g}, EMA rate {config.ema_rate:g}, guidance w = {config.guidance:g}.{changes}",
+        f"`students.json`. {training.updates:,} updates of {training.batch} samples, learning "
+        f"rate {training.lr:g}, EMA rate {training.ema_rate:g}, guidance w = "
+        f"{config.distillation.guidance:g}.{changes}",
         f"{least}{f' to {most}' if most > least else ''} seeds; {plan.prompts:,} prompts a "
         f"measurement; {plan.points} points at each timestep of the solution map.\n",
         "- One step of a student is one network call; a guided step of a solver is two. 1 call is "
@@ -392,7 +394,7 @@ def _yes(ahead: bool) -> str:
 
 def draw_figures(results: Results, out: Path) -> dict[str, CourseFigure]:
     """All figures of the report for which there are data, by name."""
-    from slam_course.lesson_08 import study_figures as plots
+    from slam_course.lesson_08 import figures as plots
 
     found: dict[str, CourseFigure] = {}
     names = results.names
@@ -421,7 +423,7 @@ def draw_figures(results: Results, out: Path) -> dict[str, CourseFigure]:
 
 
 def _calls_figure(results: Results) -> CourseFigure:
-    from slam_course.lesson_08 import study_figures as plots
+    from slam_course.lesson_08 import figures as plots
 
     measures = {
         "not as asked for, %": ("wrong", 100),
@@ -459,7 +461,7 @@ def _calls_figure(results: Results) -> CourseFigure:
 
 
 def _ratios_figure(results: Results) -> dict[str, CourseFigure]:
-    from slam_course.lesson_08 import study_figures as plots
+    from slam_course.lesson_08 import figures as plots
 
     panels = {
         "latent_999": "error to the map,\nt = 999",
@@ -479,7 +481,7 @@ def _ratios_figure(results: Results) -> dict[str, CourseFigure]:
 
 
 def _gamma_figure(results: Results) -> dict[str, CourseFigure]:
-    from slam_course.lesson_08 import study_figures as plots
+    from slam_course.lesson_08 import figures as plots
 
     curves = {}
     for name in results.names:
@@ -501,7 +503,7 @@ def _gamma_figure(results: Results) -> dict[str, CourseFigure]:
 
 
 def _loss_figure(results: Results, out: Path) -> dict[str, CourseFigure]:
-    from slam_course.lesson_08 import study_figures as plots
+    from slam_course.lesson_08 import figures as plots
 
     logs = training_logs(results, out)
     return {"loss": plots.training_curves(logs)} if logs else {}
@@ -534,7 +536,7 @@ def draw_grid(results: Results, out: Path, seed: int = 0) -> CourseFigure | None
     Returns:
         None where those runs are not there.
     """
-    from slam_course.lesson_08.digit_figures import prompt_grid
+    from slam_course.images import prompt_grid
     from slam_edu.digits.students.measure import student_latents
     from slam_edu.digits.students.reference import teacher_latents, teacher_model
     from slam_edu.sd.components import text_condition

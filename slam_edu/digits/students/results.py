@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from slam_course.results import Ratio, paired_ratio
 from slam_edu.digits.evaluate.table import Setting
 from slam_edu.digits.students.plan import SETTINGS, START, Plan, identity
 from slam_edu.io import atomic_path, data_path
-from slam_edu.toy.study.report import Ratio, paired_ratio
 
 FILE = "students.json"
 SHIPPED = f"digits-results/{FILE}"

@@ -8,9 +8,5 @@
 - ``report``: paired ratios, tables, figures
 - ``command``: runs what is missing, in parallel; resumes
 
-Its results are shipped in ``data/study``; :func:`shipped` reads them.
+Its results are shipped in ``data/study``; :func:`slam_course.results.toy_results` reads them.
 """
-
-from slam_edu.toy.study.results import Row, shipped
-
-__all__ = ["Row", "shipped"]

@@ -11,20 +11,21 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from slam_course.results import ToyRow, read_toy_rows
 from slam_edu.toy.study.plan import GROUPS, QUICK, Group, Job, jobs
 from slam_edu.toy.study.report import record, write_report
-from slam_edu.toy.study.results import Row, read, write
+from slam_edu.toy.study.results import write
 from slam_edu.toy.study.run import run
 
 RESULTS = "runs.csv"
 
 
-def run_job(job: Job) -> list[Row]:
+def run_job(job: Job) -> list[ToyRow]:
     """Rows of one run; called in a process of its own."""
     rows = []
     for after, found in run(job.setting, job.data, job.seed, job.checkpoints):
         seconds, skipped = found.pop("seconds"), int(found.pop("skipped"))
-        rows.append(Row(job.setting, job.data, job.seed, after, found, seconds, skipped))
+        rows.append(ToyRow(job.setting, job.data, job.seed, after, found, seconds, skipped))
     return rows
 
 
@@ -45,7 +46,7 @@ def run_all(
     Raises:
         ValueError: for a results file that cannot be read.
     """
-    rows = {row.key: row for row in read(path)}
+    rows = {row.key: row for row in read_toy_rows(path)}
     missing = [job for job in wanted if not job.done(rows)]
     on_job(0, len(missing))
     for done, new in enumerate(_results(missing, workers), 1):
@@ -54,7 +55,7 @@ def run_all(
         on_job(done, len(missing))
 
 
-def _results(missing: Sequence[Job], workers: int) -> Iterator[list[Row]]:
+def _results(missing: Sequence[Job], workers: int) -> Iterator[list[ToyRow]]:
     """Rows of each job as it ends, in any order."""
     if workers == 1:
         yield from map(run_job, missing)
@@ -107,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     run_all(wanted, path, min(options.workers, len(wanted)), bar)
             finally:
                 record(out, time.perf_counter() - start, options.workers)
-        write_report(read(path), groups, out)
+        write_report(read_toy_rows(path), groups, out)
     except (ValueError, OSError, ImportError) as error:
         print(f"slam_edu.toy.study: {error}", file=sys.stderr)
         return 2

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
-from slam_edu.toy.study.run import Setting
+from slam_course.lesson_05 import students
+from slam_course.results import CHOSEN_ON, HELD_OUT, METHODS, ToySetting
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Group:
 
     name: str
     title: str
-    settings: Mapping[str, Setting]
+    settings: Mapping[str, ToySetting]
     pairs: Sequence[tuple[str, str]]
     data: tuple[str, ...]
     seeds: int = 4
@@ -35,7 +36,7 @@ class Group:
 class Job:
     """One run: a setting on a data set with a seed."""
 
-    setting: Setting
+    setting: ToySetting
     data: str
     seed: int
     checkpoints: tuple[int, ...] = ()
@@ -61,44 +62,13 @@ def jobs(groups: Sequence[Group], seeds: int) -> list[Job]:
 
 # -------------------------------------------------------------------- what is compared
 
-CHOSEN_ON = "spiral"
-"""The data set on which settings were chosen; all figures are of the others."""
-
-HELD_OUT = ("ring", "two_moons", "pinwheel", "checkerboard")
-"""The data sets that had no part in any choice."""
-
-CD = Setting()
-"""Consistency distillation, N = 50: learning rate and EMA rate are its best in group "choose"."""
-
-SLAM = CD.replace(gammas="uniform")
-"""The paper's interpolation in this project's form: level conditioning, linear coupling."""
-
-CONTINUED = CD.replace(reach=2.0)
-r"""The chord continued past x_t to :math:`\gamma = 2`: its slope is that of the hop's middle."""
-
-SPREAD = CD.replace(reach=3.0, gammas="upper_half")
-"""The chord continued, gamma uniform on [1.5, 3]."""
-
-RANDOM_HOP = CD.replace(gammas="uniform", hop="random")
-"""Consistency distillation whose hop is drawn from 1 ... k timesteps."""
-
-METHODS = {
-    "CD": CD,
-    "SLAM": SLAM,
-    "SLAM, gamma = 2": CONTINUED,
-    "SLAM, gamma in [1.5, 3]": SPREAD,
-    "random hop": RANDOM_HOP,
-}
-"""The students that every sweep compares."""
-
-_GAMMA = {"conditioning": "gamma", "gamma_input": "official"}
 _SWEPT = ("CD", "SLAM", "SLAM, gamma = 2")
 _TWO = ("two_moons", "checkerboard")
 
 
 def _varied(
     field: str, values: Sequence[object], methods: Sequence[str] = _SWEPT
-) -> tuple[dict[str, Setting], list[tuple[str, str]]]:
+) -> tuple[dict[str, ToySetting], list[tuple[str, str]]]:
     """The methods with a field set to each of the values, and their ratios to CD at each."""
     settings, pairs = {}, []
     for value in values:
@@ -122,21 +92,7 @@ MAIN = Group(
     title="All methods at equal cost",
     seeds=8,
     data=(CHOSEN_ON, *HELD_OUT),
-    settings={
-        "DDIM": Setting(solver="ddim"),
-        "DPM-Solver++": Setting(solver="dpmpp_2m"),
-        "DPM-Solver++, even in log rho": Setting(solver="dpmpp_2m", levels="log_rho"),
-        **METHODS,
-        "CD, N = 25": CD.replace(subpaths=25),
-        "CD, N = 100": CD.replace(subpaths=100),
-        "CD, N = 200": CD.replace(subpaths=200),
-        "SLAM, level + markov": SLAM.replace(coupling="markov"),
-        "SLAM, gamma + linear": SLAM.replace(**_GAMMA),
-        "SLAM, gamma + markov": SLAM.replace(coupling="markov", **_GAMMA),
-        "SLAM, smooth gamma + linear": SLAM.replace(conditioning="gamma", gamma_input="smooth"),
-        "CD, 4 teacher steps": CD.replace(teacher_steps=4),
-        "SLAM, 4 teacher steps": SLAM.replace(teacher_steps=4),
-    },
+    settings=students.MAIN,
     pairs=[
         ("SLAM", "CD"),
         ("SLAM, gamma = 2", "CD"),
@@ -169,18 +125,7 @@ GAMMAS = Group(
     name="gammas",
     title="How gamma is drawn",
     data=_TWO,
-    settings={
-        "CD": CD,
-        "uniform on [0, 1]": SLAM,
-        "half at 1": SLAM.replace(gammas="half_one"),
-        "toward 1": SLAM.replace(gammas="toward_one"),
-        "toward 0": SLAM.replace(gammas="toward_zero"),
-        "uniform on [0, 2]": SLAM.replace(reach=2.0),
-        "uniform on [1, 2]": SLAM.replace(reach=2.0, gammas="upper_half"),
-        "all at 2": CONTINUED,
-        "uniform on [1.5, 3]": SPREAD,
-        "all at 3": CD.replace(reach=3.0),
-    },
+    settings=students.GAMMAS,
     pairs=[
         (name, "CD")
         for name in (
@@ -194,11 +139,8 @@ BUDGET = Group(
     name="budget",
     title="Number of updates, at a constant learning rate",
     data=_TWO,
-    checkpoints=(125, 250, 500, 1000, 2000, 4000, 8000),
-    settings={
-        name: METHODS[name].replace(updates=16000, lr=1e-3, final_lr=1.0)
-        for name in (*_SWEPT, "random hop")
-    },
+    checkpoints=students.CHECKPOINTS,
+    settings=students.BUDGET,
     pairs=[(name, "CD") for name in ("SLAM", "SLAM, gamma = 2", "random hop")],
 )
 

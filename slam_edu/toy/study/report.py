@@ -1,148 +1,27 @@
-r"""Paired ratios, tables and figures of the study.
-
-Two settings are compared on the same data sets and seeds: for data set d and seed i, with measured
-numbers :math:`a_{di}` and :math:`b_{di}`,
-
-.. math:: L_i = \frac1D \sum_d \log\frac{a_{di}}{b_{di}},
-
-and the ratio is :math:`\exp \bar L` with the 95 % interval of Student's t over the seeds,
-:math:`\exp(\bar L \pm t_{n-1}\, s_L/\sqrt n)`. Pairing removes what the seeds share: initial
-weights, batches, noise. The data sets are taken as given: the interval says how sure the ratio is
-for these, not how it would be for others, and the ratio of each is reported beside it.
-"""
+"""Paired ratios, tables and figures of the study."""
 
 from __future__ import annotations
 
 import json
 import math
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import scipy
 import torch
-from scipy import stats
 
+from slam_course.figures import CourseFigure
+from slam_course.lesson_05 import figures as plots
+from slam_course.lesson_05.students import floor
+from slam_course.results import CHOSEN_ON, METHODS, STEPS, TIMES, ToyResults, ToyRow
 from slam_edu.io import atomic_path
-from slam_edu.toy.study.plan import CHOSEN_ON, Group
-from slam_edu.toy.study.results import Row
-from slam_edu.toy.study.run import STEPS, TIMES, Setting, floor
+from slam_edu.toy.study.plan import Group
 
 _SW = tuple(f"sw_{n}" for n in STEPS)
 _MAP = tuple(f"map_{t}" for t in TIMES)
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A paired ratio of two settings; below 1, the first is better.
-
-    Attributes:
-        value: geometric mean over data sets and seeds.
-        low: lower end of the 95 % interval; NaN with a single seed.
-        high: upper end.
-        seeds: number of seeds.
-        by_data: geometric mean over the seeds for each data set.
-    """
-
-    value: float
-    low: float
-    high: float
-    seeds: int
-    by_data: dict[str, float]
-
-    def __str__(self) -> str:
-        """The ratio with its interval, such as ``0.82 [0.78, 0.86]``."""
-        if math.isnan(self.low):
-            return f"{self.value:.2f}"
-        return f"{self.value:.2f} [{self.low:.2f}, {self.high:.2f}]"
-
-
-class Results:
-    """The rows of a study, looked up by what was run.
-
-    Args:
-        rows: as :func:`slam_edu.toy.study.results.read` returns them.
-    """
-
-    def __init__(self, rows: Sequence[Row]) -> None:
-        self._by_key = {row.key: row.measured for row in rows}
-
-    def values(
-        self, setting: Setting, data: Sequence[str], metric: str, after: int | None = None
-    ) -> dict[tuple[str, int], float]:
-        """The metric by data set and seed, of the runs that are there.
-
-        Args:
-            setting: what was run.
-            data: names of data sets.
-            metric: a name of :func:`slam_edu.toy.study.run.columns`.
-            after: updates; None: the end of the run.
-        """
-        after = setting.updates if after is None else after
-        return {
-            (name, seed): measured[metric]
-            for (its, name, seed, when), measured in self._by_key.items()
-            if its == setting and name in data and when == after
-        }
-
-    def mean(
-        self, setting: Setting, data: Sequence[str], metric: str, after: int | None = None
-    ) -> float:
-        """Geometric mean of the metric over data sets and seeds; NaN if nothing is there."""
-        values = list(self.values(setting, data, metric, after).values())
-        return float(np.exp(np.mean(np.log(values)))) if values else math.nan
-
-    def ratio(
-        self,
-        above: Setting,
-        below: Setting,
-        data: Sequence[str],
-        metric: str,
-        after: int | None = None,
-    ) -> Ratio:
-        """The paired ratio of two settings; see the module.
-
-        Raises:
-            ValueError: if no seed was run for both on all of these data sets.
-        """
-        a = self.values(above, data, metric, after)
-        b = self.values(below, data, metric, after)
-        return paired_ratio(a, b, data)
-
-
-def paired_ratio(
-    above: Mapping[tuple[str, int], float], below: Mapping[tuple[str, int], float],
-    data: Sequence[str],
-) -> Ratio:  # fmt: skip
-    """The paired ratio of two sets of numbers by data set and seed; see the module.
-
-    Args:
-        above: the numerators, positive.
-        below: the denominators, positive.
-        data: names of the data sets.
-
-    Raises:
-        ValueError: if no seed has both on all of these data sets.
-    """
-    seeds = sorted(
-        {seed for _, seed in above if all((d, seed) in above and (d, seed) in below for d in data)}
-    )
-    if not seeds:
-        raise ValueError(
-            f"no seed was run for both settings on all of {', '.join(data)}; run the study"
-        )
-    logs = np.array([[math.log(above[d, i] / below[d, i]) for i in seeds] for d in data])  # (D, n)
-    each = logs.mean(axis=0)
-    half = math.nan
-    if len(seeds) > 1:
-        half = stats.t.ppf(0.975, len(seeds) - 1) * each.std(ddof=1) / len(seeds) ** 0.5
-    by_data = dict(zip(data, np.exp(logs.mean(axis=1)).tolist(), strict=True))
-    value = each.mean()
-    low, high = math.exp(value - half), math.exp(value + half)
-    return Ratio(math.exp(value), low, high, len(seeds), by_data)
 
 
 def held_out(group: Group) -> tuple[str, ...]:
@@ -153,14 +32,12 @@ def held_out(group: Group) -> tuple[str, ...]:
 # -------------------------------------------------------------------- the report
 
 
-def write_report(rows: Sequence[Row], groups: Sequence[Group], out: Path) -> None:
+def write_report(rows: Sequence[ToyRow], groups: Sequence[Group], out: Path) -> None:
     """Write ``report.md`` and its figures into a folder that exists.
 
     Comparisons whose runs are not there are left out, and said so.
     """
-    from slam_course.lesson_05 import study_figures as plots
-
-    results = Results(rows)
+    results = ToyResults(rows)
     parts = [_head(rows)]
     for group in groups:
         text = [f"## {group.title}\n", _about(results, group)]
@@ -177,7 +54,7 @@ def write_report(rows: Sequence[Row], groups: Sequence[Group], out: Path) -> Non
             parts.append("\n".join(text))
             continue
         data = held_out(group)
-        for name, drawn in plots.figures(results, group, data, _floors(data)).items():
+        for name, drawn in _figures(results, group, data).items():
             drawn.save(out / f"{name}.png")
             text.append(f"![{drawn.alt}]({name}.png)\n")
         parts.append("\n".join(text))
@@ -185,7 +62,28 @@ def write_report(rows: Sequence[Row], groups: Sequence[Group], out: Path) -> Non
         temporary.write_text("\n".join(parts), encoding="utf-8")
 
 
-def _head(rows: Sequence[Row]) -> str:
+def _figures(results: ToyResults, group: Group, data: Sequence[str]) -> dict[str, CourseFigure]:
+    """The figures of a group, by the name of their file."""
+    floor = _floors(tuple(data))
+    if group.name == "subpaths":
+        return {"subpaths": plots.over_subpaths(results, group.settings, data, floor)}
+    if group.name == "budget":
+        return {"budget": plots.over_updates(results, group.settings, data, floor)}
+    drawn, found = {}, {}
+    if group.name in ("main", "quick"):
+        solvers = ("DDIM", "DPM-Solver++", "DPM-Solver++, even in log rho")
+        shown = {n: s for n, s in group.settings.items() if n in METHODS or n in solvers}
+        drawn[f"{group.name}_steps"] = plots.steps_against_quality(results, shown, data, floor)
+    for above, below in group.pairs:
+        a, b = group.settings[above], group.settings[below]
+        name = above if below == "CD" or ";" in below else f"{above} / {below}"
+        metrics = ("sw_1", "sw_2", "sw_4", "map_999", "map_499")
+        found[name] = {metric: results.ratio(a, b, data, metric) for metric in metrics}
+    title = f"{group.title}: ratio to consistency distillation, unless said"
+    return drawn | {f"{group.name}_ratios": plots.ratios(found, title)}
+
+
+def _head(rows: Sequence[ToyRow]) -> str:
     hours = sum({row.key[:3]: row.seconds for row in rows}.values()) / 3600
     runs = len({row.key[:3] for row in rows})
     skipped = sum(row.skipped for row in rows)
@@ -199,22 +97,22 @@ a comparison has no other.
 - **sw n**: sliced Wasserstein distance to the data at n steps; **f\\* t**: mean distance to the
   exact end of the PF-ODE from timestep t. Geometric means over data sets and seeds.
 - A **ratio** below 1 says that the first is better. In brackets the 95 % interval over the paired
-  seeds; `slam_edu/toy/study/report.py` has the formula.
+  seeds; `slam_course/results.py` has the formula.
 """
 
 
-def _about(results: Results, group: Group) -> str:
+def _about(results: ToyResults, group: Group) -> str:
     seeds = max((_seeds(results, group, name) for name in group.settings), default=0)
     return f"Data sets: {', '.join(held_out(group))}; {seeds} seeds.\n"
 
 
-def _seeds(results: Results, group: Group, name: str) -> int:
+def _seeds(results: ToyResults, group: Group, name: str) -> int:
     data = held_out(group)
     metric = "sw_1"
     return len(results.values(group.settings[name], data, metric)) // len(data)
 
 
-def _means(results: Results, group: Group, shown: Sequence[str]) -> str:
+def _means(results: ToyResults, group: Group, shown: Sequence[str]) -> str:
     columns = (*_SW, *_MAP)
     lines = [_line("", *map(_spoken, columns)), _line("---", *["---:"] * len(columns))]
     data = held_out(group)
@@ -226,7 +124,7 @@ def _means(results: Results, group: Group, shown: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _ratios(results: Results, group: Group, pairs: Sequence[tuple[str, str]]) -> str:
+def _ratios(results: ToyResults, group: Group, pairs: Sequence[tuple[str, str]]) -> str:
     if not pairs:
         return ""
     columns = (*_SW, *_MAP)

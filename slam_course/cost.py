@@ -56,7 +56,7 @@ def sample_parts(plan: Plan) -> dict[str, int]:
         ``student, forward`` and ``student, backward``.
     """
     config, step = plan.config, plan.trace.flops
-    calls = config.teacher_steps * (2 if config.guidance else 1)
+    calls = config.distillation.teacher_steps * (2 if config.distillation.guidance else 1)
     _, encode = trace_coding(plan.architecture, "encode", 1, config.resolution)
     return {
         AUTOENCODER: encode,

@@ -1,4 +1,4 @@
-"""What a machine can run, and what it will take, before anything is loaded.
+"""What a machine can run, what it will take, and how often its networks are called.
 
 :func:`choose_preset` goes by the size of the GPU; :func:`budget` adds up what
 :mod:`slam_edu.sd.plan` counts: memory, disk, and an estimate of the minutes.
@@ -7,10 +7,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import torch
+from torch import nn
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+)
+
+from slam_course.cost import AUTOENCODER, TEXT, sample_parts
 from slam_edu.environment import LORA_MEMORY
 from slam_edu.sd.config import SDConfig
+from slam_edu.sd.plan import GIB, make_plan
 
 SMALL, LARGE = "digits", "sd15-t4-lora"
 #: GiB of GPU memory from which on it is the large one.
@@ -82,12 +93,9 @@ def budget(config: SDConfig, *, device: str, tflops: float) -> Budget:
         ValueError: for a teacher whose architecture is not known, data whose number is not known
             before they are read (set ``max_samples``), or a speed that is not above 0.
     """
-    from slam_edu.sd.cost import AUTOENCODER, TEXT, sample_parts
-    from slam_edu.sd.plan import GIB, make_plan
-
     if not 0 < tflops < math.inf:
         raise ValueError(f"tflops is {tflops!r}; allowed: a finite number > 0")
-    plan, samples = make_plan(config, device=device), count_samples(config)
+    plan, samples = make_plan(config, device=device), data_samples(config)
     if config.data == "prompts":
         each = plan.drawing_seconds(tflops)
     else:
@@ -101,7 +109,7 @@ def budget(config: SDConfig, *, device: str, tflops: float) -> Budget:
     return Budget(memory=plan.total() / GIB, disk=kept / GIB, minutes=seconds / 60, device=device)
 
 
-def count_samples(config: SDConfig) -> int:
+def data_samples(config: SDConfig) -> int:
     """How many samples a run's cache will hold.
 
     Args:
@@ -128,3 +136,57 @@ def count_samples(config: SDConfig) -> int:
     else:
         there = config.max_samples
     return min(there, config.max_samples or there)
+
+
+# -------------------------------------------------------------------- calls of networks
+
+#: Class of a network to its part's name. An autoencoder's two halves are called one by one.
+PARTS = {
+    "UNet2DConditionModel": "unet",
+    "Encoder": "vae encoder",
+    "Decoder": "vae decoder",
+    "CLIPTextModel": "text encoder",
+    "CLIPTextModelWithProjection": "text encoder",
+}
+
+
+@contextmanager
+def count_samples() -> Iterator[dict[str, int]]:
+    """Count, within the block, the samples that go through UNets, autoencoders, text encoders.
+
+    All of the process's networks of these kinds are counted, by part: teacher, student and target
+    are one part, ``"unet"``. What a backward pass computes again counts again.
+
+    Yields:
+        samples by part, which grow while the block runs; parts that were not called are 0.
+    """
+    counts = dict.fromkeys(PARTS.values(), 0)
+    depth = 0  # one encoder may hold another of these classes: the outer one counts
+
+    def enter(module: nn.Module, _inputs: tuple) -> None:
+        nonlocal depth
+        depth += type(module).__name__ in PARTS
+
+    def leave(module: nn.Module, _inputs: tuple, output: object) -> None:
+        nonlocal depth
+        part = PARTS.get(type(module).__name__)
+        if part is None:
+            return
+        depth -= 1
+        if not depth and output is not None:  # None: it raised
+            counts[part] += len(_first_tensor(output))
+
+    hooks = (
+        register_module_forward_pre_hook(enter),
+        register_module_forward_hook(leave, always_call=True),
+    )
+    try:
+        yield counts
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _first_tensor(output: object) -> torch.Tensor:
+    """What a network returned: a tensor, or a record or tuple of which the first is one."""
+    return output if isinstance(output, torch.Tensor) else output[0]
