@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, partial
 
 import ipywidgets
 import torch
@@ -17,22 +17,15 @@ from slam_edu.schedule import NoiseSchedule
 from slam_edu.toy import DATASETS, GaussianMixture, make
 
 TIMESTEPS = (0, 10, 25, 50, 75, 100, 150, 200, 250, 300, 400, 500, 600, 700, 800, 900, 999)
+_SAMPLES = 700
 
 
-def diffused_figure(
-    schedule: NoiseSchedule, data_set: str, t: int, samples: int = 700
-) -> CourseFigure:
+def diffused_figure(schedule: NoiseSchedule, data_set: str, t: int) -> CourseFigure:
     """Samples of a data set at timestep t, and beside them the density and the score.
 
     The same clean samples and the same noise are used at every t, so that a point can be followed.
-
-    Args:
-        schedule: which levels; its dtype is the precision.
-        data_set: a name of :data:`slam_edu.toy.DATASETS`.
-        t: timestep.
-        samples: how many to draw.
     """
-    mixture, x0, noise = _draws(data_set, schedule.dtype, samples)
+    mixture, x0, noise = _draws(data_set, schedule.dtype)
     level = schedule(t)
     alpha, sigma, rho = (value.item() for value in (level.alpha, level.sigma, level.rho))
     name = data_set.replace("_", " ")
@@ -53,16 +46,12 @@ def diffused(
     timesteps: Sequence[int] = TIMESTEPS,
 ) -> ipywidgets.VBox:
     """Walk a data set through the noise levels: a menu of data sets and a slider for t."""
-
-    def draw(data_set: str, t: int) -> CourseFigure:
-        return diffused_figure(schedule, data_set, t)
-
-    return explorer(draw, data_set=data_sets, t=timesteps)
+    return explorer(partial(diffused_figure, schedule), data_set=data_sets, t=timesteps)
 
 
 @cache
-def _draws(data_set: str, dtype: torch.dtype, n: int) -> tuple[GaussianMixture, Tensor, Tensor]:
+def _draws(data_set: str, dtype: torch.dtype) -> tuple[GaussianMixture, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     mixture = make(data_set, dtype)
-    x0 = mixture.sample(n, generator)
-    return mixture, x0, torch.randn(n, 2, generator=generator, dtype=dtype)
+    x0 = mixture.sample(_SAMPLES, generator)
+    return mixture, x0, torch.randn(_SAMPLES, 2, generator=generator, dtype=dtype)

@@ -10,10 +10,17 @@ import ipywidgets
 import torch
 from torch import Tensor
 
-from slam_course.figures import CourseFigure, figure, plane, points
-from slam_course.lesson_02.figures import NAMES, draw_paths, evaluations
+from slam_course.figures import (
+    SOLVER_NAMES,
+    CourseFigure,
+    evaluations,
+    figure,
+    on_circles,
+    plane,
+    points,
+)
+from slam_course.lesson_02.figures import draw_paths
 from slam_course.widgets import explorer
-from slam_edu._validation import check_choice
 from slam_edu.sampling import spaced_timesteps
 from slam_edu.schedule import Level, NoiseSchedule
 from slam_edu.solver import pf_ode_trajectory
@@ -21,7 +28,7 @@ from slam_edu.toy import DATASETS, make, solution_map
 from slam_edu.toy.errors import exact_trajectory, geometric_levels
 from slam_edu.toy.mixture import GaussianMixture
 
-SOLVERS = {NAMES[method]: method for method in ("ddim", "heun", "dpmpp_2m")}
+SOLVERS = {SOLVER_NAMES[method]: method for method in ("ddim", "heun", "dpmpp_2m")}
 EVEN_T, EVEN_LOG_RHO = LEVELS = ("even in t", "even in log rho")
 STEPS = (1, 2, 3, 4, 6, 8, 12, 20, 50)
 
@@ -47,9 +54,7 @@ def _exact(data_set: str) -> _Exact:
     mixture = make(data_set, _F64)
     generator = torch.Generator().manual_seed(0)
     data = mixture.sample(1000, generator)
-    angle = (torch.arange(_PATHS, dtype=_F64) + 0.5) * (2 * torch.pi / _PATHS)
-    radius = torch.tensor([1.8, 0.7], dtype=_F64).repeat(_PATHS // 2)
-    circles = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
+    circles = on_circles(_PATHS, 1.8, 0.7)
     noise = torch.cat([circles, torch.randn(_POINTS, 2, generator=generator, dtype=_F64)])
     start, end = schedule(999), schedule(0)
     paths = exact_trajectory(mixture, circles, geometric_levels(start, end, 32), tol=1e-5)
@@ -59,14 +64,10 @@ def _exact(data_set: str) -> _Exact:
 
 
 def grid(levels: str, steps: int) -> Level:
-    """Levels for a number of steps: timesteps evenly spaced, or evenly spaced in log rho.
+    """Levels for 1 to 1000 steps: timesteps evenly spaced, or evenly spaced in log rho.
 
     The first kind is what pipelines use, and ends with clean data; the second ends at t = 0.
-
-    Raises:
-        ValueError: for another name, or a number of steps that is not 1 to 1000.
     """
-    check_choice(levels, LEVELS, "levels")
     schedule = NoiseSchedule.stable_diffusion(_F64)
     if levels == EVEN_LOG_RHO:
         return geometric_levels(schedule(999), schedule(0), steps)
@@ -75,18 +76,14 @@ def grid(levels: str, steps: int) -> Level:
 
 
 def solver_figure(data_set: str, solver: str, levels: str, steps: int) -> CourseFigure:
-    """Left, a solver's trajectories over the exact ones; right, where it takes many points.
+    """Left, a solver's trajectories over the exact ones; right, where it leads many points.
 
     Args:
         data_set: a name of :data:`slam_edu.toy.DATASETS`.
         solver: a name of :data:`SOLVERS`.
         levels: one of :data:`LEVELS`.
         steps: number of hops.
-
-    Raises:
-        ValueError: for an unknown name, or a number of steps that is not 1 to 1000.
     """
-    check_choice(solver, SOLVERS, "solver")
     exact, method, at = _exact(data_set), SOLVERS[solver], grid(levels, steps)
     solved = pf_ode_trajectory(exact.mixture.predict, exact.noise, at, method)
     ends = exact.ends[levels]
@@ -115,20 +112,11 @@ def solvers(
     """Menus for the data set, the solver and its levels, a slider for the number of steps.
 
     The exact trajectories of all data sets are computed here, so that no redraw waits for them.
-
-    Args:
-        data_sets: names of :data:`slam_edu.toy.DATASETS`, the first is shown first.
-        steps: numbers of hops.
-        first: the one that is shown first.
-
-    Raises:
-        ValueError: for a data set or a ``first`` that is unknown.
+    ``first`` is the number of steps that is shown first.
     """
-    check_choice(first, steps, "first")
     for name in data_sets:
         _exact(name)
-    box = explorer(
-        solver_figure, data_set=data_sets, solver=tuple(SOLVERS), levels=LEVELS, steps=steps
-    )
-    next(control for control in box.children if control.description == "steps").value = first
-    return box
+    return explorer(
+        solver_figure, first={"steps": first}, data_set=data_sets, solver=tuple(SOLVERS),
+        levels=LEVELS, steps=steps,
+    )  # fmt: skip

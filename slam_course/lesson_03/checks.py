@@ -8,28 +8,16 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from slam_course.checks import (
-    exercise,
-    refuse,
-    require,
-    require_close,
-    require_function,
-    require_shape,
-)
+from slam_course.checks import call, compare, exercise, require, require_function
 from slam_edu.consistency import boundary_scalings
 from slam_edu.schedule import Level, NoiseSchedule
 
 _COUNT = 60
-_CLOSE = {"rtol": 1e-4, "atol": 1e-5}  # answers are float32
-
-
-# -------------------------------------------------------------------- exercise 1
 
 
 @exercise("Exercise 1, the consistency function")
 def consistency(answer: Callable[[Tensor, Tensor, Tensor, Level], Tensor]) -> str:
     """``answer(x, v, t, level) -> f`` of shape ``(B, 2)``; t and the level of shape ``(B, 1)``."""
-    require_function(answer)
     generator = torch.Generator().manual_seed(31)
     x = torch.randn(_COUNT, 2, generator=generator)
     v = torch.randn(_COUNT, 2, generator=generator)
@@ -37,57 +25,45 @@ def consistency(answer: Callable[[Tensor, Tensor, Tensor, Level], Tensor]) -> st
     t = torch.tensor([0.0, 0.01, 0.03, 0.05, 0.1, 0.3, 1.0, 19.0, 500.0, 999.0])
     t = t.repeat(_COUNT // 10)[:, None]
     level = NoiseSchedule.stable_diffusion()(t)
-    before = x.clone(), v.clone(), t.clone()
-    f = require_shape(answer(x, v, t, level), (_COUNT, 2), "What your function returns")
-    require(
-        all(torch.equal(a, b) for a, b in zip((x, v, t), before, strict=True)),
-        "Your function changes x, v or t itself; make new tensors, without `+=` or `*=`.",
-    )
+    f = call(answer, (_COUNT, 2), x=x, v=v, t=t, level=level)
     x0 = level.alpha * x - level.sigma * v
     eps = level.alpha * v + level.sigma * x
     skip, out = boundary_scalings(t)
     tau = 10 * t
     total = tau**2 + 0.25
     bare = boundary_scalings(t, timestep_scaling=1.0)
-    refuse(
-        f,
-        (
-            (x0, "This is the network's clean sample alone. At t = 0 the answer has to be x, "
-             "whatever the network says: weigh the two with c_skip and c_out."),
-            (x, "This is x again, at every t. That is right at t = 0 alone."),
-            (out * x + skip * x0, "c_skip and c_out are swapped: at t = 0 your function returns "
-             "what the network says, and at t = 999 it returns x."),
-            (skip * x + out * v, "The network's raw output v is weighed. First read the clean "
-             "sample from it: the v-row of lesson 01's table."),
-            (skip * x + out * eps, "This weighs the noise that the network predicts. The clean "
-             "sample is in the other column of lesson 01's table."),
-            (skip * x + out * (level.alpha * x + level.sigma * v), "The clean sample adds "
-             "sigma v; in lesson 01's table it is subtracted."),
-            (skip * x + out * (x - level.sigma * v) / level.alpha, "The clean sample is read as "
-             "if the output were the noise; this network returns v."),
-            (bare[0] * x + bare[1] * x0, "t is used where tau = 10 t belongs, in both scalings."),
-            (skip.sqrt() * x + out * x0, "c_skip has a square root that belongs to c_out alone."),
-            (skip * x + out**2 * x0, "Your c_out is 1 - c_skip, tau^2 over the sum. The two "
-             "do not add up to 1: its numerator is tau, its denominator the sum's square root."),
-            (skip * x + tau / total * x0, "The square root in c_out's denominator is missing."),
-            (0.5 / (tau**2 + 0.5) * x + tau / (tau**2 + 0.5).sqrt() * x0, "sigma_data is 0.5 in "
-             "your formulas where its square belongs."),
-            (skip * x, "The network's part is missing: c_out times the clean sample."),
-            (out * x0, "The part of x is missing: c_skip times x."),
-        ),
-        **_CLOSE,
+    mistakes = (
+        (x0, "This is the network's clean sample alone. At t = 0 the answer has to be x, whatever "
+         "the network says: weigh the two with c_skip and c_out."),
+        (x, "This is x again, at every t. That is right at t = 0 alone."),
+        (out * x + skip * x0, "c_skip and c_out are swapped: at t = 0 your function returns what "
+         "the network says, and at t = 999 it returns x."),
+        (skip * x + out * v, "The network's raw output v is weighed. First read the clean sample "
+         "from it: the v-row of lesson 01's table."),
+        (skip * x + out * eps, "This weighs the noise that the network predicts. The clean sample "
+         "is in the other column of lesson 01's table."),
+        (skip * x + out * (level.alpha * x + level.sigma * v), "The clean sample adds sigma v; in "
+         "lesson 01's table it is subtracted."),
+        (skip * x + out * (x - level.sigma * v) / level.alpha, "The clean sample is read as if "
+         "the output were the noise; this network returns v."),
+        (bare[0] * x + bare[1] * x0, "t is used where tau = 10 t belongs, in both scalings."),
+        (skip.sqrt() * x + out * x0, "c_skip has a square root that belongs to c_out alone."),
+        (skip * x + out**2 * x0, "Your c_out is 1 - c_skip, tau^2 over the sum. The two do not "
+         "add up to 1: its numerator is tau, its denominator the sum's square root."),
+        (skip * x + tau / total * x0, "The square root in c_out's denominator is missing."),
+        (0.5 / (tau**2 + 0.5) * x + tau / (tau**2 + 0.5).sqrt() * x0, "sigma_data is 0.5 in your "
+         "formulas where its square belongs."),
+        (skip * x, "The network's part is missing: c_out times the clean sample."),
+        (out * x0, "The part of x is missing: c_skip times x."),
     )  # fmt: skip
-    require_close(
+    compare(
         f,
         skip * x + out * x0,
+        mistakes,
         "The shape fits, the values do not. Test the ends first: at t = 0 your function must "
         "return x, at t = 999 the clean sample.",
-        **_CLOSE,
     )
     return "It is x at t = 0, and the network's clean sample everywhere else."
-
-
-# -------------------------------------------------------------------- exercise 2
 
 
 class _Probe(nn.Module):
@@ -105,21 +81,15 @@ class _Probe(nn.Module):
 @exercise("Exercise 2, the target")
 def target(answer: Callable[..., Tensor]) -> str:
     """``answer(x_t, t, s, teacher, student, target) -> y`` of shape ``(B, 2)``."""
-    require_function(answer)
     schedule = NoiseSchedule.stable_diffusion()
-    grid = schedule.subpaths(10)
-    generator = torch.Generator().manual_seed(32)
-    x_t = torch.randn(_COUNT, 2, generator=generator)
-    t, s = grid.ends(torch.arange(_COUNT) % 10)
-    before = x_t.clone()
+    x_t = torch.randn(_COUNT, 2, generator=torch.Generator().manual_seed(32))
+    t, s = schedule.subpaths(10).ends(torch.arange(_COUNT) % 10)
     teacher, student, average = _Probe(0.3), _Probe(2.0), _Probe(1.2)
-    y = require_shape(
-        answer(x_t, t, s, teacher, student, average), (_COUNT, 2), "What your function returns"
+    y = call(
+        answer, (_COUNT, 2), x_t=x_t, t=t, s=s, teacher=teacher, student=student, target=average
     )
-    again = answer(x_t, t, s, teacher, student, average)
-    require(torch.equal(x_t, before), "Your function changes x_t itself; make a new tensor.")
     require(
-        torch.equal(y, again),
+        torch.equal(y, answer(x_t, t, s, teacher, student, average)),
         "Two calls with the same x_t gave two answers, so you draw fresh noise. DDIM draws none.",
     )
 
@@ -169,12 +139,11 @@ def target(answer: Callable[..., Tensor]) -> str:
             (f(teacher, x_s, s), "The teacher is asked at s for the end of the path, of which it "
              "knows the slope alone. Ask the target network."),
         )  # fmt: skip
-    refuse(y, mistakes, **_CLOSE)
-    require_close(
-        y.detach(),
+    compare(
+        y,
         right,
+        mistakes,
         "The shape fits, the values do not. Print x_s first: at s = 0 it must be the target.",
-        **_CLOSE,
     )
     require(
         not y.requires_grad,
@@ -184,7 +153,13 @@ def target(answer: Callable[..., Tensor]) -> str:
     return "One hop of the teacher, then what the average says about the rest, as a fixed number."
 
 
-# -------------------------------------------------------------------- exercise 3
+@exercise("Exercise 3, the moving average")
+def average(answer: Callable[[nn.Module, nn.Module, float], object]) -> str:
+    """``answer(target, student, rate)`` changes the target's parameters in place."""
+    require_function(answer)
+    for rate in (0.9, 0.6):
+        _one_average(answer, rate)
+    return "The target keeps its share and takes the rest from the student, in place."
 
 
 def _pair() -> tuple[nn.Module, nn.Module]:
@@ -197,22 +172,12 @@ def _pair() -> tuple[nn.Module, nn.Module]:
     return student, average
 
 
-@exercise("Exercise 3, the moving average")
-def average(answer: Callable[[nn.Module, nn.Module, float], object]) -> str:
-    """``answer(target, student, rate)`` changes the target's parameters in place."""
-    require_function(answer)
-    for rate in (0.9, 0.6):
-        _one_average(answer, rate)
-    return "The target keeps its share and takes the rest from the student, in place."
-
-
-def _one_average(answer: Callable[[nn.Module, nn.Module, float], object], rate: float) -> None:
+def _one_average(answer: Callable[[nn.Module, nn.Module, float], object], r: float) -> None:
     student, target = _pair()
-    theirs, ours = list(student.parameters()), list(target.parameters())
-    new = [p.detach().clone() for p in theirs]
+    ours = list(target.parameters())
+    new = [p.detach().clone() for p in student.parameters()]
     old = [p.clone() for p in ours]
-    returned = answer(target, student, rate)
-    if returned is ...:
+    if answer(target, student, r) is ...:
         raise NotImplementedError
     now, kept = list(target.parameters()), list(student.parameters())
     require(
@@ -244,55 +209,46 @@ def _one_average(answer: Callable[[nn.Module, nn.Module, float], object], rate: 
         f"{moved} of {len(now)} parameters have moved. Weights and biases of all layers belong "
         f"to the average.",
     )
-
-    def flat(parameters: list[Tensor]) -> Tensor:
-        return torch.cat([p.detach().reshape(-1) for p in parameters])
-
-    a, b, r = flat(old), flat(new), rate
-    fixed = tuple(
+    a, b = (torch.cat([p.reshape(-1) for p in parameters]) for parameters in (old, new))
+    mistakes = [
+        (r * b + (1 - r) * a, "The wrong way round: the target keeps the share `rate` of itself "
+         "and takes the rest from the student."),
+        (b, "The target is a copy of the student: that is the rate 0."),
+        (r * (r * a + (1 - r) * b), "The rate is used twice: the sum is multiplied by it once "
+         "more."),
+        (r * a + r * (1 - r) * b, "The rate is used twice: the student's part is (1 - rate) "
+         "alone."),
+        (r * a + b, "The student's part is not scaled; the two shares must add up to 1."),
+        (a + (1 - r) * b, "The target's part is not scaled; the two shares must add up to 1."),
+        (r * a, "The target shrinks, and the student is nowhere in it."),
+        (a - (1 - r) * (b - a), "The target moves away from the student. Check the sign."),
+        ((a + b) / 2, "This is the plain mean; the target keeps the share `rate`."),
+    ]  # fmt: skip
+    mistakes += [
         (other * a + (1 - other) * b, f"{other} is used whatever the argument `rate` says.")
         for other in (0.9, 0.95, 0.99)
-        if other != rate
-    )
-    refuse(
-        flat(now),
-        (
-            (r * b + (1 - r) * a, "The wrong way round: the target keeps the share `rate` of "
-             "itself and takes the rest from the student."),
-            (b, "The target is a copy of the student: that is the rate 0."),
-            (r * (r * a + (1 - r) * b), "The rate is used twice: the sum is multiplied by it "
-             "once more."),
-            (r * a + r * (1 - r) * b, "The rate is used twice: the student's part is (1 - rate) "
-             "alone."),
-            (r * a + b, "The student's part is not scaled; the two shares must add up to 1."),
-            (a + (1 - r) * b, "The target's part is not scaled; the two shares must add up to 1."),
-            (r * a, "The target shrinks, and the student is nowhere in it."),
-            (a - (1 - r) * (b - a), "The target moves away from the student. Check the sign."),
-            ((a + b) / 2, "This is the plain mean; the target keeps the share `rate`."),
-            *fixed,
-        ),
-        **_CLOSE,
-    )  # fmt: skip
-    require_close(
-        flat(now),
+        if other != r
+    ]
+    compare(
+        torch.cat([p.detach().reshape(-1) for p in now]),
         r * a + (1 - r) * b,
+        mistakes,
         "The target has moved, to wrong values. Try the rates 1 and 0 in your mind: 1 must keep "
         "the target, 0 must copy the student.",
-        **_CLOSE,
     )
 
-
-# -------------------------------------------------------------------- exercise 4
 
 CAUSES = ("learning rate too high", "EMA rate 0", "EMA rate too close to 1", "no stop-gradient")
 """What exercise 4 chooses from."""
 
+# Which mistake each of the clinic's runs has.
 _RUNS = {
     "A": "EMA rate too close to 1",
     "B": "no stop-gradient",
     "C": "EMA rate 0",
     "D": "learning rate too high",
 }
+# What each mistake leaves behind.
 _LEAVES = {
     "learning rate too high": "it spoils the network at once, so that the error rises in the "
     "first updates at every t, and recovers as the rate falls",

@@ -7,14 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from slam_course.checks import (
-    exercise,
-    refuse,
-    require,
-    require_close,
-    require_function,
-    require_shape,
-)
+from slam_course.checks import call, compare, exercise, require
 from slam_edu.schedule import Level, NoiseSchedule
 from slam_edu.subpath import chord_point, sub_level
 from slam_edu.toy import two_moons
@@ -29,9 +22,6 @@ def _levels() -> tuple[Level, Level]:
     return schedule(600), schedule(250)
 
 
-# -------------------------------------------------------------------- exercise 1
-
-
 @exercise("Exercise 1, a point on the chord")
 def interpolate(answer: Callable[[Tensor, Tensor, Level, Level, Tensor], Tensor]) -> str:
     """``answer(x_t, x_s, level_t, level_s, gamma) -> x_gamma``; gamma of shape ``(B, 1)``."""
@@ -39,57 +29,48 @@ def interpolate(answer: Callable[[Tensor, Tensor, Level, Level, Tensor], Tensor]
     x_t, x_s = torch.randn(2, _COUNT, 2, generator=generator, dtype=torch.float64)
     g = torch.rand(_COUNT, 1, generator=generator, dtype=torch.float64)
     t, s = _levels()
-    require_function(answer)
-    before = x_t.clone(), x_s.clone(), g.clone()
-    x = require_shape(answer(x_t, x_s, t, s, g), (_COUNT, 2), "What your function returns")
-    require(
-        all(torch.equal(a, b) for a, b in zip((x_t, x_s, g), before, strict=True)),
-        "Your function changes x_t, x_s or gamma itself; make new tensors, without `+=` or `*=`.",
-    )
+    x = call(answer, (_COUNT, 2), x_t=x_t, x_s=x_s, level_t=t, level_s=s, gamma=g)
     a = t.alpha / s.alpha
     right = g * x_t + (1 - g) * a * x_s
     scale = g * t.alpha + (1 - g) * s.alpha
-    refuse(
-        x,
-        (
-            (g * x_t + (1 - g) * x_s, "The drift factor is missing: x_s has more data in it than "
-             "x_t, so it has to be brought to x_t's alpha before the two are mixed."),
-            (g * x_t + (1 - g) / a * x_s, "The drift factor is upside down: it makes x_s larger, "
-             "but x_t has the smaller alpha."),
-            (g * a * x_t + (1 - g) * x_s, "The drift factor is on the wrong end: x_t is at "
-             "alpha_t already, x_s is not."),
-            (a * (g * x_t + (1 - g) * x_s), "The drift factor is on both ends; only x_s needs "
-             "it."),
-            (g * x_t + (1 - g) * a**2 * x_s, "The drift factor is squared. A level's alpha is the "
-             "square root of alpha-bar already."),
-            (g * x_t + (1 - g) * t.sigma / s.sigma * x_s, "Your factor is the ratio of the "
-             "sigmas. It is data, not noise, that both ends should have in the same amount."),
-            (g * x_t + (1 - g) * t.rho / s.rho * x_s, "Your factor is the ratio of the rhos; it "
-             "should bring x_s to x_t's alpha, so take the ratio of the alphas."),
-            ((1 - g) * x_t + g * a * x_s, "gamma and 1 - gamma are swapped: gamma = 1 should give "
-             "x_t."),
-            (g * x_s + (1 - g) * a * x_t, "The two ends are swapped: gamma goes with the noisy "
-             "end x_t, the drift factor with the clean end x_s."),
-            ((1 - g) * x_t + g * x_s, "gamma and 1 - gamma are swapped, and the drift factor is "
-             "missing."),
-            (right / t.alpha, "This is z_gamma. Right so far; multiply by alpha_t to get "
-             "x_gamma."),
-            (right / a, "The point is on the line, but at x_s's alpha: you brought x_t to x_s. "
-             "Bring x_s to x_t instead."),
-            (scale * right / t.alpha, "The direction is right, but the scale changes with gamma; "
-             "all points of the chord have alpha_t."),
-            (g * x_t + a * x_s, "x_s is not weighted with 1 - gamma."),
-            (x_t + (1 - g) * a * x_s, "x_t is not weighted with gamma."),
-            (g * (x_t - a * x_s), "This is the way from a x_s to the point; add a x_s, where it "
-             "starts."),
-            (x_t, "This is x_t for every gamma."),
-            (a * x_s, "This is a x_s for every gamma, the clean end of the chord."),
-        ),
-        **_CLOSE,
+    mistakes = (
+        (g * x_t + (1 - g) * x_s, "The drift factor is missing: x_s has more data in it than "
+         "x_t, so it has to be brought to x_t's alpha before the two are mixed."),
+        (g * x_t + (1 - g) / a * x_s, "The drift factor is upside down: it makes x_s larger, "
+         "but x_t has the smaller alpha."),
+        (g * a * x_t + (1 - g) * x_s, "The drift factor is on the wrong end: x_t is at "
+         "alpha_t already, x_s is not."),
+        (a * (g * x_t + (1 - g) * x_s), "The drift factor is on both ends; only x_s needs "
+         "it."),
+        (g * x_t + (1 - g) * a**2 * x_s, "The drift factor is squared. A level's alpha is the "
+         "square root of alpha-bar already."),
+        (g * x_t + (1 - g) * t.sigma / s.sigma * x_s, "Your factor is the ratio of the "
+         "sigmas. It is data, not noise, that both ends should have in the same amount."),
+        (g * x_t + (1 - g) * t.rho / s.rho * x_s, "Your factor is the ratio of the rhos; it "
+         "should bring x_s to x_t's alpha, so take the ratio of the alphas."),
+        ((1 - g) * x_t + g * a * x_s, "gamma and 1 - gamma are swapped: gamma = 1 should give "
+         "x_t."),
+        (g * x_s + (1 - g) * a * x_t, "The two ends are swapped: gamma goes with the noisy "
+         "end x_t, the drift factor with the clean end x_s."),
+        ((1 - g) * x_t + g * x_s, "gamma and 1 - gamma are swapped, and the drift factor is "
+         "missing."),
+        (right / t.alpha, "This is z_gamma. Right so far; multiply by alpha_t to get "
+         "x_gamma."),
+        (right / a, "The point is on the line, but at x_s's alpha: you brought x_t to x_s. "
+         "Bring x_s to x_t instead."),
+        (scale * right / t.alpha, "The direction is right, but the scale changes with gamma; "
+         "all points of the chord have alpha_t."),
+        (g * x_t + a * x_s, "x_s is not weighted with 1 - gamma."),
+        (x_t + (1 - g) * a * x_s, "x_t is not weighted with gamma."),
+        (g * (x_t - a * x_s), "This is the way from a x_s to the point; add a x_s, where it "
+         "starts."),
+        (x_t, "This is x_t for every gamma."),
+        (a * x_s, "This is a x_s for every gamma, the clean end of the chord."),
     )  # fmt: skip
-    require_close(
+    compare(
         x,
         right,
+        mistakes,
         "The shape fits, the values do not. Try gamma = 1, which should give x_t, and gamma = 0, "
         "which should give x_s brought to alpha_t.",
         **_CLOSE,
@@ -97,79 +78,64 @@ def interpolate(answer: Callable[[Tensor, Tensor, Level, Level, Tensor], Tensor]
     return "One alpha along the whole chord: only the noise changes from point to point."
 
 
-# -------------------------------------------------------------------- exercise 2
-
-
 @exercise("Exercise 2, the noise in a chord point")
 def chord_sigma(answer: Callable[[Level, Level, Tensor], Tensor]) -> str:
     """``answer(level_t, level_s, gamma) -> sigma_gamma`` of shape ``(n,)``; levels ``()``."""
     g = torch.linspace(0.05, 0.95, 10, dtype=torch.float64)
     t, s = _levels()
-    require_function(answer)
-    before = g.clone()
-    sigma = require_shape(answer(t, s, g), (10,), "What your function returns")
-    require(
-        torch.equal(g, before),
-        "Your function changes gamma itself; make a new tensor, without `+=` or `*=`.",
-    )
+    sigma = call(answer, (10,), level_t=t, level_s=s, gamma=g)
     a = t.alpha / s.alpha
     clean, noisy = a * s.sigma, t.sigma
     right = g * noisy + (1 - g) * clean
     markov = clean**2 + g**2 * (noisy**2 - clean**2)
-    refuse(
-        sigma,
-        (
-            (g * noisy + (1 - g) * s.sigma, "The factor a is missing: the clean end of the chord "
-             "is a x_s, and that holds a sigma_s of noise."),
-            (g * noisy + (1 - g) * s.sigma / a, "The factor a is upside down: a x_s holds less "
-             "noise than x_s."),
-            (a * (g * noisy + (1 - g) * s.sigma), "a is on both ends; only x_s was multiplied by "
-             "it."),
-            (g * a * noisy + (1 - g) * s.sigma, "a is on the noisy end; it is x_s that was "
-             "multiplied by it."),
-            (g * noisy + (1 - g) * a**2 * s.sigma, "a is squared; you add standard deviations "
-             "here, not variances."),
-            (markov.sqrt(), "This is the other sigma: it holds if x_t was made from x_s with "
-             "fresh noise. Here x_s is DDIM's step from x_t, and both hold the same noise."),
-            (markov, "This is a variance, and of the other sigma: fresh noise between s and t. "
-             "Here both ends hold the same noise."),
-            (clean**2 + g * (noisy**2 - clean**2), "This mixes the two variances, and is one. "
-             "The same noise is in both ends, so its amounts are mixed, not their squares."),
-            ((clean**2 + g * (noisy**2 - clean**2)).sqrt(), "You mix the two variances. The same "
-             "noise is in both ends, so its amounts are mixed, not their squares."),
-            ((g**2 * noisy**2 + (1 - g) ** 2 * clean**2).sqrt(), "You add variances, as for two "
-             "independent noises. The same noise is in both ends, so its amounts add."),
-            ((g**2 * noisy**2 + (1 - g) ** 2 * s.sigma**2).sqrt(), "You add variances, as for two "
-             "independent noises, and a is missing. The same noise is in both ends."),
-            (right**2, "This is the variance; return sigma."),
-            ((1 - g) * noisy + g * clean, "gamma and 1 - gamma are swapped: gamma = 1 is x_t, "
-             "with sigma_t."),
-            (right / t.alpha, "This is rho_gamma = sigma_gamma / alpha_t. Right so far; return "
-             "sigma_gamma."),
-            (g * t.rho + (1 - g) * s.rho, "This is rho_gamma. Right so far; multiply by alpha_t "
-             "to get sigma_gamma."),
-            (right / (t.alpha**2 + right**2).sqrt(), "This is sigma after rescaling to "
-             "alpha^2 + sigma^2 = 1. The point itself has alpha_t; return its sigma."),
-            ((1 - t.alpha**2).sqrt() * torch.ones_like(g), "This is sigma_t for every gamma; the "
-             "noise shrinks along the chord."),
-            ((1 - (g * t.alpha + (1 - g) * s.alpha) ** 2).sqrt(), "This point would have "
-             "alpha^2 + sigma^2 = 1; a point inside the chord has less."),
-            (a * g * noisy + (1 - a) * clean, "a and gamma are mixed up in the weights: they are "
-             "gamma and 1 - gamma."),
-        ),
-        **_CLOSE,
+    mistakes = (
+        (g * noisy + (1 - g) * s.sigma, "The factor a is missing: the clean end of the chord "
+         "is a x_s, and that holds a sigma_s of noise."),
+        (g * noisy + (1 - g) * s.sigma / a, "The factor a is upside down: a x_s holds less "
+         "noise than x_s."),
+        (a * (g * noisy + (1 - g) * s.sigma), "a is on both ends; only x_s was multiplied by "
+         "it."),
+        (g * a * noisy + (1 - g) * s.sigma, "a is on the noisy end; it is x_s that was "
+         "multiplied by it."),
+        (g * noisy + (1 - g) * a**2 * s.sigma, "a is squared; you add standard deviations "
+         "here, not variances."),
+        (markov.sqrt(), "This is the other sigma: it holds if x_t was made from x_s with "
+         "fresh noise. Here x_s is DDIM's step from x_t, and both hold the same noise."),
+        (markov, "This is a variance, and of the other sigma: fresh noise between s and t. "
+         "Here both ends hold the same noise."),
+        (clean**2 + g * (noisy**2 - clean**2), "This mixes the two variances, and is one. "
+         "The same noise is in both ends, so its amounts are mixed, not their squares."),
+        ((clean**2 + g * (noisy**2 - clean**2)).sqrt(), "You mix the two variances. The same "
+         "noise is in both ends, so its amounts are mixed, not their squares."),
+        ((g**2 * noisy**2 + (1 - g) ** 2 * clean**2).sqrt(), "You add variances, as for two "
+         "independent noises. The same noise is in both ends, so its amounts add."),
+        ((g**2 * noisy**2 + (1 - g) ** 2 * s.sigma**2).sqrt(), "You add variances, as for two "
+         "independent noises, and a is missing. The same noise is in both ends."),
+        (right**2, "This is the variance; return sigma."),
+        ((1 - g) * noisy + g * clean, "gamma and 1 - gamma are swapped: gamma = 1 is x_t, "
+         "with sigma_t."),
+        (right / t.alpha, "This is rho_gamma = sigma_gamma / alpha_t. Right so far; return "
+         "sigma_gamma."),
+        (g * t.rho + (1 - g) * s.rho, "This is rho_gamma. Right so far; multiply by alpha_t "
+         "to get sigma_gamma."),
+        (right / (t.alpha**2 + right**2).sqrt(), "This is sigma after rescaling to "
+         "alpha^2 + sigma^2 = 1. The point itself has alpha_t; return its sigma."),
+        ((1 - t.alpha**2).sqrt() * torch.ones_like(g), "This is sigma_t for every gamma; the "
+         "noise shrinks along the chord."),
+        ((1 - (g * t.alpha + (1 - g) * s.alpha) ** 2).sqrt(), "This point would have "
+         "alpha^2 + sigma^2 = 1; a point inside the chord has less."),
+        (a * g * noisy + (1 - a) * clean, "a and gamma are mixed up in the weights: they are "
+         "gamma and 1 - gamma."),
     )  # fmt: skip
-    require_close(
+    compare(
         sigma,
         right,
+        mistakes,
         "The shape fits, the values do not. Write x_t and x_s as data plus the same eps, put them "
         "into the formula for x_gamma, and collect what stands before eps.",
         **_CLOSE,
     )
     return "The same noise in both ends, so its amounts are mixed as the points are."
-
-
-# -------------------------------------------------------------------- exercise 3
 
 
 class _Network:
@@ -203,15 +169,8 @@ def data_guess(answer: Callable[[Callable[..., Tensor], Tensor, Level], Tensor])
     x = chord_point(x_t, x_s, t, s, gamma)
     level = sub_level(t, s, gamma, "linear")
     network = _Network()
-    require_function(answer)
-    before = x.clone()
-    returned = answer(network, x, level)
+    guess = call(answer, (_COUNT, 2), network=network, x_gamma=x, level_gamma=level)
     calls = network.calls
-    guess = require_shape(returned, (_COUNT, 2), "What your function returns")
-    require(
-        torch.equal(x, before),
-        "Your function changes x_gamma itself; make a new tensor, without `/=`.",
-    )
     n = level.norm
     unit = Level(level.alpha / n, level.sigma / n)
     eps = network(x / n, unit)
@@ -250,10 +209,10 @@ def data_guess(answer: Callable[[Callable[..., Tensor], Tensor, Level], Tensor])
     for wrong, sentence in askings:
         mistakes.append(((x - level.sigma * wrong) / level.alpha, sentence))
         mistakes.append(((x / n - unit.sigma * wrong) / unit.alpha, sentence))
-    refuse(guess, tuple(mistakes), **_CLOSE)
-    require_close(
+    compare(
         guess,
         right,
+        mistakes,
         "The shape fits, the values do not. Three lines: n, the network's answer about x_gamma / "
         "n, and x0 from x_gamma = alpha x0 + sigma eps.",
         **_CLOSE,
