@@ -12,6 +12,7 @@ that is given what :func:`load_training` returns goes on as if it had never stop
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from slam_edu._validation import check_count
+from slam_edu._validation import check_choice, check_count
 from slam_edu.distill import DistillOutput, SubPathDistiller
 from slam_edu.ema import update_ema
 from slam_edu.io import atomic_path
@@ -30,19 +31,26 @@ from slam_edu.losses import mse
 from slam_edu.prediction import Prediction, add_noise, to_output
 from slam_edu.schedule import NoiseSchedule
 
+SCHEDULES = ("cosine", "linear", "constant")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    r"""How a student is trained.
+    r"""How a network is trained.
 
     Attributes:
         updates: number of optimiser steps.
-        batch: samples per update.
-        lr: AdamW's peak learning rate (weight decay 0).
+        batch: samples of a batch.
+        accumulate: batches of an update.
+        lr: AdamW's highest learning rate.
+        schedule: how the rate falls after the warm-up: ``"cosine"``, ``"linear"``, ``"constant"``.
         warmup: updates over which the rate rises linearly from 0.
-        final_lr: the rate falls along a cosine to this fraction of ``lr``; 1 keeps it constant.
-        ema_rate: :math:`r` of the target network's moving average.
+        final_lr: what the rate falls to, as a fraction of ``lr``; 1 keeps it constant.
+        weight_decay: AdamW's.
         clip: largest norm of the gradient.
+        ema_rate: :math:`r` of the target network's moving average.
+        max_skipped: how many updates in a row may be skipped, because loss or gradient is not
+            finite.
 
     Raises:
         ValueError: for a value that is not allowed; it names the value and its range.
@@ -50,32 +58,46 @@ class TrainConfig:
 
     updates: int = 3000
     batch: int = 512
+    accumulate: int = 1
     lr: float = 1e-3
+    schedule: str = "cosine"
     warmup: int = 0
     final_lr: float = 0.0
-    ema_rate: float = 0.95
+    weight_decay: float = 0.0
     clip: float = 1.0
+    ema_rate: float = 0.95
+    max_skipped: int = 10
 
     def __post_init__(self) -> None:
-        check_count(self.updates, "updates")
-        check_count(self.batch, "batch")
+        for name in ("updates", "batch", "accumulate"):
+            check_count(getattr(self, name), name)
         check_count(self.warmup, "warmup", low=0, high=self.updates)
-        for name in ("lr", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; allowed: a finite number > 0"
-                )
+        check_count(self.max_skipped, "max_skipped", low=0)
+        check_choice(self.schedule, SCHEDULES, "schedule")
+        bounds = {"lr": "> 0", "clip": "> 0", "weight_decay": ">= 0"}
+        for name, bound in bounds.items():
+            value = getattr(self, name)
+            if not 0 <= value < math.inf or (value == 0 and bound == "> 0"):
+                raise ValueError(f"{name} is {value!r}; allowed: a finite number {bound}")
         for name in ("final_lr", "ema_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: from 0 to 1")
 
     def lr_at(self, update: int) -> float:
-        """The learning rate of update ``0 ... updates-1``: linear warm-up, then a cosine."""
+        """The learning rate of update ``0 ... updates-1``: linear warm-up, then the schedule."""
         if update < self.warmup:
             return self.lr * (update + 1) / self.warmup
         progress = (update - self.warmup) / max(1, self.updates - self.warmup)
-        cosine = (1 + math.cos(math.pi * progress)) / 2
-        return self.lr * (self.final_lr + (1 - self.final_lr) * cosine)
+        falling = {
+            "cosine": (1 + math.cos(math.pi * progress)) / 2,
+            "linear": 1 - progress,
+            "constant": 1.0,
+        }[self.schedule]
+        return self.lr * (self.final_lr + (1 - self.final_lr) * falling)
+
+    def replace(self, **changes: Any) -> TrainConfig:
+        """A copy with some fields changed, validated again."""
+        return dataclasses.replace(self, **changes)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ def run(options: argparse.Namespace) -> int:
         print(describe(config, documented=False), flush=True)
     distillation = DistillRun(config, show=_say)
     bar = tqdm(
-        total=config.updates, desc="distilling", unit="update", mininterval=0.5, smoothing=0.05,
+        total=config.training.updates, desc="distilling", unit="update", mininterval=0.5,
+        smoothing=0.05,
         disable=True if options.quiet or not _main_process() else None,
     )  # fmt: skip
     with bar:
@@ -42,8 +43,9 @@ def run(options: argparse.Namespace) -> int:
         return 128 + distillation.stopped
     if _main_process():
         print(
-            f"done: {config.updates:,} updates in {str(distillation.folder)!r}. Next: `slam-edu "
-            f"export {distillation.folder} --out DIR`, `slam-edu evaluate {distillation.folder}`"
+            f"done: {config.training.updates:,} updates in {str(distillation.folder)!r}. Next: "
+            f"`slam-edu export {distillation.folder} --out DIR`, "
+            f"`slam-edu evaluate {distillation.folder}`"
         )
     return 0
 

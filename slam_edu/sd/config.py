@@ -1,42 +1,32 @@
 """The configuration of a distillation: every setting, its meaning, its presets.
 
-A run is described by one :class:`SDConfig`. It is made from a preset, a file and ``name=value``
-settings, each overriding what comes before (:func:`load_config`), is printed with the meaning of
-every setting (:func:`describe`), and is saved with the run as ``config.yaml``.
+A run is described by one :class:`SDConfig`, which holds the step's
+:class:`~slam_edu.distill.DistillConfig` and the loop's :class:`~slam_edu.training.TrainConfig`.
+Users see one flat list of settings: a preset, a file and ``name=value``, each overriding what
+comes before (:func:`load_config`). :func:`describe` prints it, ``config.yaml`` keeps it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import math
 import os
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from slam_edu._validation import check_choice
-from slam_edu.distill import CONDITIONINGS, GAMMAS, HOPS, LOSSES, DistillConfig
+from slam_edu.distill import CONDITIONINGS, LOSSES, DistillConfig
 from slam_edu.embedding import GAMMA_INPUTS
 from slam_edu.io import atomic_path
-from slam_edu.prediction import PREDICTION_TYPES
 from slam_edu.subpath import COUPLINGS
+from slam_edu.training import SCHEDULES, TrainConfig
 
-METHODS = ("slam", "lcd")
-TRAINED = ("full", "lora")
-LORA_TARGETS = ("attention", "all")
-SCHEDULES = ("cosine", "linear", "constant")
-OPTIMIZERS = ("adamw", "adamw8bit")
-PRECISIONS = ("no", "fp16", "bf16")
 DTYPES = ("float32", "float16", "bfloat16")
 DATA = ("digits", "folder", "webdataset", "datasets", "prompts", "cache")
-EMPTY_CAPTIONS = ("reject", "keep")
-TRACKERS = ("tensorboard", "wandb", "trackio", "none")
-DEVICES = ("auto", "cpu", "cuda", "mps")
 WEIGHTS = ("target", "student")
 
 #: What the ids on the hub resolve to; each is one commit.
@@ -50,331 +40,288 @@ def _setting(
     default: Any,
     section: str,
     doc: str,
+    choices: Iterable[str] = (),
     *,
-    choices: Iterable[object] | None = None,
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
 ) -> Any:
     """A field of :class:`SDConfig` with its meaning and what it may be."""
-    rule = {"section": section, "doc": doc, "choices": choices and tuple(choices)}
+    rule = {"section": section, "doc": doc, "choices": tuple(choices)}
     return dataclasses.field(
         default=default, metadata={**rule, "low": low, "high": high, "above": above}
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+def _part(default: Any, section: str, **docs: str | tuple[str, Iterable[str]]) -> Any:
+    """A field that holds a configuration, with the meanings (and choices) of its settings."""
+    return dataclasses.field(default=default, metadata={"section": section, "docs": docs})
+
+
+# fmt: off
+@dataclass(frozen=True, init=False)
 class SDConfig:
     """A distillation of a Stable Diffusion, every setting of it.
 
-    ``slam-edu distill --help-config`` prints all settings with their meaning.
+    All settings are keywords, those of ``distillation`` and ``training`` too: what
+    ``SDConfig(lr=1e-3)`` sets is read as ``config.training.lr``. ``slam-edu distill
+    --help-config`` prints their meanings.
 
     Raises:
-        ValueError: for a value that is not allowed; it names the setting, the value and what is
-            allowed.
+        ValueError: for an unknown setting or a value that is not allowed; it names both.
     """
 
-    # ---- teacher
     teacher: str = _setting(
         "digits", "teacher",
         "the diffusion model to distil: 'digits' (shipped), a pipeline's folder, or an id on the "
-        "Hugging Face hub",
-    )  # fmt: skip
+        "Hugging Face hub")
     revision: str | None = _setting(
-        None, "teacher", "the commit of a hub id, 40 hexadecimal digits; an id needs one"
-    )
+        None, "teacher", "the commit of a hub id, 40 hexadecimal digits; an id needs one")
     variant: str | None = _setting(
-        None, "teacher", "which of its weight files, such as 'fp16'; none: the plain ones"
-    )
+        None, "teacher", "which of its weight files, such as 'fp16'; none: the plain ones")
     frozen_dtype: str = _setting(
         "float32", "teacher",
-        "dtype of weights that are not trained: the teacher's and, with LoRA, the base's",
-        choices=DTYPES,
-    )  # fmt: skip
+        "dtype of weights that are not trained: the teacher's and, with LoRA, the base's", DTYPES)
 
-    # ---- method
     method: str = _setting(
         "slam", "method",
         "'slam', or 'lcd' for latent consistency distillation, which is gamma = 1 everywhere",
-        choices=METHODS,
-    )  # fmt: skip
-    subpaths: int = _setting(50, "method", "number N of sub-paths", low=1)
-    guidance: float = _setting(
-        3.0, "method",
-        "w of eps_c + w (eps_c - eps_u), distilled into the student; diffusers' scale less 1",
-        low=0, high=100,
-    )  # fmt: skip
-    coupling: str = _setting(
-        "linear", "method", "of the chord's level: 'markov' (official) or 'linear' (exact)",
-        choices=COUPLINGS,
-    )  # fmt: skip
-    conditioning: str = _setting(
-        "level", "method",
-        "how the student knows its place: 'gamma' (official, an embedding) or 'level' (its own "
-        "real-valued timestep; stock architecture)",
-        choices=CONDITIONINGS,
-    )  # fmt: skip
-    gammas: str = _setting(
-        "uniform", "method", "how gamma is drawn; see DistillConfig", choices=GAMMAS
-    )
-    hop: str = _setting(
-        "full", "method", "'random': consistency distillation with random hops, a control",
-        choices=HOPS,
-    )  # fmt: skip
-    reach: float = _setting(
-        1.0, "method", "gamma is drawn up to this; above 1 the chord goes on past x_t", low=1
-    )
-    teacher_steps: int = _setting(1, "method", "the teacher's DDIM steps a hop", low=1)
-    loss: str = _setting("l2", "method", "'l2' or pseudo-Huber", choices=LOSSES)
-    huber_c: float = _setting(1e-3, "method", "c of the pseudo-Huber loss", above=0)
-    timestep_scaling: float = _setting(10.0, "method", "of the boundary scalings", above=0)
+        ("slam", "lcd"))
+    distillation: DistillConfig = _part(  # noqa: RUF009
+        DistillConfig(guidance=3.0, coupling="linear", conditioning="level"), "method",
+        subpaths="number N of sub-paths",
+        guidance="w of eps_c + w (eps_c - eps_u), distilled into the student; diffusers' scale "
+                 "less 1",
+        coupling=("of the chord's level: 'markov' (official) or 'linear' (exact)", COUPLINGS),
+        conditioning=(
+            "how the student knows its place: 'gamma' (official, an embedding) or 'level' (its "
+            "own real-valued timestep; stock architecture)", CONDITIONINGS),
+        gammas=("how gamma is drawn; see DistillConfig", ("uniform", "one")),
+        reach="gamma is drawn up to this; above 1 the chord goes on past x_t",
+        teacher_steps="the teacher's DDIM steps a hop",
+        loss=("'l2' or pseudo-Huber", LOSSES),
+        huber_c="c of the pseudo-Huber loss",
+        timestep_scaling="of the boundary scalings")
 
-    # ---- student
     train: str = _setting(
-        "full", "student", "all of the UNet's weights, or low-rank adapters", choices=TRAINED
-    )
+        "full", "student", "all of the UNet's weights, or low-rank adapters", ("full", "lora"))
     gamma_input: str = _setting(
         "official", "student",
         "with conditioning=gamma: the embedding e(10 - 10 gamma), or a smooth one that is zero at "
-        "gamma = 1",
-        choices=GAMMA_INPUTS,
-    )  # fmt: skip
+        "gamma = 1", GAMMA_INPUTS)
     gamma_lr: float = _setting(
         1.0, "student", "learning rate of the gamma embedding's weights, as a fraction of lr",
-        low=0, high=100,
-    )  # fmt: skip
+        low=0, high=100)
     lora_rank: int = _setting(64, "student", "rank r of the adapters", low=1)
     lora_alpha: float | None = _setting(
-        None, "student", "the adapters are scaled by alpha/r; none: alpha = r", above=0
-    )
+        None, "student", "the adapters are scaled by alpha/r; none: alpha = r", above=0)
     lora_targets: str = _setting(
         "all", "student",
         "layers with an adapter: 'attention' alone, or 'all' (also convolutions, feed-forward "
-        "and time layers)",
-        choices=LORA_TARGETS,
-    )  # fmt: skip
+        "and time layers)", ("attention", "all"))
     gradient_checkpointing: bool = _setting(
-        False, "student", "compute activations twice instead of keeping them"
-    )
+        False, "student", "compute activations twice instead of keeping them")
 
-    # ---- optimisation
-    updates: int = _setting(500, "optimisation", "number of optimiser steps", low=1)
-    batch: int = _setting(32, "optimisation", "samples a process takes at a time", low=1)
-    accumulate: int = _setting(
-        1, "optimisation", "batches an update: processes x batch x accumulate samples", low=1
-    )
-    lr: float = _setting(1e-4, "optimisation", "AdamW's highest learning rate", above=0)
-    schedule: str = _setting(
-        "cosine", "optimisation", "how the rate falls after the warm-up", choices=SCHEDULES
-    )
-    warmup: int = _setting(0, "optimisation", "updates over which the rate rises from 0", low=0)
-    final_lr: float = _setting(
-        0.0, "optimisation", "what the rate falls to, as a fraction of lr", low=0, high=1
-    )
+    training: TrainConfig = _part(  # noqa: RUF009
+        TrainConfig(updates=500, batch=32, lr=1e-4), "optimisation",
+        updates="number of optimiser steps",
+        batch="samples a process takes at a time",
+        accumulate="batches an update: processes x batch x accumulate samples",
+        lr="AdamW's highest learning rate",
+        schedule=("how the rate falls after the warm-up", SCHEDULES),
+        warmup="updates over which the rate rises from 0",
+        final_lr="what the rate falls to, as a fraction of lr",
+        weight_decay="AdamW's weight decay",
+        clip="largest norm of the gradient",
+        ema_rate="r of the target's moving average",
+        max_skipped="updates in a row that may be skipped for a loss that is not finite")
     optimizer: str = _setting(
         "adamw", "optimisation", "'adamw8bit' needs bitsandbytes and a CUDA GPU",
-        choices=OPTIMIZERS,
-    )  # fmt: skip
-    weight_decay: float = _setting(0.0, "optimisation", "AdamW's weight decay", low=0)
-    clip: float = _setting(1.0, "optimisation", "largest norm of the gradient", above=0)
-    ema_rate: float = _setting(
-        0.95, "optimisation", "r of the target's moving average", low=0, high=1
-    )
+        ("adamw", "adamw8bit"))
     mixed_precision: str = _setting(
         "no", "optimisation",
         "autocast of the networks' calls; latents, schedule and algebra stay float32",
-        choices=PRECISIONS,
-    )  # fmt: skip
-    max_skipped: int = _setting(
-        10, "optimisation", "updates in a row that may be skipped for a loss that is not finite",
-        low=0,
-    )  # fmt: skip
+        ("no", "fp16", "bf16"))
     seed: int = _setting(0, "optimisation", "of everything that is drawn", low=0)
 
-    # ---- data
     data: str = _setting(
         "digits", "data",
         "'digits'; 'folder' of images with captions; 'webdataset' shards; 'datasets', an id; "
-        "'prompts', no data at all: latents drawn from the teacher; or 'cache', made before",
-        choices=DATA,
-    )  # fmt: skip
+        "'prompts', no data at all: latents drawn from the teacher; or 'cache', made before", DATA)
     data_path: str | None = _setting(
         None, "data",
         "the folder, the shards (shards-{0000..0099}.tar, paths or addresses), the id, the file "
-        "of prompts, or the cache",
-    )  # fmt: skip
+        "of prompts, or the cache")
     data_revision: str | None = _setting(None, "data", "the commit of a datasets id")
     image_column: str = _setting("image", "data", "of a datasets id")
     caption_column: str = _setting("text", "data", "of a datasets id and of metadata.jsonl")
     resolution: int | None = _setting(
-        None, "data", "pixels of a side; none: the teacher's own size", low=8
-    )
+        None, "data", "pixels of a side; none: the teacher's own size", low=8)
     max_samples: int | None = _setting(
-        None, "data", "stop after this many; none: all there are", low=1
-    )
+        None, "data", "stop after this many; none: all there are", low=1)
     max_rejected: float = _setting(
-        0.1, "data", "largest fraction of samples that may be rejected", low=0, high=1
-    )
+        0.1, "data", "largest fraction of samples that may be rejected", low=0, high=1)
     empty_captions: str = _setting(
-        "reject", "data", "what is done with an image whose caption is empty",
-        choices=EMPTY_CAPTIONS,
-    )  # fmt: skip
+        "reject", "data", "what is done with an image whose caption is empty", ("reject", "keep"))
     cache: bool = _setting(
-        True, "data", "encode images and captions once, before the training, into safetensors"
-    )
+        True, "data", "encode images and captions once, before the training, into safetensors")
     cache_folder: str | None = _setting(
-        None, "data", "where they are kept; none: in the run's folder"
-    )
-    cache_dtype: str = _setting("float16", "data", "what they are kept in", choices=DTYPES)
+        None, "data", "where they are kept; none: in the run's folder")
+    cache_dtype: str = _setting("float16", "data", "what they are kept in", DTYPES)
     draw_steps: int = _setting(
-        25, "data", "with data=prompts: DPM-Solver++ steps of the teacher a latent", low=1
-    )
+        25, "data", "with data=prompts: DPM-Solver++ steps of the teacher a latent", low=1)
     draw_guidance: float | None = _setting(
-        None, "data", "with data=prompts: w of the drawing; none: guidance", low=0, high=100
-    )
+        None, "data", "with data=prompts: w of the drawing; none: guidance", low=0, high=100)
     draw_count: int = _setting(1, "data", "with data=prompts: latents a prompt", low=1)
 
-    # ---- run
     out: str = _setting("runs/distill", "run", "the run's folder")
     save_every: int = _setting(100, "run", "updates a checkpoint", low=1)
     keep: int = _setting(2, "run", "checkpoints that are kept", low=1)
     log_every: int = _setting(10, "run", "updates a row of log.csv", low=1)
     sample_every: int = _setting(
-        250, "run", "updates a grid of samples; 0: at the start and the end alone", low=0
-    )
+        250, "run", "updates a grid of samples; 0: at the start and the end alone", low=0)
     sample_prompts: str | None = _setting(
-        None, "run", "file of prompts for the grids, one a line; none: from the data"
-    )
+        None, "run", "file of prompts for the grids, one a line; none: from the data")
     sample_count: int = _setting(8, "run", "prompts of a grid; 0: no grids", low=0, high=64)
     tracker: str = _setting(
-        "tensorboard", "run", "where losses and grids are also written", choices=TRACKERS
-    )
-    device: str = _setting("auto", "run", "what to compute on", choices=DEVICES)
+        "tensorboard", "run", "where losses and grids are also written",
+        ("tensorboard", "wandb", "trackio", "none"))
+    device: str = _setting("auto", "run", "what to compute on", ("auto", "cpu", "cuda", "mps"))
     threads: int | None = _setting(None, "run", "of torch on a CPU; none: torch's choice", low=1)
+    # fmt: on
 
-    def __post_init__(self) -> None:
+    def __init__(self, **settings: Any) -> None:
+        for name, value in settings.items():
+            if name not in ("distillation", "training"):
+                setting_rule(name).check(name, value)
         for field in dataclasses.fields(self):
-            _check(field, getattr(self, field.name))
-        if self.warmup > self.updates:
-            raise ValueError(
-                f"warmup is {self.warmup}; allowed: at most updates, which is {self.updates}"
-            )
+            value = settings.get(field.name, field.default)
+            if "docs" in field.metadata:
+                inside = field.metadata["docs"].keys() & settings.keys()
+                value = dataclasses.replace(value, **{name: settings[name] for name in inside})
+            object.__setattr__(self, field.name, value)
+        self._check_together()
+
+    def _check_together(self) -> None:
         if self.data in ("folder", "webdataset", "datasets", "cache") and not self.data_path:
             raise ValueError(
                 f"data is {self.data!r} without a data_path; allowed: data_path=..., "
-                f"{type(self).data_path_doc()}"
+                f"{RULES['data_path'].doc}"
             )
         if self.data == "prompts" and not self.cache:
             raise ValueError(
                 "cache is False with data='prompts'; allowed: True, because the latents are drawn "
                 "once, before the training"
             )
-        if self.revision is not None and not _is_commit(self.revision):
-            raise ValueError(
-                f"revision is {self.revision!r}; allowed: a commit's 40 hexadecimal digits"
-            )
-        self.distill()  # the method's own checks
-
-    @classmethod
-    def data_path_doc(cls) -> str:
-        """What ``data_path`` may be."""
-        return cls.__dataclass_fields__["data_path"].metadata["doc"]
+        commit = self.revision
+        if commit is not None and not (len(commit) == 40 and set(commit) <= set(_HEX)):
+            raise ValueError(f"revision is {commit!r}; allowed: a commit's 40 hexadecimal digits")
 
     @property
     def gamma_conditioned(self) -> bool:
         """Whether the student has an embedding of gamma."""
-        return self.conditioning == "gamma"
+        return self.distillation.conditioning == "gamma"
 
     def distill(self, prediction_type: str = "epsilon") -> DistillConfig:
-        """The method's part, for :class:`slam_edu.distill.SubPathDistiller`.
+        """The method's part, for a teacher that predicts ``prediction_type``."""
+        lcd = {"gammas": "one", "reach": 1.0} if self.method == "lcd" else {}
+        return self.distillation.replace(**lcd, teacher_prediction_type=prediction_type)
 
-        Args:
-            prediction_type: what the teacher predicts, from its scheduler's configuration.
-        """
-        check_choice(prediction_type, PREDICTION_TYPES, "prediction_type")
-        names = {field.name for field in dataclasses.fields(DistillConfig)}
-        ours = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        shared = {name: value for name, value in ours.items() if name in names}
-        if self.method == "lcd":
-            shared |= {"gammas": "one", "hop": "full", "reach": 1.0}
-        return DistillConfig(**shared, teacher_prediction_type=prediction_type)
+    def settings(self) -> dict[str, Any]:
+        """All settings by their flat names."""
+        parts = {None: self, "distillation": self.distillation, "training": self.training}
+        return {name: getattr(parts[rule.part], name) for name, rule in RULES.items()}
 
-    def lr_at(self, update: int) -> float:
-        """The learning rate of update ``0 ... updates-1``: linear warm-up, then the schedule."""
-        if update < self.warmup:
-            return self.lr * (update + 1) / self.warmup
-        progress = (update - self.warmup) / max(1, self.updates - self.warmup)
-        falling = {
-            "cosine": (1 + math.cos(math.pi * progress)) / 2,
-            "linear": 1 - progress,
-            "constant": 1.0,
-        }[self.schedule]
-        return self.lr * (self.final_lr + (1 - self.final_lr) * falling)
-
-    def replace(self, **changes: object) -> SDConfig:
-        """A copy with some settings changed, validated again.
-
-        Raises:
-            ValueError: for an unknown setting, or a value that is not allowed.
-        """
-        _known(changes)
-        return dataclasses.replace(self, **changes)
+    def replace(self, **changes: Any) -> SDConfig:
+        """A copy with some settings changed, validated again."""
+        return SDConfig(**{**vars(self), **changes})
 
 
-def _is_commit(text: str) -> bool:
-    return len(text) == 40 and set(text) <= set("0123456789abcdef")
+_HEX = "0123456789abcdef"
 
 
-@functools.cache
-def _types() -> dict[str, tuple[type, bool]]:
-    """Of each setting its plain type, and whether it may be None."""
+class Rule(NamedTuple):
+    """Of one setting: its section, meaning, default, and what it may be."""
+
+    section: str
+    doc: str
+    default: Any
+    kind: type
+    optional: bool
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    part: str | None = None  # the field of SDConfig that holds it
+
+    def check(self, name: str, value: object) -> None:
+        """Type, set and bounds."""
+        if value is None and self.optional:
+            return
+        fits = isinstance(value, (int, float) if self.kind is float else self.kind)
+        if not fits or (self.kind is not bool and isinstance(value, bool)):
+            raise ValueError(f"{name} is {value!r}; allowed: {_KINDS[self.kind]}{self._bounds()}")
+        if self.choices:
+            check_choice(value, self.choices, name)
+        if self.kind in (int, float):
+            inside = (
+                math.isfinite(value)
+                and (self.low is None or value >= self.low)
+                and (self.high is None or value <= self.high)
+                and (self.above is None or value > self.above)
+            )
+            if not inside:
+                raise ValueError(
+                    f"{name} is {value!r}; allowed: a finite number{self._bounds()}"
+                )
+
+    def _bounds(self) -> str:
+        signs = ((">=", self.low), (">", self.above), ("<=", self.high))
+        words = [f"{sign} {bound:g}" for sign, bound in signs if bound is not None]
+        return f" {' and '.join(words)}" if words else ""
+
+
+_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+
+
+def _rules() -> Mapping[str, Rule]:
     found = {}
-    for name, hint in typing.get_type_hints(SDConfig).items():
-        options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        [plain] = [option for option in options if option is not types.NoneType]
-        found[name] = (plain, types.NoneType in options)
+    for field in dataclasses.fields(SDConfig):
+        meta = dict(field.metadata)
+        docs = meta.pop("docs", None)
+        if docs is None:
+            found[field.name] = Rule(default=field.default, **meta, **_kind(SDConfig, field.name))
+            continue
+        for name, doc in docs.items():
+            doc, choices = (doc, ()) if isinstance(doc, str) else doc
+            found[name] = Rule(
+                meta["section"], doc, getattr(field.default, name), choices=tuple(choices),
+                part=field.name, **_kind(type(field.default), name),
+            )  # fmt: skip
     return found
 
 
-def _check(field: dataclasses.Field, value: object) -> None:
-    """Type, set and bounds of one setting."""
-    rule, (kind, optional) = field.metadata, _types()[field.name]
-    if value is None and optional:
-        return
-    fits = isinstance(value, (int, float) if kind is float else kind)
-    if not fits or (kind is not bool and isinstance(value, bool)):
-        article = {int: "an integer", float: "a number", bool: "true or false", str: "text"}[kind]
-        raise ValueError(f"{field.name} is {value!r}; allowed: {article}{_bounds(rule)}")
-    if rule["choices"]:
-        check_choice(value, rule["choices"], field.name)
-    if kind in (int, float):
-        low, high, above = rule["low"], rule["high"], rule["above"]
-        inside = (
-            math.isfinite(value)
-            and (low is None or value >= low)
-            and (high is None or value <= high)
-            and (above is None or value > above)
-        )
-        if not inside:
-            raise ValueError(f"{field.name} is {value!r}; allowed: a finite number{_bounds(rule)}")
+def _kind(owner: type, name: str) -> dict[str, Any]:
+    hint = typing.get_type_hints(owner)[name]
+    options = typing.get_args(hint) or (hint,)
+    return {"kind": next(k for k in _KINDS if k in options), "optional": type(None) in options}
 
 
-def _bounds(rule: Mapping[str, Any]) -> str:
-    words = [
-        f"{sign} {rule[name]:g}"
-        for name, sign in (("low", ">="), ("above", ">"), ("high", "<="))
-        if rule[name] is not None
-    ]
-    return f" {' and '.join(words)}" if words else ""
+#: Of every setting, by its flat name.
+RULES = _rules()
 
 
-def _known(names: Iterable[str]) -> None:
-    fields = [field.name for field in dataclasses.fields(SDConfig)]
-    for name in names:
-        if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise ValueError(f"{name!r} is no setting{hint} Allowed: {', '.join(fields)}")
+def setting_rule(name: str) -> Rule:
+    """The rule of a setting.
+
+    Raises:
+        ValueError: for a name that is none, with the nearest.
+    """
+    if name not in RULES:
+        near = difflib.get_close_matches(name, RULES, n=3)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ValueError(f"{name!r} is no setting; {hint}allowed: {', '.join(RULES)}")
+    return RULES[name]
 
 
 # -------------------------------------------------------------------- presets
@@ -458,8 +405,11 @@ def load_config(
     values = dict(PRESETS[preset][1])
     if file is not None:
         values |= read_settings(Path(file))
-    values |= dict(_parse(text) for text in settings)
-    _known(values)
+    for text in settings:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"{text!r} is no setting; allowed: name=value")
+        values[name] = _read(name, value)
     return SDConfig(**values)
 
 
@@ -481,30 +431,22 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise ValueError(
             f"{str(path)!r} holds {type(found).__name__}; allowed: settings as name: value"
         )
-    _known(map(str, found))
-    # YAML reads 1e-4 as text.
-    return {name: _read(name, value) for name, value in found.items()}
-
-
-def _parse(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"{text!r} is no setting; allowed: name=value")
-    _known([name])
-    return name, _read(name, value)
+    if found.get("hop") == "full":  # of older runs
+        del found["hop"]
+    return {name: _read(str(name), value) for name, value in found.items()}
 
 
 def _read(name: str, value: Any) -> Any:
     """A setting's value from text, as its type; what does not fit is left for the checks."""
-    kind, optional = _types()[name]
+    rule = setting_rule(name)
     if not isinstance(value, str):
         return value
-    if optional and value.lower() in ("none", "null", ""):
+    if rule.optional and value.lower() in ("none", "null", ""):
         return None
-    if kind is bool:
+    if rule.kind is bool:
         return {"true": True, "false": False}.get(value.lower(), value)
     try:
-        return kind(value)
+        return rule.kind(value)  # YAML, too, reads 1e-4 as text
     except ValueError:
         return value
 
@@ -518,20 +460,18 @@ def describe(config: SDConfig, documented: bool = True) -> str:
     """
     import yaml
 
-    lines = []
+    lines, values = [], config.settings()
     for section in SECTIONS:
         lines.append(f"# ---- {section}")
-        for field in dataclasses.fields(config):
-            if field.metadata["section"] != section:
+        for name, rule in RULES.items():
+            if rule.section != section:
                 continue
-            value = getattr(config, field.name)
-            text = yaml.safe_dump({field.name: value}, allow_unicode=True, width=10_000).strip()
             if documented:
-                rule = field.metadata
-                allowed = f" ({', '.join(map(str, rule['choices']))})" if rule["choices"] else ""
-                lines.append(f"# {rule['doc']}{allowed}")
-            mark = "" if value == field.default else f"  # default: {field.default}"
-            lines.append(text + mark)
+                allowed = f" ({', '.join(rule.choices)})" if rule.choices else ""
+                lines.append(f"# {rule.doc}{allowed}")
+            value = values[name]
+            text = yaml.safe_dump({name: value}, allow_unicode=True, width=10_000).strip()
+            lines.append(text + ("" if value == rule.default else f"  # default: {rule.default}"))
     return "\n".join(lines) + "\n"
 
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from slam_edu.distill import DistillOutput, SubPathDistiller
+from slam_edu.distill import DistillConfig, DistillOutput, SubPathDistiller
 from slam_edu.ema import average_tensors
 from slam_edu.schedule import NoiseSchedule
 from slam_edu.sd.checkpoint import Progress
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
 #: Timesteps are counted in this many bins of equal width for the log.
 BINS = 10
+
+MakeDistiller = Callable[[NoiseSchedule, DistillConfig], SubPathDistiller]
 
 
 class Batches(Protocol):
@@ -104,6 +106,7 @@ class Engine:
         *,
         prediction_type: str = "epsilon",
         accelerator: Accelerator | None = None,
+        distiller: MakeDistiller = SubPathDistiller,
     ) -> None:
         self.config, self.networks, self.batches = config, networks, batches
         self.accelerator = accelerator
@@ -111,10 +114,10 @@ class Engine:
         self.rank = accelerator.process_index if accelerator else 0
         self.device = schedule.device
         method = config.distill(prediction_type)
-        self.distiller = SubPathDistiller(schedule, method)
+        self.distiller = distiller(schedule, method)
         # Samples are drawn on the CPU whatever the device, so that they are the same on all.
         on_cpu = NoiseSchedule(schedule.alpha.cpu(), schedule.sigma.cpu())
-        self._drawer = SubPathDistiller(on_cpu, method)
+        self._drawer = distiller(on_cpu, method)
         self.optimizer = make_optimizer(config, networks, self.device)
         self.progress = Progress()
         self._scaler = torch.amp.GradScaler(
@@ -126,7 +129,7 @@ class Engine:
     @property
     def batch(self) -> int:
         """Samples of an update, of all processes."""
-        return self.config.batch * self.config.accumulate * self.processes
+        return self.config.training.batch * self.config.training.accumulate * self.processes
 
     def restore(self, progress: Progress) -> None:
         """Go on from a checkpoint that was read into networks and optimiser."""
@@ -141,8 +144,8 @@ class Engine:
             update: from 0.
             part: 0 ... accumulate-1.
         """
-        size, config = self.config.batch, self.config
-        first = ((update * config.accumulate + part) * self.processes + self.rank) * size
+        size, config = self.config.training.batch, self.config
+        first = ((update * config.training.accumulate + part) * self.processes + self.rank) * size
         return list(range(first, first + size))
 
     def updates(self, asked_to_stop: Callable[[], bool] = lambda: False) -> Iterator[EngineState]:
@@ -158,29 +161,29 @@ class Engine:
         config, networks = self.config, self.networks
         parameters = list(networks.trained.values())
         detached = {name: p.detach() for name, p in networks.trained.items()}
-        for update in range(self.progress.update, config.updates):
-            lr = config.lr_at(update)
+        for update in range(self.progress.update, config.training.updates):
+            lr = config.training.lr_at(update)
             for group in self.optimizer.param_groups:
                 group["lr"] = lr * group["fraction"]
             for p in parameters:
                 p.grad = None
             # loss, asked to stop, then the bins' sums and counts: one message an update
             told = torch.zeros(2 + 2 * BINS, dtype=torch.float64, device=self.device)
-            for part in range(config.accumulate):
+            for part in range(config.training.accumulate):
                 output = self._backward(update, part)
-                told[0] += output.loss.detach().double() / config.accumulate
+                told[0] += output.loss.detach().double() / config.training.accumulate
                 self._count(output, told[2 : 2 + BINS], told[2 + BINS :])
             told[1] = float(asked_to_stop())
             told[0] /= self.processes
             if self.processes > 1:
                 told = self.accelerator.reduce(told, "sum")
             self._scaler.unscale_(self.optimizer)
-            norm = clip_gradient(parameters, config.clip)
+            norm = clip_gradient(parameters, config.training.clip)
             loss, stop = told[:2].tolist()
             finite = math.isfinite(loss) and math.isfinite(norm)
             if finite:
                 self._scaler.step(self.optimizer)
-                average_tensors(networks.average, detached, config.ema_rate)
+                average_tensors(networks.average, detached, config.training.ema_rate)
             if self._scaler.is_enabled():
                 self._scaler.update()
             self._count_up(update, finite, loss, norm, lr)
@@ -197,7 +200,7 @@ class Engine:
         sample = self._drawer.draw(x0.cpu(), [sample_generator(config.seed, n) for n in numbers])
         x0, cond = x0.to(self.device), cond.to(self.device)
         moved = {k: v.to(self.device) for k, v in vars(sample).items()}
-        last = part + 1 == config.accumulate
+        last = part + 1 == config.training.accumulate
         # Gradients are summed over processes once an update.
         alone = self.processes > 1 and not last
         with self.accelerator.no_sync(networks.wrapped) if alone else nullcontext():
@@ -208,9 +211,9 @@ class Engine:
                 student=networks.student,
                 target=networks.target,
                 cond=cond,
-                uncond=self._empty.expand(len(x0)) if config.guidance else None,
+                uncond=self._empty.expand(len(x0)) if config.distillation.guidance else None,
             )
-            self._scaler.scale(output.loss / config.accumulate).backward()
+            self._scaler.scale(output.loss / config.training.accumulate).backward()
         return output
 
     @property
@@ -233,7 +236,7 @@ class Engine:
             in_a_row=in_a_row,
             scaler=self._scaler.state_dict(),
         )
-        if in_a_row > self.config.max_skipped:
+        if in_a_row > self.config.training.max_skipped:
             raise FloatingPointError(
                 f"the last {in_a_row} updates up to number {update + 1} had a loss of {loss} or a "
                 f"gradient norm of {norm}; they changed nothing. Lower the learning rate (now "
@@ -261,7 +264,7 @@ def make_optimizer(
         fraction = config.gamma_lr if "cond_proj" in name else 1.0
         groups.setdefault(fraction, []).append(p)
     listed = [{"params": ps, "fraction": fraction} for fraction, ps in groups.items()]
-    options = {"lr": config.lr, "weight_decay": config.weight_decay}
+    options = {"lr": config.training.lr, "weight_decay": config.training.weight_decay}
     if config.optimizer == "adamw8bit":
         if device.type != "cuda":
             raise ValueError(f"optimizer is 'adamw8bit' on {device.type}; allowed there: 'adamw'")

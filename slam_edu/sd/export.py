@@ -147,8 +147,8 @@ def lcm_scheduler(pipeline: Pipeline, config: SDConfig) -> LCMScheduler:
     options = {name: teacher.config[name] for name in names if name in teacher.config}
     options |= {
         "num_train_timesteps": len(teacher.alphas_cumprod),
-        "original_inference_steps": config.subpaths,
-        "timestep_scaling": config.timestep_scaling,
+        "original_inference_steps": config.distillation.subpaths,
+        "timestep_scaling": config.distillation.timestep_scaling,
         "prediction_type": teacher.config.prediction_type,
         # None of them is used by LCMScheduler, but pipelines warn of other values.
         "steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False,
@@ -429,7 +429,8 @@ def _card(
         "```",
         "",
         "One to eight steps; four are a good start. `guidance_scale` stays at 1: the guidance of "
-        f"w = {config.guidance:g} (a scale of {config.guidance + 1:g}) is in the weights.",
+        f"w = {config.distillation.guidance:g} (a scale of "
+        f"{config.distillation.guidance + 1:g}) is in the weights.",
     ]
     if not lora and unet.config.time_cond_proj_dim is not None:
         lines += [
@@ -437,6 +438,7 @@ def _card(
             "any other scale would ask for another place on the sub-path.",
         ]
     lines += ["", "## How it was made", "", "| setting | value |", "|---|---|"]
+    settings = config.settings()
     shown = [
         "method", "subpaths", "guidance", "coupling", "conditioning", "gammas", "reach", "loss",
         "train",
@@ -445,11 +447,11 @@ def _card(
         "updates", "batch", "accumulate", "lr", "ema_rate", "mixed_precision", "resolution",
         "seed",
     ]  # fmt: skip
-    lines += [f"| {name} | {getattr(config, name)} |" for name in shown]
+    lines += [f"| {name} | {settings[name]} |" for name in shown]
     lines += [f"| weights | {_which(weights)} |"]
     notes = {k: v for k, v in about.items() if k != "figures"}
     lines += [f"| {k} | {v} |" for k, v in notes.items() if isinstance(v, str | int | float)]
-    draw = config.guidance if config.draw_guidance is None else config.draw_guidance
+    draw = config.distillation.guidance if config.draw_guidance is None else config.draw_guidance
     data = DATA[config.data].format(
         data_path=config.data_path, data_revision=config.data_revision,
         draw_steps=config.draw_steps, draw=f"{draw:g}",
@@ -508,8 +510,6 @@ def figures_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _method(config: SDConfig) -> str:
     method = config.distill()
-    if method.hop == "random":
-        return "consistency distillation with random hops"
     if method.gammas == "one" and method.reach == 1:
         return "latent consistency distillation (Luo et al. 2023)"
     return "sub-path linear approximation (SLAM, also SPLAM; Xu et al. 2024)"
@@ -656,7 +656,7 @@ def run(options: argparse.Namespace) -> int:
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     print(
         f"wrote {options.out} ({size / 1e6:,.1f} MB) after update {found.update:,} of "
-        f"{found.config.updates:,}; {CARD} there says how to sample"
+        f"{found.config.training.updates:,}; {CARD} there says how to sample"
     )
     if options.push_to_hub:
         print(f"uploaded to {push_to_hub(options.out, options.push_to_hub)}")

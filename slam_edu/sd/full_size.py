@@ -10,7 +10,6 @@ that shapes, dtypes and the order of things hold at the size that counts, that m
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gc
 import hashlib
 import json
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from slam_edu.io import atomic_path
 from slam_edu.schedule import NoiseSchedule
 from slam_edu.sd.components import TextCondition, encode_images
-from slam_edu.sd.config import SD15, SDConfig, load_config
+from slam_edu.sd.config import RULES, SD15, SDConfig, load_config
 from slam_edu.sd.engine import Engine, make_autocast
 from slam_edu.sd.memory import GIB, REST, LiveBytes, available_bytes, resident_bytes
 from slam_edu.sd.networks import DTYPES, LoraNetworks, build_networks
@@ -97,9 +96,7 @@ def run_full_size(
     changed, states = _distill(config, architecture, plan, stages, show, latents, cond, empty)
     within = all(stage["within"] for stage in stages.values())
     differing = {
-        f.name: getattr(config, f.name)
-        for f in dataclasses.fields(config)
-        if getattr(config, f.name) != f.default
+        name: value for name, value in config.settings().items() if value != RULES[name].default
     }
     return {
         "what": architecture.name,
@@ -175,7 +172,7 @@ def _distill(
     latents: Tensor, cond: TextCondition, empty: TextCondition,
 ) -> tuple[dict[str, int], list[dict[str, float]]]:  # fmt: skip
     """The updates, and what they took and changed."""
-    show(f"UNet: {config.updates} updates with adapters of rank {config.lora_rank} ...")
+    show(f"UNet: {config.training.updates} updates with adapters of rank {config.lora_rank} ...")
     with _stage(stages, "updates", show) as live:
         unet = architecture.build_unet()
         fill(unet, config.seed + 2, DTYPES[config.frozen_dtype])
@@ -204,7 +201,7 @@ def _distill(
             del state, moments
             begin = _now()
         after = {name: checksums(tensors) for name, tensors in parts.items()}
-    wanted = plan.update(config.batch).parts
+    wanted = plan.update(config.training.batch).parts
     _compare(
         stages["updates"],
         {k: v for k, v in wanted.items() if k not in ("autoencoder", "text encoders")},

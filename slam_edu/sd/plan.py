@@ -121,9 +121,9 @@ class Plan:
         Args:
             batch: samples a process takes at a time; default the configuration's.
         """
-        batch = self.config.batch if batch is None else batch
+        batch = self.config.training.batch if batch is None else batch
         check_count(batch, "batch")
-        full = self.gradient_bytes if self.config.accumulate > 1 else None
+        full = self.gradient_bytes if self.config.training.accumulate > 1 else None
         moment = self.trace.fullest(batch, full)
         ending = {GRADIENTS: self.gradient_bytes, COPIES: 0, REST: 0}
         moment = max(moment, ending, key=lambda parts: sum(parts.values()))
@@ -245,14 +245,14 @@ class Plan:
     def sample_flops(self) -> int:
         """Operations of one sample in an update: teacher, target, student and gradient."""
         flops, config = self.trace.flops, self.config
-        calls = config.teacher_steps * (2 if config.guidance else 1)
+        calls = config.distillation.teacher_steps * (2 if config.distillation.guidance else 1)
         total = calls * flops["teacher"] + flops["target"] + flops["forward"] + flops["backward"]
         return total + (0 if config.cache else self._coding("encode", 1)[1])
 
     @property
     def update_flops(self) -> int:
         """Operations of an update on one device."""
-        return self.sample_flops * self.config.batch * self.config.accumulate
+        return self.sample_flops * self.config.training.batch * self.config.training.accumulate
 
     @property
     def half(self) -> bool:
@@ -267,7 +267,7 @@ class Plan:
         Args:
             tflops: 1e12 operations a second that a device sustains.
         """
-        return self.config.updates * self.update_flops / (1e12 * tflops)
+        return self.config.training.updates * self.update_flops / (1e12 * tflops)
 
     def drawing_seconds(self, tflops: float) -> float:
         """An estimate of the time in which the teacher draws one latent (``data=prompts``).
@@ -276,7 +276,7 @@ class Plan:
             tflops: as for :meth:`seconds`.
         """
         config = self.config
-        w = config.guidance if config.draw_guidance is None else config.draw_guidance
+        w = config.distillation.guidance if config.draw_guidance is None else config.draw_guidance
         calls = config.draw_steps * (2 if w else 1)
         return calls * self.trace.flops["teacher"] / (1e12 * tflops)
 
@@ -306,13 +306,14 @@ class Plan:
         f = self.architecture.factor
         lines = [
             f"{self.architecture.name}, {f * height} x {f * width} pixels, "
-            f"train={config.train}, batch {config.batch} x accumulate {config.accumulate} x "
+            f"train={config.train}, batch {config.training.batch} x accumulate "
+            f"{config.training.accumulate} x "
             f"{self.processes} process{'es' if self.processes > 1 else ''}, on {self.device}",
             "",
             "parameters",
             *(f"  {name:<42}{count:>16,}" for name, count in self.parameters.items()),
             "",
-            f"memory at the fullest moment of an update, batch {config.batch}",
+            f"memory at the fullest moment of an update, batch {config.training.batch}",
             *_table(self.update()),
         ]
         for phase in self.phases():
@@ -346,7 +347,7 @@ class Plan:
 
     def _time_lines(self) -> list[str]:
         config, flops = self.config, self.trace.flops
-        calls = config.teacher_steps * (2 if config.guidance else 1)
+        calls = config.distillation.teacher_steps * (2 if config.distillation.guidance else 1)
         tera = {name: count / 1e12 for name, count in flops.items()}
         lines = [
             f"computation: {_number(self.sample_flops / 1e12)} TFLOP a sample (teacher {calls} x "
@@ -357,13 +358,14 @@ class Plan:
         if self.device != "cuda":
             speed = cpu_tflops()
             lines += [
-                f"time, an ESTIMATE: {_duration(self.seconds(speed))} for {config.updates:,} "
-                f"updates at {1000 * speed:.0f} GFLOP/s, which a convolution reaches just now on "
-                f"{torch.get_num_threads()} thread(s); small networks may take twice as long",
+                f"time, an ESTIMATE: {_duration(self.seconds(speed))} for "
+                f"{config.training.updates:,} updates at {1000 * speed:.0f} GFLOP/s, which "
+                f"a convolution reaches just now on {torch.get_num_threads()} thread(s); "
+                f"small networks may take twice as long",
             ]
             return lines
         lines += [
-            f"time, an ESTIMATE, for {config.updates:,} updates, at an assumed "
+            f"time, an ESTIMATE, for {config.training.updates:,} updates, at an assumed "
             f"{'half-precision' if self.half else 'float32'} rate; measured rates differ by a "
             f"factor of two",
             f"  {'card':<18}{'GiB':>6}{'fits':>6}{'largest batch':>15}{'TFLOP/s':>9}{'time':>10}"
@@ -494,9 +496,9 @@ def check_fits(config: SDConfig, plan: Plan, available_bytes: int) -> None:
 
 def _suggestion(config: SDConfig, plan: Plan, available: int) -> str:
     gib = available / GIB
-    batch = min(plan.largest_batch(gib), config.batch - 1)
+    batch = min(plan.largest_batch(gib), config.training.batch - 1)
     if batch:
-        parts = -(-config.batch * config.accumulate // batch)
+        parts = -(-config.training.batch * config.training.accumulate // batch)
         return f"what fits: batch={batch} (accumulate={parts} for as many samples an update)"
     tried: dict[str, object] = {}
     for name, value in (
@@ -507,14 +509,14 @@ def _suggestion(config: SDConfig, plan: Plan, available: int) -> str:
         ("lora_rank", 16),
         ("sample_count", 0),
     ):
-        if getattr(config, name) == value or (name == "frozen_dtype" and plan.device != "cuda"):
+        if config.settings()[name] == value or (name == "frozen_dtype" and plan.device != "cuda"):
             continue
         tried[name] = value
         other = make_plan(config.replace(**tried), device=plan.device, processes=plan.processes)
-        batch = min(other.largest_batch(gib), config.batch)
+        batch = min(other.largest_batch(gib), config.training.batch)
         if batch:
             settings = " ".join(f"{k}={str(v).lower()}" for k, v in tried.items())
-            smaller = f" batch={batch}" if batch < config.batch else ""
+            smaller = f" batch={batch}" if batch < config.training.batch else ""
             return f"what fits: {settings}{smaller}"
     return (
         "no setting makes it fit: take a smaller resolution, a smaller teacher, or a larger device"

@@ -17,7 +17,6 @@ configuration in the same folder goes on from the last checkpoint, on the CPU to
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -27,11 +26,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from slam_edu.distill import SubPathDistiller
 from slam_edu.schedule import NoiseSchedule
 from slam_edu.sd.checkpoint import load_newest, save_checkpoint
 from slam_edu.sd.components import empty_condition, text_condition
 from slam_edu.sd.config import SDConfig, read_config, save_config
-from slam_edu.sd.engine import Engine, EngineState, make_autocast
+from slam_edu.sd.engine import Engine, EngineState, MakeDistiller, make_autocast
 from slam_edu.sd.networks import Networks, build_networks
 from slam_edu.sd.tracking import (
     SAMPLES,
@@ -64,7 +64,8 @@ class DistillRun:
 
     Args:
         config: of the run; its ``out`` is the folder.
-        show: takes the lines that are said.
+        show: takes the lines that are printed.
+        distiller: makes the step from the schedule and ``config.distill(...)``.
 
     Attributes:
         pipeline: the teacher's.
@@ -81,8 +82,14 @@ class DistillRun:
         OSError: when a checkpoint cannot be written; older ones are as they were.
     """
 
-    def __init__(self, config: SDConfig, *, show: Callable[[str], None] = print) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: SDConfig,
+        *,
+        show: Callable[[str], None] = print,
+        distiller: MakeDistiller = SubPathDistiller,
+    ) -> None:
+        self.config, self._distiller = config, distiller
         self.folder = Path(config.out)
         self._show = show
         self.stopped: int | None = None
@@ -143,7 +150,7 @@ class DistillRun:
         self.networks = build_networks(config, pipeline.unet, make_autocast(config, device))
         self.engine = Engine(
             config, self.schedule, self.networks, batches,
-            prediction_type=kind, accelerator=accelerator,
+            prediction_type=kind, accelerator=accelerator, distiller=self._distiller,
         )  # fmt: skip
         engine, networks = self.engine, self.networks
         found = load_newest(
@@ -151,8 +158,8 @@ class DistillRun:
         )
         if found is not None:
             engine.restore(found)
-            word = "finished:" if found.update >= config.updates else "going on after"
-            self._say(f"{word} update {found.update:,} of {config.updates:,}")
+            word = "finished:" if found.update >= config.training.updates else "going on after"
+            self._say(f"{word} update {found.update:,} of {config.training.updates:,}")
         self.sampler = Sampler(
             config, self.schedule, pipeline.vae, networks, cond, empty,
             prediction_type=kind, shape=grid_shape(pipeline, config.resolution),
@@ -171,13 +178,13 @@ class DistillRun:
         self.log = RunLog(self.folder, config, engine.batch, begun, tracked) if main else None
         if main and not begun:
             self._say(
-                f"{config.updates:,} updates of {engine.batch} samples; the guidance w = "
-                f"{config.guidance:g} goes into the student, which is sampled at guidance_scale 1 "
-                f"(gamma = 1)"
+                f"{config.training.updates:,} updates of {engine.batch} samples; the guidance w = "
+                f"{config.distillation.guidance:g} goes into the student, which is sampled at "
+                f"guidance_scale 1 (gamma = 1)"
             )
             self._grid(accelerator, 0, teacher=True)
         for state in engine.updates(asked):
-            last = state.update == config.updates
+            last = state.update == config.training.updates
             if main:
                 row = self.log.add(state, end=state.stop)
                 if row is not None:
@@ -191,8 +198,8 @@ class DistillRun:
             if state.stop and not last:
                 self.stopped = asked.received or signal.SIGTERM
                 self._say(
-                    f"stopped after update {state.update:,} of {config.updates:,}; the same "
-                    f"command goes on from there"
+                    f"stopped after update {state.update:,} of {config.training.updates:,}; "
+                    f"the same command goes on from there"
                 )
                 return
 
@@ -213,14 +220,14 @@ class DistillRun:
             show_image(accelerator, "samples", pixels, update)
 
 
-def distill(config: SDConfig, *, show: Callable[[str], None] = print) -> DistillRun:
-    """A distillation, to be iterated; see :class:`DistillRun`.
-
-    Args:
-        config: of the run.
-        show: takes the lines that are said.
-    """
-    return DistillRun(config, show=show)
+def distill(
+    config: SDConfig,
+    *,
+    show: Callable[[str], None] = print,
+    distiller: MakeDistiller = SubPathDistiller,
+) -> DistillRun:
+    """A distillation, to be iterated; see :class:`DistillRun`."""
+    return DistillRun(config, show=show, distiller=distiller)
 
 
 # -------------------------------------------------------------------- a run that is read again
@@ -323,11 +330,11 @@ def keep_config(config: SDConfig, folder: Path) -> None:
     """
     path = folder / CONFIG
     if path.exists():
-        there = read_config(path)
+        there = read_config(path).settings()
         odd = [
-            f"{f.name}: {getattr(there, f.name)!r} there, {getattr(config, f.name)!r} here"
-            for f in dataclasses.fields(config)
-            if f.name not in FREE and getattr(there, f.name) != getattr(config, f.name)
+            f"{name}: {there[name]!r} there, {value!r} here"
+            for name, value in config.settings().items()
+            if name not in FREE and there[name] != value
         ]
         if odd:
             raise ValueError(
@@ -383,8 +390,8 @@ def make_accelerator(config: SDConfig, folder: Path) -> Accelerator:
 
 def start_trackers(accelerator: Accelerator, config: SDConfig) -> None:
     """Tell the trackers the configuration."""
-    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    plain = {k: v if isinstance(v, int | float) else str(v) for k, v in values.items()}
+    values = config.settings().items()
+    plain = {k: v if isinstance(v, int | float) else str(v) for k, v in values}
     accelerator.init_trackers("slam_edu", config=plain)
 
 

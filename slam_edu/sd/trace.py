@@ -102,7 +102,7 @@ def trace_step(config: SDConfig, architecture: Architecture, cuda: bool) -> Step
         ValueError: for a resolution that the autoencoder cannot reduce, or a UNet that cannot be
             distilled.
     """
-    settings = {name: getattr(config, name) for name in SETTINGS}
+    settings = {name: config.settings()[name] for name in SETTINGS}
     cuda = cuda and config.mixed_precision != "no"
     return _trace_step(SDConfig(**settings), architecture.key, cuda)
 

@@ -59,7 +59,7 @@ class RunLog:
     ) -> None:
         self.path = folder / LOG
         self.accelerator = accelerator
-        self._every, self._last, self._batch = config.log_every, config.updates, batch
+        self._every, self._last, self._batch = config.log_every, config.training.updates, batch
         if update:
             self._before = shorten(self.path, COLUMNS, update)
         else:  # of a run that was stopped before its first checkpoint
@@ -149,7 +149,7 @@ class Sampler:
     @torch.no_grad()
     def teacher(self) -> Tensor:
         """The teacher's images, (B, 3, H, W) in [-1, 1], by DDIM with the distilled guidance."""
-        w = self.config.guidance
+        w = self.config.distillation.guidance
         states = sample_pf_ode(
             self.networks.teacher, self.noise, self.schedule, TEACHER_STEPS,
             prediction_type=self.prediction_type, cond=self.cond, guidance=w,
@@ -161,11 +161,12 @@ class Sampler:
     def student(self, steps: int) -> Tensor:
         """The target's images, (B, 3, H, W) in [-1, 1], at gamma = 1."""
         generator = torch.Generator(self.noise.device).manual_seed(self.config.seed)
+        method = self.config.distillation
         states = sample_consistency(
             self.networks.target, self.noise, self.schedule, steps, generator=generator,
-            subpaths=self.config.subpaths, conditioning=self.config.conditioning,
+            subpaths=method.subpaths, conditioning=method.conditioning,
             prediction_type=self.prediction_type, cond=self.cond,
-            timestep_scaling=self.config.timestep_scaling,
+            timestep_scaling=method.timestep_scaling,
         )  # fmt: skip
         return self._decode(last(states))
 

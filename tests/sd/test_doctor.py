@@ -45,8 +45,8 @@ def record(folder):
 def test_full_size_run_is_of_stable_diffusion_15():
     config = full_size_config()
     assert architecture_of(config) is STABLE_DIFFUSION_15
-    assert (config.train, config.updates, config.resolution, config.batch) == ("lora", 2, 512, 1)
-    assert config.guidance > 0
+    assert (config.train, config.training.updates, config.resolution, config.training.batch) == ("lora", 2, 512, 1)
+    assert config.distillation.guidance > 0
     assert full_size_config(["updates=3"]).updates == 3
     assert len(FULL_SIZE) == len({text.split("=")[0] for text in FULL_SIZE})
 

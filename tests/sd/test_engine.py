@@ -230,7 +230,7 @@ def test_eight_bit_adam_says_what_it_needs():
 def test_adam_is_pytorchs():
     one = engine(weight_decay=0.1)
     [group] = make_optimizer(one.config, one.networks, torch.device("cpu")).param_groups
-    assert (group["lr"], group["weight_decay"]) == (one.config.lr, 0.1)
+    assert (group["lr"], group["weight_decay"]) == (one.config.training.lr, 0.1)
 
 
 # ---- checkpoints

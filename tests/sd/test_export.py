@@ -99,11 +99,11 @@ class Run:
         with torch.no_grad():
             return last(sample_consistency(
                 network, noise, NoiseSchedule.from_scheduler(self.pipeline.scheduler), steps,
-                generator=generator, subpaths=self.config.subpaths,
-                conditioning=self.config.conditioning,
+                generator=generator, subpaths=self.config.distillation.subpaths,
+                conditioning=self.config.distillation.conditioning,
                 prediction_type=self.pipeline.scheduler.config.prediction_type,
                 cond=text_condition(self.pipeline, PROMPTS),
-                timestep_scaling=self.config.timestep_scaling,
+                timestep_scaling=self.config.distillation.timestep_scaling,
             ))  # fmt: skip
 
 
@@ -181,8 +181,8 @@ def test_the_folder(drawn, name):
     assert "_name_or_path" not in unet
     scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
     expected = {
-        "_class_name": "LCMScheduler", "original_inference_steps": run.config.subpaths,
-        "timestep_scaling": run.config.timestep_scaling, "prediction_type": prediction,
+        "_class_name": "LCMScheduler", "original_inference_steps": run.config.distillation.subpaths,
+        "timestep_scaling": run.config.distillation.timestep_scaling, "prediction_type": prediction,
         "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
         "steps_offset": 1, "clip_sample": False, "set_alpha_to_one": False,
         "trained_betas": None,

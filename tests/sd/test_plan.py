@@ -409,7 +409,7 @@ def test_too_little_memory_is_refused_with_the_numbers():
     for part in planned.phases()[0].parts:
         assert part in text
     batch = int(text.split("batch=")[1].split()[0])
-    assert batch == planned.largest_batch((planned.total() - 1) / GIB) == config.batch - 1
+    assert batch == planned.largest_batch((planned.total() - 1) / GIB) == config.training.batch - 1
     assert f"accumulate={2}" in text
 
 
@@ -478,7 +478,7 @@ def test_drawing_latents_is_estimated(capsys, tmp_path):
     calls = planned.config.draw_steps * 2
     assert planned.drawing_seconds(1.0) == calls * planned.trace.flops["teacher"] / 1e12
     assert planned.seconds(2.0) == pytest.approx(
-        planned.config.updates * planned.update_flops / 2e12
+        planned.config.training.updates * planned.update_flops / 2e12
     )
 
 

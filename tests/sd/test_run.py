@@ -74,7 +74,7 @@ def test_a_run_leaves_what_it_promises(whole):
     folder, losses = whole
     assert len(losses) == 6
     assert [p.stem for p in checkpoint_paths(folder)] == ["00000006", "00000004"]
-    assert read_config(folder / "config.yaml").updates == 6
+    assert read_config(folder / "config.yaml").training.updates == 6
     with (folder / "log.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS

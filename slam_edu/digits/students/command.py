@@ -165,7 +165,7 @@ def _finished(config: SDConfig) -> LoadedRun | None:
     except FileNotFoundError:
         return None
     same = identity(found.config) == identity(config) and found.config.seed == config.seed
-    return found if same and found.update >= config.updates else None
+    return found if same and found.update >= config.training.updates else None
 
 
 @lru_cache(maxsize=1)

@@ -152,7 +152,8 @@ def errors_by_gamma(
     """
     if not config.gamma_conditioned:
         raise ValueError(
-            f"conditioning is {config.conditioning!r}; allowed: 'gamma', a student that is told it"
+            f"conditioning is {config.distillation.conditioning!r}; allowed: 'gamma', a student "
+            f"that is given it"
         )
     distiller = SubPathDistiller(model.schedule, config.distill(model.prediction_type))
 

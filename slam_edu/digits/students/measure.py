@@ -140,9 +140,9 @@ def student_latents(
     for i in range(0, len(noise), batch):
         states = sample_consistency(
             networks.target, noise[i : i + batch], model.schedule, steps, generator=generator,
-            subpaths=config.subpaths, conditioning=config.conditioning,
+            subpaths=config.distillation.subpaths, conditioning=config.distillation.conditioning,
             prediction_type=model.prediction_type, cond=cond[i : i + batch],
-            timestep_scaling=config.timestep_scaling,
+            timestep_scaling=config.distillation.timestep_scaling,
         )  # fmt: skip
         drawn.append(last(states))
     return torch.cat(drawn)

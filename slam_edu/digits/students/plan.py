@@ -18,7 +18,7 @@ from pathlib import Path
 
 from slam_edu._validation import check_choice, check_count
 from slam_edu.digits.evaluate.table import Setting
-from slam_edu.sd.config import SDConfig, load_config
+from slam_edu.sd.config import RULES, SDConfig, load_config
 
 # -------------------------------------------------------------------- what all of them share
 
@@ -62,14 +62,17 @@ _LEVEL = ("conditioning=level", "coupling=linear")
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     CD: ("method=lcd", *_LEVEL, "gammas=one"),
-    RANDOM_HOP: (*_LEVEL, "hop=random"),
+    RANDOM_HOP: _LEVEL,
     SLAM: _LEVEL,
     CONTINUED: (*_LEVEL, "reach=2", "gammas=one"),
     OFFICIAL: _GAMMA,
-    HALF_ONE: (*_GAMMA, "gammas=half_one"),
+    HALF_ONE: _GAMMA,
     SMOOTH: ("conditioning=gamma", "coupling=linear", "gamma_input=smooth"),
 }
 """What each student adds to ``SHARED``. The chord continued to gamma = 2 is this course's own."""
+
+ABLATED = {RANDOM_HOP: {"hop": "random"}, HALF_ONE: {"gammas": "half_one"}}
+"""What no setting says: these are distilled with a distiller of their own."""
 
 PAIRS: tuple[tuple[str, str], ...] = (
     *((name, CD) for name in (*SETTINGS, START) if name != CD),
@@ -120,7 +123,7 @@ class Plan:
     @property
     def guidance(self) -> float:
         """w, of students, solvers and the solution map."""
-        return self.config(self.names[0], 0).guidance
+        return self.config(self.names[0], 0).distillation.guidance
 
     @property
     def solvers(self) -> list[Setting]:
@@ -159,7 +162,9 @@ class Plan:
         Args:
             name: of :data:`SETTINGS`, or :data:`START`.
         """
-        return {"updates": 0} if name == START else identity(self.config(name, 0))
+        if name == START:
+            return {"updates": 0}
+        return {"hop": "full", **identity(self.config(name, 0)), **ABLATED.get(name, {})}
 
     def replace(self, **changes: object) -> Plan:
         """A copy with some fields changed, validated again."""
@@ -189,9 +194,9 @@ def identity(config: SDConfig | Setting) -> dict[str, object]:
     if isinstance(config, Setting):
         return dataclasses.asdict(config)
     return {
-        f.name: getattr(config, f.name)
-        for f in dataclasses.fields(config)
-        if f.metadata["section"] != "run" and f.name not in _WHERE
+        name: value
+        for name, value in config.settings().items()
+        if RULES[name].section != "run" and name not in _WHERE
     }
 
 

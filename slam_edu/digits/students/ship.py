@@ -6,7 +6,6 @@ The other parts of the pipeline are the teacher's, and lie in ``data/digits-sd``
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 import tempfile
@@ -88,7 +87,7 @@ def ship(results: Results, out: Path, name: str, seed: int = 0, to: Path | None 
 def _settings(config: Any) -> dict[str, Any]:
     """The configuration without what a machine or a folder is."""
     local = ("out", "cache_folder", "data_path", "threads", "device", "tracker")
-    return {k: v for k, v in dataclasses.asdict(config).items() if k not in local}
+    return {k: v for k, v in config.settings().items() if k not in local}
 
 
 def _card(results: Results, name: str, seed: int, about: Mapping[str, Any]) -> str:

@@ -358,7 +358,7 @@ def open_batches(
             wait()  # also after an error, so that the other processes end with one of their own
         return _checked(config, pipeline, path)
     if config.data == "webdataset":
-        start = start_update * config.batch * config.accumulate
+        start = start_update * config.training.batch * config.training.accumulate
         return StreamBatches(config, pipeline, config.seed, rank, world, start)
     return EncodedBatches(open_source(config), pipeline, config.seed, config)
 

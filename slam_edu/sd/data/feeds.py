@@ -199,7 +199,7 @@ class DrawnFeed(Feed):
         path = config.data_path
         self.prompts = default_prompts(config.teacher) if path is None else read_prompts(path)
         self.guidance = (
-            config.guidance if config.draw_guidance is None else config.draw_guidance
+            config.distillation.guidance if config.draw_guidance is None else config.draw_guidance
         )
         self.shape = wanted_shape(config, pipeline)
         self.prediction_type = pipeline.scheduler.config.prediction_type
@@ -235,8 +235,8 @@ class DrawnFeed(Feed):
         end, counts = min(position + self.SHARD, self.total()), Counts()
         captions: list[str] = []
         latents: list[Tensor] = []
-        for first in range(position, end, self.config.batch):
-            numbers = range(first, min(first + self.config.batch, end))
+        for first in range(position, end, self.config.training.batch):
+            numbers = range(first, min(first + self.config.training.batch, end))
             prompts = [self.prompts[n % len(self.prompts)] for n in numbers]
             for n, prompt, latent in zip(numbers, prompts, self.draw(numbers), strict=True):
                 if bool(latent.isfinite().all()):
