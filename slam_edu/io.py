@@ -7,6 +7,7 @@ editable install reads the checkout's own files.
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import shutil
 import tempfile
@@ -16,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -123,6 +124,25 @@ def save_tensors(
         ) from error
 
 
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:  # may be gigabytes
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def weights_digest(*modules: nn.Module) -> str:
+    """The SHA-256 of networks' parameters and buffers, names and float32 values, in order."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, value in module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(value.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def append_row(path: Path, columns: Sequence[str], row: Sequence[float]) -> None:
     """Add a row; the first makes the file.
 
@@ -214,3 +234,28 @@ def data_path(name: str) -> Path:
         f"the course's data file {name!r} is missing: looked for {looked}. "
         f"Reinstall slam_edu, or run from a complete checkout"
     )
+
+
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, of any size, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def weights_digest(module: nn.Module) -> str:
+    """A short hash of a network's weights: names, shapes, and up to 128 values of each.
+
+    The values are rounded to half precision, so that a copy in float16 is the same network.
+    """
+    import torch
+
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        flat = value.detach().reshape(-1)
+        probes = flat[:: max(1, len(flat) // 64)].to("cpu", torch.float16).contiguous()
+        digest.update(f"{name} {tuple(value.shape)}".encode())
+        digest.update(probes.numpy().tobytes())
+    return digest.hexdigest()[:16]
