@@ -124,25 +124,6 @@ def save_tensors(
         ) from error
 
 
-def sha256_of(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:  # may be gigabytes
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def weights_digest(*modules: nn.Module) -> str:
-    """The SHA-256 of networks' parameters and buffers, names and float32 values, in order."""
-    digest = hashlib.sha256()
-    for module in modules:
-        for name, value in module.state_dict().items():
-            digest.update(name.encode())
-            digest.update(value.float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
 def append_row(path: Path, columns: Sequence[str], row: Sequence[float]) -> None:
     """Add a row; the first makes the file.
 
