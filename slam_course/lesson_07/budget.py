@@ -22,38 +22,16 @@ from slam_course.cost import AUTOENCODER, TEXT, sample_parts
 from slam_edu.environment import LORA_MEMORY
 from slam_edu.sd.config import SDConfig
 from slam_edu.sd.plan import GIB, make_plan
+from slam_edu.shipped import shipped
 
 SMALL, LARGE = "digits", "sd15-t4-lora"
-#: GiB of GPU memory from which on it is the large one.
-LEAST = LORA_MEMORY
 #: TFLOP/s that one thread of a laptop or of Colab's processor reaches in the digits' UNet.
 THREAD_TFLOPS = 0.04
 
 
 def choose_preset(device_memory: float | None) -> str:
-    """The preset that a lesson takes on this machine.
-
-    It goes by the card's size alone; whether that much is free is for
-    :func:`slam_edu.sd.plan.check_memory` to say, which every run begins with.
-
-    Args:
-        device_memory: of the GPU, in GiB, such as
-            :attr:`slam_edu.environment.Environment.accelerator_memory`; None without a GPU, or
-            for one that shares the machine's memory.
-
-    Returns:
-        a name of :data:`slam_edu.sd.config.PRESETS`.
-
-    Raises:
-        ValueError: for a memory that is not a finite number from 0.
-    """
-    if device_memory is None:
-        return SMALL
-    if not (math.isfinite(device_memory) and device_memory >= 0):
-        raise ValueError(
-            f"device_memory is {device_memory!r}; allowed: a finite number of GiB >= 0, or None"
-        )
-    return LARGE if device_memory >= LEAST else SMALL
+    """The lesson's preset on a machine whose GPU has this many GiB; None without one."""
+    return LARGE if device_memory is not None and device_memory >= LORA_MEMORY else SMALL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,8 +64,7 @@ def budget(config: SDConfig, *, device: str, tflops: float) -> Budget:
     Args:
         config: of the run.
         device: ``"cpu"`` or ``"cuda"``.
-        tflops: 1e12 operations a second that the device sustains, such as
-            :data:`THREAD_TFLOPS` or a card's of :data:`slam_edu.sd.plan.CARDS`.
+        tflops: 1e12 operations a second that the device sustains.
 
     Raises:
         ValueError: for a teacher whose architecture is not known, data whose number is not known
@@ -112,22 +89,17 @@ def budget(config: SDConfig, *, device: str, tflops: float) -> Budget:
 def data_samples(config: SDConfig) -> int:
     """How many samples a run's cache will hold.
 
-    Args:
-        config: of the run.
-
     Raises:
         ValueError: where that is not known before they are read.
     """
     if config.data == "prompts":
-        from slam_edu.sd.data.prompts import default_prompts, read_prompts
+        from slam_edu.sd.data import default_prompts, read_prompts
 
         path = config.data_path
         prompts = default_prompts(config.teacher) if path is None else read_prompts(path)
         there = len(prompts) * config.draw_count
-    elif config.data == "digits":
-        from slam_edu.digits.data import CaptionedDigits
-
-        there = len(CaptionedDigits("train"))
+    elif (model := shipped(config.data)) is not None:
+        there = len(model.data())
     elif config.max_samples is None:
         raise ValueError(
             f"data is {config.data!r} without max_samples, so that their number is not known; "

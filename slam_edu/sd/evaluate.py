@@ -422,7 +422,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Measure and print a pipeline's figures; returns the exit status."""
-    from slam_edu.sd.data.prompts import read_prompts
+    from slam_edu.sd.data import read_prompts
     from slam_edu.sd.export import figures_table
     from slam_edu.sd.teacher import DIGITS, load_pipeline_folder, model_folder
 

@@ -143,7 +143,7 @@ class Plan:
         size = self.architecture.latent_shape(config.resolution)[1:]
         pixels = size[0] * size[1] * self.architecture.factor**2
         if config.data != "cache":
-            from slam_edu.sd.data.encode import PIXELS
+            from slam_edu.sd.data.latents import PIXELS
 
             images = max(1, min(32, PIXELS // pixels))
             found.append(

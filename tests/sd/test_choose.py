@@ -5,7 +5,7 @@ import pytest
 from slam_course.lesson_07.budget import Budget, budget, choose_preset, data_samples
 from slam_edu.sd.config import PRESETS, load_config
 from slam_course.cost import sample_parts
-from slam_edu.sd.data.prompts import default_prompts, read_prompts
+from slam_edu.sd.data import default_prompts, read_prompts
 from slam_edu.sd.plan import GIB, make_plan
 
 

@@ -1,29 +1,19 @@
 """The data of a distillation: images with captions, or no data at all.
 
-What a configuration names (:mod:`~slam_edu.sd.data.sources`, :mod:`~slam_edu.sd.data.shards`,
-:mod:`~slam_edu.sd.data.prompts`) is encoded by the teacher's own parts, once, into a cache
-(:mod:`~slam_edu.sd.data.cache`) or at each call, and given out by the sample's number
-(:mod:`~slam_edu.sd.data.batches`).
+What a configuration names (``sources``, ``shards``) is encoded by the teacher's own parts
+(``latents``), once, into a cache (``cache``) or at each call, and given out by the sample's number
+(``batches``).
 """
 
-from slam_edu.sd.data.batches import (
-    Batches,
-    CachedBatches,
-    EncodedBatches,
-    StreamBatches,
-    open_batches,
-)
+from slam_edu.sd.data.batches import CachedBatches, EncodedBatches, StreamBatches, open_batches
 from slam_edu.sd.data.cache import LatentCache, make_cache
-from slam_edu.sd.data.counts import Counts
-from slam_edu.sd.data.prompts import default_prompts, read_prompts
-from slam_edu.sd.data.sources import open_source
+from slam_edu.sd.data.sources import SampleCounts, default_prompts, open_source, read_prompts
 
 __all__ = [
-    "Batches",
     "CachedBatches",
-    "Counts",
     "EncodedBatches",
     "LatentCache",
+    "SampleCounts",
     "StreamBatches",
     "default_prompts",
     "make_cache",

@@ -1,53 +1,46 @@
 """Latents and text conditions, computed once and kept in a folder.
 
-The folder holds ``shard-00000.safetensors`` and so on, ``empty.safetensors`` and ``index.json``. A
-shard has, for its samples, ``latents`` (n, C, h, w) and ``rows`` (n,), the number of each sample's
-caption among all distinct captions in the order in which they first come; for Stable Diffusion XL
-also ``time_ids`` (n, 6). Of the captions that come for the first time in it, it has ``states``
-(m, L, D) and, for XL, ``pooled`` (m, P). Its metadata tell the captions, how much of the source
-was read and what was rejected, so that a cache that was interrupted goes on after its last shard.
-``index.json`` is written last: where it is, the cache is finished.
+A ``shard-00000.safetensors`` has, for its n samples, ``latents`` (n, C, h, w) and ``rows`` (n,),
+the number of each sample's caption among all distinct captions in the order in which they first
+come; for Stable Diffusion XL also ``time_ids`` (n, 6). Of the captions that come for the first
+time in it, it has ``states`` (m, L, D) and, for XL, ``pooled`` (m, P). Its metadata hold the
+captions, how much of the source was read and what was rejected, so that a cache that was
+interrupted goes on after its last shard. ``empty.safetensors`` has the empty condition, and
+``index.json``, with the files' checksums, is written last: where it is, the cache is finished.
 
-Everything is a function of the teacher, the data and the settings alone: a cache that was
-interrupted and finished later holds the same bytes as one made at once.
+All is a function of teacher, data and settings: a cache that was interrupted and finished later
+holds the same bytes as one made at once.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
-import zlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import accumulate
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from slam_edu.io import atomic_path, save_tensors
+from slam_edu.images import RejectedError
+from slam_edu.io import atomic_path, save_tensors, sha256_of
 from slam_edu.sd.components import TextCondition, is_xl
 from slam_edu.sd.config import SDConfig
-from slam_edu.sd.data.counts import Counts
-from slam_edu.sd.data.encode import (
-    empty_of,
-    states_of,
-    teacher_identity,
-    vae_in_float32,
-)
-from slam_edu.sd.data.feeds import Feed, open_feed
+from slam_edu.sd.data.latents import empty_of, open_latents, states_of, teacher_identity
+from slam_edu.sd.data.sources import SampleCounts
 
 if TYPE_CHECKING:
-    from slam_edu.sd.data.encode import Pipeline
+    from slam_edu.sd.data.latents import LatentSource, Pipeline
 
 INDEX, EMPTY, LOCK = "index.json", "empty.safetensors", ".lock"
-FORMAT = 1
-#: A cache up to this size, in bytes, is read when it is opened, and compared with its checksums.
+#: A cache up to this size, in bytes, is compared with its checksums when it is opened.
 SMALL = 256 * 2**20
+_AGAIN = "run `slam-edu cache` again with the same settings"
 
 
 def shard_name(number: int) -> str:
@@ -56,33 +49,19 @@ def shard_name(number: int) -> str:
 
 
 @dataclass(frozen=True)
-class _About:
-    """What a shard says of itself.
-
-    Attributes:
-        settings: what the cache depends on; the same in all shards.
-        captions: the distinct captions that come for the first time in it.
-        samples: how many it has.
-        position: how much of the source is read after it.
-        done: whether that is all.
-        counts: of the samples that were read for it.
-    """
+class ShardHeader:
+    """A shard's metadata: what the cache depends on, new captions, position after it, counts."""
 
     settings: dict[str, Any]
     captions: list[str]
-    samples: int
     position: Any
-    done: bool
-    counts: Counts = field(default_factory=Counts)
-
-    def metadata(self) -> dict[str, str]:
-        """As a safetensors file holds it."""
-        return {"about": json.dumps(dataclasses.asdict(self), sort_keys=True)}
+    counts: SampleCounts
 
     @classmethod
-    def read(cls, metadata: dict[str, str] | None) -> _About:
-        about = json.loads((metadata or {})["about"])
-        return cls(**{**about, "counts": Counts(**about["counts"])})
+    def parse(cls, metadata: dict[str, str]) -> ShardHeader:
+        """From what a safetensors file holds."""
+        about = json.loads(metadata["header"])
+        return cls(**{**about, "counts": SampleCounts(**about["counts"])})
 
 
 # -------------------------------------------------------------------- making one
@@ -101,13 +80,8 @@ def make_cache(
     is finished nothing is done; a shard that is missing or damaged is made again.
 
     Args:
-        config: its section data.
-        pipeline: the teacher; its networks are used where they are, the autoencoder in float32.
-        folder: of the cache; made if need be.
-        show: told what is done, a line at a time.
-
-    Returns:
-        The finished cache.
+        pipeline: its networks are used where they are, the autoencoder in float32.
+        show: receives what is done, a line at a time.
 
     Raises:
         ValueError: for a cache of other data, another teacher or other settings in the folder, or
@@ -115,149 +89,147 @@ def make_cache(
         BlockingIOError: if another process is making a cache there.
         OSError: if the disk is full. Finished shards stay.
     """
+    from filelock import FileLock, Timeout
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
-        _remove_temporaries(folder)
-        feed = open_feed(config, pipeline)
-        settings = _settings(config, pipeline, feed)
+    try:
+        lock = FileLock(folder / LOCK).acquire(timeout=0)
+    except Timeout as error:
+        raise BlockingIOError(
+            f"another process is making a cache in {str(folder)!r}; allowed: one at a time, or "
+            f"another cache_folder"
+        ) from error
+    with lock:
+        source = open_latents(config, pipeline)
+        settings = _settings(config, pipeline, source)
         if _is_finished(folder, settings, show):
             return LatentCache(folder)
-        what = f"{feed.total():,} samples" if feed.total() else "samples"
+        what = f"{source.total():,} samples" if source.total() else "samples"
         verb = "drawn from the teacher" if config.data == "prompts" else "encoded"
         show(f"cache: {what} of data={config.data} are {verb}, once, to {str(folder)!r}")
-        with vae_in_float32(pipeline):
-            counts = _Maker(config, pipeline, folder, feed, settings, show).run()
-        show(f"cache: {counts}")
+        for path in folder.glob(".*-*"):  # what a killed process left
+            path.unlink(missing_ok=True)
+        show(f"cache: {_make(config, pipeline, folder, source, settings, show)}")
         cache = LatentCache(folder)
         show(f"cache: {cache.bytes / 2**20:,.0f} MiB in {str(folder)!r}")
     return cache
 
 
-class _Maker:
-    """Makes the shards that are missing, in their order, and then the index."""
+def _make(
+    config: SDConfig, pipeline: Pipeline, folder: Path, source: LatentSource,
+    settings: dict[str, Any], show: Callable[[str], None],
+) -> SampleCounts:  # fmt: skip
+    """Write the shards that are missing, in their order, and the index."""
+    from tqdm import tqdm
 
-    def __init__(
-        self, config: SDConfig, pipeline: Pipeline, folder: Path, feed: Feed,
-        settings: dict[str, Any], show: Callable[[str], None],
-    ) -> None:  # fmt: skip
-        self.config, self.pipeline, self.folder = config, pipeline, folder
-        self.feed, self.settings, self.show = feed, settings, show
-        self.counts = Counts()
-        self.known: dict[str, int] = {}  # the number of each caption so far
-        self.records: list[dict[str, Any]] = []
-        self.kept: int | None = 0  # shards that were there at the start; None: said
-
-    def run(self) -> Counts:
-        from tqdm import tqdm
-
-        position, done = self.feed.start, False
-        # In a terminal alone (None): in a notebook it would stand there in red, as an error.
-        bar = tqdm(
-            desc="cache", unit="sample", total=self.feed.total(), leave=False, mininterval=0.5,
-            disable=None,
-        )  # fmt: skip
-        with bar:
-            while not done:
-                path = self.folder / shard_name(len(self.records))
-                about = _whole_shard(path, self.settings, self.folder)
-                if about is None:
-                    self._say_kept()
-                    about = self._make(path, position, bar.update)
-                else:
-                    self.kept = None if self.kept is None else self.kept + 1
-                    bar.update(about.counts.accepted + about.counts.rejected)
-                first = len(self.known)
-                self.known |= {c: first + i for i, c in enumerate(about.captions)}
-                self.counts.add(about.counts)
-                if about.samples:
-                    self.records.append(_record(path, about))
-                position, done = about.position, about.done
-        self._say_kept()
-        self.counts.check(self.config.max_rejected, final=True)
-        self._write_index()
-        return self.counts
-
-    def _make(self, path: Path, position: Any, advance: Callable[[int], Any]) -> _About:
-        """Write the shard that begins at a position; none if there is nothing more."""
-        part = self.feed.part(position, self.counts, advance)
-        fresh = [c for c in dict.fromkeys(part.captions) if c not in self.known]
-        number = self.known | {c: len(self.known) + i for i, c in enumerate(fresh)}
-        about = _About(
-            self.settings, fresh, len(part.captions), part.position, part.done, part.counts
-        )
-        if not about.samples:
-            return about
-        dtype = getattr(torch, self.config.cache_dtype)
-        tensors = {
-            "latents": part.latents.to(dtype),
-            "rows": torch.tensor([number[c] for c in part.captions]),
-        }
-        if is_xl(self.pipeline):
-            tensors["time_ids"] = torch.tensor(part.time_ids, dtype=torch.float32)
-        if fresh:
-            tensors |= _named(states_of(fresh, self.pipeline).to("cpu", dtype))
-        self._write(path, tensors, about.metadata())
-        return about
-
-    def _write_index(self) -> None:
-        empty = empty_of(self.config, self.pipeline).to("cpu")
-        self._write(self.folder / EMPTY, _named(empty), {})
-        index = {
-            "settings": self.settings,
-            "counts": dataclasses.asdict(self.counts),
-            "shards": self.records,
-        }
-        path = self.folder / INDEX
-        with self._explained(path), atomic_path(path) as temporary:
-            temporary.write_text(json.dumps(index, indent=1) + "\n", "utf-8")
-
-    def _write(self, path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-        with self._explained(path), atomic_path(path) as temporary:
-            save_tensors(tensors, temporary, metadata)
-
-    @contextmanager
-    def _explained(self, path: Path) -> Iterator[None]:
-        """An error of writing says what is kept and what to do."""
-        try:
-            yield
-        except OSError as error:
-            raise OSError(
-                f"{str(path)!r} cannot be written: {error}. {len(self.records)} finished shards "
-                f"of the cache stay; make room, and run the same command again: it goes on from "
-                f"there"
-            ) from error
-
-    def _say_kept(self) -> None:
-        if self.kept:
-            self.show(
-                f"cache: going on from {self.counts.accepted:,} samples in {self.kept} finished "
-                f"shards"
-            )
-        self.kept = None
-
-
-def _settings(config: SDConfig, pipeline: Pipeline, feed: Feed) -> dict[str, Any]:
-    """All that the cache's content depends on, as JSON gives it back."""
-    names = ("resolution", "max_samples", "empty_captions", "cache_dtype")
-    data = {"data": config.data, **{name: getattr(config, name) for name in names}}
-    settings = {
-        "format": FORMAT,
-        "teacher": teacher_identity(config, pipeline),
-        "data": {**data, **feed.identity()},
+    counts, rows, there = SampleCounts(), {}, 0  # rows: the number of each caption so far
+    # In a terminal alone (disable=None): in a notebook it would stand there in red, as an error.
+    bar = tqdm(
+        desc="cache", unit="sample", total=source.total(), leave=False, mininterval=0.5,
+        disable=None,
+    )  # fmt: skip
+    with bar:
+        for number in itertools.count():
+            path = folder / shard_name(number)
+            header = _header(path, settings, folder)
+            if header is not None:
+                there += 1
+                source.seek(header.position)
+                bar.update(header.counts.accepted + header.counts.rejected)
+            else:
+                if there == number > 0:
+                    done = f"{counts.accepted:,} samples in {number} finished shards"
+                    show(f"cache: going on from {done}")
+                header = _shard(config, pipeline, path, source, settings, counts, rows, bar.update)
+            counts += header.counts
+            if not header.counts.accepted:
+                break
+            for caption in header.captions:
+                rows.setdefault(caption, len(rows))
+    counts.check(config.max_rejected, final=True)
+    with atomic_path(folder / EMPTY) as temporary:
+        save_tensors(_tensors(empty_of(config, pipeline)), temporary)
+    names = [*map(shard_name, range(number)), EMPTY]
+    files = {
+        n: {"bytes": (folder / n).stat().st_size, "sha256": sha256_of(folder / n)} for n in names
     }
+    index = {"settings": settings, "counts": dataclasses.asdict(counts), "files": files}
+    with atomic_path(folder / INDEX) as temporary:
+        temporary.write_text(json.dumps(index, indent=1) + "\n", "utf-8")
+    return counts
+
+
+def _shard(
+    config: SDConfig, pipeline: Pipeline, path: Path, source: LatentSource,
+    settings: dict[str, Any], before: SampleCounts, rows: dict[str, int],
+    advance: Callable[[int], Any],
+) -> ShardHeader:  # fmt: skip
+    """Write the next shard; no file if there is nothing more."""
+    room = source.shard
+    if config.max_samples is not None:
+        room = min(room, config.max_samples - before.accepted)
+    samples, counts, found = [], SampleCounts(), [None]
+    while len(samples) < room and found:
+        found = source.read(room - len(samples))
+        for one in found:
+            if isinstance(one, RejectedError):
+                counts.reject(one)
+            else:
+                samples.append(one)
+        counts.accepted = len(samples)
+        (before + counts).check(config.max_rejected)
+        advance(len(found))
+    captions = [sample.caption for sample in samples]
+    fresh = [caption for caption in dict.fromkeys(captions) if caption not in rows]
+    header = ShardHeader(settings, fresh, source.position, counts)
+    if not samples:
+        return header
+    rows = rows | {caption: len(rows) + i for i, caption in enumerate(fresh)}
+    dtype = getattr(torch, config.cache_dtype)
+    tensors = {
+        "latents": torch.stack([sample.values for sample in samples]).to(dtype),
+        "rows": torch.tensor([rows[caption] for caption in captions]),
+    }
+    if is_xl(pipeline):
+        ids = [sample.time_ids for sample in samples]
+        tensors["time_ids"] = torch.tensor(ids, dtype=torch.float32)
+    if fresh:
+        tensors |= _tensors(states_of(fresh, pipeline).to(dtype))
+    try:
+        with atomic_path(path) as temporary:
+            text = json.dumps(dataclasses.asdict(header), sort_keys=True)
+            save_tensors(tensors, temporary, {"header": text})
+    except OSError as error:
+        raise OSError(
+            f"{str(path)!r} cannot be written: {error}. The finished shards of the cache stay; "
+            f"make room, and run the same command again: it goes on from there"
+        ) from error
+    return header
+
+
+def _tensors(cond: TextCondition) -> dict[str, Tensor]:
+    parts = {"states": cond.states, "pooled": cond.pooled, "time_ids": cond.time_ids}
+    return {name: part.cpu().contiguous() for name, part in parts.items() if part is not None}
+
+
+def _settings(config: SDConfig, pipeline: Pipeline, source: LatentSource) -> dict[str, Any]:
+    """All that the cache's content depends on, as JSON gives it back."""
+    names = ("data", "resolution", "max_samples", "empty_captions", "cache_dtype")
+    data = {name: getattr(config, name) for name in names}
+    settings = {
+        "teacher": teacher_identity(config, pipeline), "data": {**data, **source.identity()},
+    }  # fmt: skip
     return json.loads(json.dumps(settings))
 
 
-def _same(settings: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:
-    """Require what is there to be what would be made."""
-    if settings == ours:
-        return
-    odd = _differences(settings, ours)
-    raise ValueError(
-        f"the folder {str(folder)!r} holds a cache of other things: {'; '.join(odd)}. Allowed: "
-        f"the same settings, data and teacher; or another cache_folder; or delete the folder"
-    )
+def _require_same(there: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:
+    if odd := _differences(there, ours):
+        raise ValueError(
+            f"the folder {str(folder)!r} holds a cache of other things: {'; '.join(odd)}. "
+            f"Allowed: the same settings, data and teacher; or another cache_folder; or delete "
+            f"the folder"
+        )
 
 
 def _differences(there: dict[str, Any], ours: dict[str, Any], above: str = "") -> list[str]:
@@ -271,201 +243,122 @@ def _differences(there: dict[str, Any], ours: dict[str, Any], above: str = "") -
     return odd
 
 
-def _is_finished(
-    folder: Path, settings: dict[str, Any], show: Callable[[str], None]
-) -> bool:
-    """Whether the folder holds all of the cache; the index of a damaged one is removed."""
-    path = folder / INDEX
-    if not path.is_file():
+def _is_finished(folder: Path, settings: dict[str, Any], show: Callable[[str], None]) -> bool:
+    """Whether the folder holds all of the cache; of a damaged one the index is removed."""
+    if not (folder / INDEX).is_file():
         return False
-    index = _read_index(path)
-    _same(index["settings"], settings, folder)
-    records = index["shards"]
-    small = sum(record["bytes"] for record in records) <= SMALL
-    damaged = [r["file"] for r in records if not _as_recorded(folder / r["file"], r, small)]
-    if not damaged and _readable(folder / EMPTY):
-        return True
+    index = _read_index(folder / INDEX)
+    _require_same(index["settings"], settings, folder)
+    damaged = _damaged(folder, index["files"])
     for name in damaged:
         show(f"cache: {name} is missing or damaged and is made again")
         (folder / name).unlink(missing_ok=True)
-    path.unlink()
-    return False
+    if damaged:
+        (folder / INDEX).unlink()
+    return not damaged
 
 
-def _whole_shard(path: Path, settings: dict[str, Any], folder: Path) -> _About | None:
-    """What a finished shard says of itself; None if it must be made."""
+def _header(path: Path, settings: dict[str, Any], folder: Path) -> ShardHeader | None:
+    """That of a finished shard; None if it must be made."""
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
-        return None
     try:
         with safe_open(path, framework="pt") as file:
-            about = _About.read(file.metadata())
+            header = ShardHeader.parse(file.metadata())
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
-        return None  # cut short: it is made again
-    _same(about.settings, settings, folder)
-    return about
+        return None  # not there or cut short
+    _require_same(header.settings, settings, folder)
+    return header
 
 
-def _record(path: Path, about: _About) -> dict[str, Any]:
-    return {
-        "file": path.name, "samples": about.samples, "captions": len(about.captions),
-        "bytes": path.stat().st_size, "crc32": _checksum(path),
-    }  # fmt: skip
+def _damaged(folder: Path, files: dict[str, Any], read: bool | None = None) -> list[str]:
+    """Names of files that are missing, of another size or, if read, with another checksum."""
+    if read is None:
+        read = sum(about["bytes"] for about in files.values()) <= SMALL
 
-
-def _checksum(path: Path) -> int:
-    crc = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            crc = zlib.crc32(block, crc)
-    return crc
-
-
-def _as_recorded(path: Path, record: dict[str, Any], read: bool = True) -> bool:
-    """Whether a shard has its size and, if it is read for it, its checksum."""
-    try:
-        if path.stat().st_size != record["bytes"]:
+    def whole(path: Path, about: dict[str, Any]) -> bool:
+        if not path.is_file() or path.stat().st_size != about["bytes"]:
             return False
-        return not read or _checksum(path) == record["crc32"]
-    except OSError:
-        return False
+        return not read or sha256_of(path) == about["sha256"]
+
+    return [name for name, about in files.items() if not whole(folder / name, about)]
 
 
-def _readable(path: Path) -> bool:
-    from safetensors import SafetensorError, safe_open
-
+def _read_index(path: Path) -> dict[str, Any]:
     try:
-        with safe_open(path, framework="pt") as file:
-            return "states" in file.keys()
-    except (SafetensorError, OSError):
-        return False
-
-
-def _named(cond: TextCondition) -> dict[str, Tensor]:
-    parts = {"states": cond.states, "pooled": cond.pooled, "time_ids": cond.time_ids}
-    return {name: part.contiguous() for name, part in parts.items() if part is not None}
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep a second process from making the same cache; a killed process leaves no lock."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(folder / LOCK, timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise BlockingIOError(
-            f"another process is making a cache in {str(folder)!r}; allowed: one at a time, or "
-            f"another cache_folder"
+        index = json.loads(path.read_text("utf-8"))
+        SampleCounts(**index["counts"])
+        return {name: index[name] for name in ("settings", "counts", "files")}
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{str(path)!r} is damaged, or of an older version ({error!r}); delete it and {_AGAIN}"
         ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _remove_temporaries(folder: Path) -> None:
-    """What atomic_path left behind when a process was killed."""
-    for begin in ("shard", "index", "empty"):
-        for path in folder.glob(f".{begin}-*"):
-            path.unlink(missing_ok=True)
 
 
 # -------------------------------------------------------------------- reading one
 
 
 class LatentCache:
-    """A finished cache, read a batch at a time.
-
-    The files of a large one are mapped into memory: what is not asked for is not read, and no
-    memory is taken but the system's own for files.
-
-    Args:
-        folder: that :func:`make_cache` filled.
+    """A finished cache, read a batch at a time; the files are mapped into memory.
 
     Attributes:
-        folder: the same.
         latent_shape: (C, h, w) of one latent.
         counts: of the samples that were read for it.
         empty: the empty condition, one row, float32.
-        bytes: the size of the shards.
+        bytes: the size of its files.
 
     Raises:
         FileNotFoundError: if there is no cache, or it is not finished.
-        ValueError: if a file is damaged.
+        ValueError: if a file is missing or damaged.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-        path = self.folder / INDEX
-        if not path.is_file():
+        if not (self.folder / INDEX).is_file():
             begun = (self.folder / shard_name(0)).is_file()
             what = "is not finished" if begun else "is not there"
             raise FileNotFoundError(
                 f"the cache in {str(self.folder)!r} {what}: it has no {INDEX}; run `slam-edu "
                 f"cache` with the same settings{', which goes on with it' if begun else ''}"
             )
-        index = _read_index(path)
-        self.settings = index["settings"]
-        self.counts = Counts(**index["counts"])
+        index = _read_index(self.folder / INDEX)
+        self.settings, self._files = index["settings"], index["files"]
+        self.counts = SampleCounts(**index["counts"])
         self.latent_shape = tuple(self.settings["teacher"]["latent_shape"])
-        self.bytes = sum(record["bytes"] for record in index["shards"])
-        self._records = index["shards"]
-        self._open()
-        if self.bytes <= SMALL:
-            self.verify()
-
-    def _open(self) -> None:
-        self._distinct: list[str] = []
-        parts: list[dict[str, Tensor]] = []
-        for record in self._records:
-            path = self.folder / record["file"]
-            tensors, metadata = self._map(path)
-            try:
-                self._distinct += _About.read(metadata).captions
-            except (KeyError, TypeError, ValueError) as error:
-                raise _damaged(path, str(error)) from error
-            parts.append(tensors)
-        rows = _Rows if self.bytes > SMALL else _KeptRows
-        self._latents = rows([part["latents"] for part in parts])
+        self.bytes = sum(about["bytes"] for about in self._files.values())
+        self.verify(read=None)
+        empty, _ = self._map(EMPTY)
+        self.empty = TextCondition(**empty)
+        parts, self._distinct = [], []
+        for name in self._files:
+            if name != EMPTY:
+                tensors, metadata = self._map(name)
+                self._distinct += ShardHeader.parse(metadata).captions
+                parts.append(tensors)
         self._captions = torch.cat([part["rows"] for part in parts])
-        texts = [part for part in parts if "states" in part]
-        self._states = rows([part["states"] for part in texts])
-        self._pooled = self._time_ids = None
-        if "pooled" in texts[0]:
-            self._pooled = rows([part["pooled"] for part in texts])
-            self._time_ids = rows([part["time_ids"] for part in parts])
-        empty, _ = self._map(self.folder / EMPTY)
-        self.empty = TextCondition(
-            *(None if empty.get(n) is None else empty[n].clone() for n in
-              ("states", "pooled", "time_ids"))
-        )  # fmt: skip
+        self._parts = {
+            name: _Rows([part[name] for part in parts if name in part])
+            for name in ("latents", *empty)
+        }
 
-    def _map(self, path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def _map(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         """The tensors of a file, in memory only where they are touched, and its metadata."""
-        from safetensors import SafetensorError, safe_open
+        from safetensors import safe_open
 
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}
-                return tensors, file.metadata()
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{str(path)!r} is missing; {_AGAIN}") from error
-        except SafetensorError as error:
-            raise _damaged(path, str(error)) from error
+        with safe_open(self.folder / name, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
 
-    def verify(self) -> None:
-        """Compare all shards with their checksums, which reads all of them.
+    def verify(self, read: bool | None = True) -> None:
+        """Compare all files with their checksums, which reads them; None: if the cache is small.
 
         Raises:
-            ValueError: naming the first that is damaged.
+            ValueError: naming those that are missing or damaged.
         """
-        for record in self._records:
-            path = self.folder / record["file"]
-            if not _as_recorded(path, record):
-                raise _damaged(path, "its checksum differs")
+        if damaged := _damaged(self.folder, self._files, read):
+            raise ValueError(
+                f"in the cache {str(self.folder)!r} {', '.join(damaged)} is missing or damaged: "
+                f"size or checksum differ; {_AGAIN}, which makes it anew"
+            )
 
     def __len__(self) -> int:
         return len(self._captions)
@@ -475,18 +368,11 @@ class LatentCache:
         """The caption of each sample."""
         return [self._distinct[row] for row in self._captions.tolist()]
 
-    def caption(self, index: int) -> str:
-        """The caption of one sample."""
-        return self._distinct[int(self._captions[index])]
-
     def batch(self, indices: Tensor | Sequence[int]) -> tuple[Tensor, TextCondition]:
-        """Latents and text conditions of some samples.
+        """Latents (B, C, h, w) and B rows of conditions; float32, on the CPU.
 
         Args:
             indices: from 0 to ``len(self) - 1``, of shape (B,).
-
-        Returns:
-            latents of shape (B, C, h, w) and B rows of conditions; float32, on the CPU.
 
         Raises:
             ValueError: for an index that is not in the cache.
@@ -495,37 +381,18 @@ class LatentCache:
         outside = indices[(indices < 0) | (indices >= len(self))]
         if len(outside):
             raise ValueError(f"index is {int(outside[0])}; allowed: 0 to {len(self) - 1}")
-        rows = self._captions[indices]
-        cond = TextCondition(
-            self._states[rows],
-            None if self._pooled is None else self._pooled[rows],
-            None if self._time_ids is None else self._time_ids[indices],
-        )
-        return self._latents[indices], cond
+        of_caption = self._captions[indices]
+        rows = {"states": of_caption, "pooled": of_caption, "time_ids": indices}
+        cond = {name: self._parts[name][rows[name]] for name in rows if name in self._parts}
+        return self._parts["latents"][indices], TextCondition(**cond)
 
     def check(self, config: SDConfig, pipeline: Pipeline) -> None:
-        """Require the cache to be of this teacher, at this size.
-
-        Args:
-            config: its resolution.
-            pipeline: the teacher.
+        """Require the cache to be of this teacher, at this resolution.
 
         Raises:
             ValueError: naming what differs.
         """
-        ours, there = teacher_identity(config, pipeline), self.settings["teacher"]
-        if there["latent_shape"] != ours["latent_shape"]:
-            raise ValueError(
-                f"the cache in {str(self.folder)!r} holds latents of shape "
-                f"{tuple(there['latent_shape'])}; allowed: {tuple(ours['latent_shape'])}, for "
-                f"which the teacher and resolution={config.resolution} ask"
-            )
-        odd = _differences(there, ours)
-        if odd:
-            raise ValueError(
-                f"the cache in {str(self.folder)!r} was made with another teacher: "
-                f"{'; '.join(odd)}; allowed: the cache of this teacher"
-            )
+        _require_same(self.settings["teacher"], teacher_identity(config, pipeline), self.folder)
 
 
 class _Rows:
@@ -533,47 +400,12 @@ class _Rows:
 
     def __init__(self, parts: list[Tensor]) -> None:
         self.parts = parts
-        self.ends = list(accumulate(len(part) for part in parts))
+        self.ends = list(itertools.accumulate(len(part) for part in parts))
 
     def __getitem__(self, rows: Tensor) -> Tensor:
         """Some rows, float32."""
         out = torch.empty((len(rows), *self.parts[0].shape[1:]))
-        where: dict[int, tuple[list[int], list[int]]] = {}
         for place, row in enumerate(rows.tolist()):
             part = bisect_right(self.ends, row)
-            begin = self.ends[part - 1] if part else 0
-            places, inside = where.setdefault(part, ([], []))
-            places.append(place)
-            inside.append(row - begin)
-        for part, (places, inside) in where.items():
-            out[places] = self.parts[part][inside].float()
+            out[place] = self.parts[part][row - self.ends[part]]  # counted from its end
         return out
-
-
-class _KeptRows:
-    """The rows of several tensors, copied into one."""
-
-    def __init__(self, parts: list[Tensor]) -> None:
-        self.rows = torch.cat(parts)
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        """Some rows, float32."""
-        return self.rows[rows].float()
-
-
-_AGAIN = "run `slam-edu cache` again with the same settings, which makes that file anew"
-
-
-def _damaged(path: Path, why: str) -> ValueError:
-    return ValueError(f"{str(path)!r} is damaged ({why}); delete it and {_AGAIN}")
-
-
-def _read_index(path: Path) -> dict[str, Any]:
-    try:
-        index = json.loads(path.read_text("utf-8"))
-        if index["settings"]["format"] != FORMAT or not index["shards"]:
-            raise ValueError(f"its format is not {FORMAT}")
-        Counts(**index["counts"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, str(error)) from error
-    return index

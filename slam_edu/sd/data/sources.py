@@ -1,112 +1,142 @@
-"""Where images and their captions come from: the digits, a folder, the ``datasets`` library.
+"""Images and captions: of a shipped model, a folder, or the ``datasets`` library.
 
-A source gives entries in an order that never changes, each either an :class:`Item`, not yet
-decoded, or a :class:`~slam_edu.sd.data.counts.Rejection`; shards of webdataset are in
-:mod:`slam_edu.sd.data.shards`. A *position* in a source, a value that JSON can hold, says how much
-of it was read, so that reading can go on there in another process.
+A source gives entries in an order that never changes, each an :class:`Item`, not yet decoded, or
+the :class:`~slam_edu.images.RejectedError` that tells why it cannot be used. A *position*, a value
+that JSON can hold, is how much of a source was read: reading goes on there in another process.
+
+Folders are read here and not by ``datasets``: its image folders know no ``.txt`` captions, leave
+out images without metadata, and fail as a whole for one line that is wrong.
 """
 
 from __future__ import annotations
 
-import abc
 import hashlib
 import json
+import math
 import os
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
+from slam_edu.images import SUFFIXES, RejectedError
+from slam_edu.io import data_path
 from slam_edu.sd.config import SDConfig
-from slam_edu.sd.data.counts import RejectedError, Rejection
-from slam_edu.sd.data.images import SUFFIXES, Picture
+from slam_edu.shipped import ShippedModel, shipped
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
+    from slam_edu.sd.data.shards import ShardSource
+
 METADATA = "metadata.jsonl"
+#: The fraction of rejected samples is looked at when so many were seen; so many are named.
+ENOUGH, NAMED = 20, 5
+#: Entries that are read at a time where they are read in order.
+BLOCK = 256
+
 Position = Any
 """How much of a source was read: an integer, or a list of two of them."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """An image that was not read yet, and its caption.
-
-    Attributes:
-        name: for messages.
-        caption: text on one line; empty if that is allowed.
-        picture: the image.
-    """
+    """An image that was not read yet (values in [-1, 1], a file's content or path), a caption."""
 
     name: str
     caption: str
-    picture: Picture
+    picture: bytes | Path | Tensor
 
 
-Entry = Item | Rejection
+Entry = Item | RejectedError
 
 
-class Source(abc.ABC):
-    """Entries in a fixed order, read from any position on.
+@dataclass
+class SampleCounts:
+    """How many samples were used, how many were rejected by reason, and the first few of these."""
 
-    Attributes:
-        start: the position before the first entry.
-    """
+    accepted: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def rejected(self) -> int:
+        """How many were not used."""
+        return sum(self.reasons.values())
+
+    def reject(self, error: RejectedError) -> None:
+        """Count one more that is not used."""
+        self.reasons[error.reason] = self.reasons.get(error.reason, 0) + 1
+        if len(self.examples) < NAMED and str(error) not in self.examples:
+            self.examples.append(str(error))
+
+    def __add__(self, other: SampleCounts) -> SampleCounts:
+        names = dict.fromkeys([*self.reasons, *other.reasons])
+        reasons = {n: self.reasons.get(n, 0) + other.reasons.get(n, 0) for n in names}
+        examples = list(dict.fromkeys([*self.examples, *other.examples]))[:NAMED]
+        return SampleCounts(self.accepted + other.accepted, reasons, examples)
+
+    def check(self, max_rejected: float, final: bool = False) -> None:
+        """Stop when too many were rejected.
+
+        Of n samples, p n may be rejected at the end (``final``), and before it two standard
+        deviations of chance more: the few bad samples may come first.
+
+        Raises:
+            ValueError: for a fraction above ``max_rejected``, p, or at the end without a sample.
+        """
+        rejected, seen = self.rejected, self.accepted + self.rejected
+        if not final and seen < ENOUGH:
+            return
+        by_reason = self._by_reason() or "There was none"
+        why = f"By reason: {by_reason}. The first: {'; '.join(self.examples)}"
+        if rejected > max_rejected * seen + (0 if final else 2 * math.sqrt(max_rejected * seen)):
+            raise ValueError(
+                f"{rejected:,} of {seen:,} samples were rejected, a fraction of "
+                f"{rejected / seen:.2f}; allowed: max_rejected={max_rejected:g}. {why}"
+            )
+        if final and not self.accepted:
+            raise ValueError(
+                f"no sample was accepted, {rejected:,} were rejected; allowed: at least one. {why}"
+            )
+
+    def __str__(self) -> str:
+        text = f"{self.accepted:,} samples accepted, {self.rejected:,} rejected"
+        return f"{text} ({self._by_reason()})" if self.reasons else text
+
+    def _by_reason(self) -> str:
+        most_first = sorted(self.reasons.items(), key=lambda pair: (-pair[1], pair[0]))
+        return ", ".join(f"{reason}: {count:,}" for reason, count in most_first)
+
+
+class MapSource:
+    """A source with ``len(source)``, whose entries ``source[indices]`` come in any order."""
 
     start: Position = 0
 
-    @abc.abstractmethod
-    def identity(self) -> dict[str, Any]:
-        """What tells this source's content from another's; cheap, and without a network."""
-
-    @abc.abstractmethod
     def items(self, position: Position) -> Iterator[tuple[Position, Entry]]:
         """The entries from a position on, each with the position after it."""
+        for first in range(position, len(self), BLOCK):
+            indices = range(first, min(first + BLOCK, len(self)))
+            yield from zip((i + 1 for i in indices), self[indices], strict=True)
 
-    def total(self) -> int | None:
-        """The number of entries, where it is known."""
-        return None
-
-
-class MapSource(Source):
-    """A source whose entries can be read in any order."""
-
-    @abc.abstractmethod
-    def __len__(self) -> int:
-        """The number of entries."""
-
-    @abc.abstractmethod
-    def __getitem__(self, index: int) -> Entry:
-        """One entry."""
-
-    def items(self, position: Position) -> Iterator[tuple[Position, Entry]]:
-        """The entries from a position on, each with the position after it."""
-        for index in range(position, len(self)):
-            yield index + 1, self[index]
-
-    def total(self) -> int | None:
+    def total(self) -> int:
         """The number of entries."""
         return len(self)
 
 
-def open_source(config: SDConfig) -> Source:
-    """The source that a configuration names.
-
-    Args:
-        config: its section data; ``data`` is one of those that have images.
+def open_source(config: SDConfig) -> MapSource | ShardSource:
+    """The source that ``data`` and ``data_path`` name.
 
     Raises:
         FileNotFoundError: if it is not there.
-        ValueError: if it is empty, or cannot be what the configuration says.
-        ModuleNotFoundError: if a library that it needs is not installed.
+        ValueError: if it is empty, or has no images.
     """
     options = {"caption_column": config.caption_column, "empty_captions": config.empty_captions}
-    if config.data == "digits":
-        return DigitsSource()
     if config.data == "folder":
         return FolderSource(config.data_path, **options)
     if config.data == "webdataset":
@@ -115,84 +145,73 @@ def open_source(config: SDConfig) -> Source:
         return ShardSource(config.data_path, **options)
     if config.data == "datasets":
         return DatasetsSource(
-            config.data_path, revision=config.data_revision, image_column=config.image_column,
-            **options,
-        )  # fmt: skip
-    raise ValueError(
-        f"data is {config.data!r}, which has no images; allowed here: 'digits', 'folder', "
-        f"'webdataset', 'datasets'"
-    )
+            config.data_path, config.data_revision, config.image_column, **options
+        )
+    model = shipped(config.data)
+    if model is None:
+        raise ValueError(
+            f"data is {config.data!r}, which has no images; allowed here: 'digits', 'folder', "
+            f"'webdataset', 'datasets'"
+        )
+    return ShippedSource(config.data, model)
 
 
 def check_caption(caption: object, empty_captions: str, missing: str = "") -> str:
-    """A caption on one line.
-
-    Args:
-        caption: text, or None if there is none.
-        empty_captions: ``"reject"`` or ``"keep"``.
-        missing: what to say of a caption that is not there.
+    """A caption on one line; ``missing`` is the detail of one that is None.
 
     Raises:
-        RejectedError: for no caption, one that is no text, or one that is empty and rejected.
+        RejectedError: for no caption, one that is no text, or an empty one unless it is kept.
     """
     if caption is None:
         raise RejectedError("no caption", missing)
     if not isinstance(caption, str):
-        raise RejectedError("a caption that is no text", f"{type(caption).__name__}")
+        raise RejectedError("a caption that is no text", type(caption).__name__)
     caption = " ".join(caption.split())
     if not caption and empty_captions == "reject":
         raise RejectedError("an empty caption", "empty_captions='keep' would keep it")
     return caption
 
 
-# -------------------------------------------------------------------- the digits
+def entry(name: str, picture: Callable[[], Any], caption: Callable[[], str]) -> Entry:
+    """An item, or what either function raised."""
+    try:
+        return Item(name, picture=picture(), caption=caption())
+    except RejectedError as error:
+        return RejectedError(error.reason, error.detail, name)
 
 
-class DigitsSource(MapSource):
-    """The digits to train on, each coloured and captioned once."""
+def hash_of(value: object) -> str:
+    """A short hash of what JSON can hold."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
-    #: So many are made at a time where they are read in order.
-    BLOCK = 256
 
-    def __init__(self) -> None:
-        from slam_edu.digits.data import CaptionedDigits
+class ShippedSource(MapSource):
+    """The data of a model that comes with the course."""
 
-        self.digits = CaptionedDigits("train")
+    def __init__(self, name: str, model: ShippedModel) -> None:
+        self.name, self.data = name, model.data()
 
     def identity(self) -> dict[str, Any]:
-        """What tells this source's content from another's."""
-        return {"seed": 0}
+        """The data's own."""
+        return self.data.identity
 
     def __len__(self) -> int:
-        return len(self.digits)
+        return len(self.data)
 
-    def __getitem__(self, index: int) -> Entry:
-        image, caption = self.digits[index]
-        return Item(f"digit {index}", caption, image)
-
-    def items(self, position: Position) -> Iterator[tuple[Position, Entry]]:
-        """The entries from a position on, each with the position after it."""
-        for first in range(position, len(self), self.BLOCK):
-            indices = range(first, min(first + self.BLOCK, len(self)))
-            batch = self.digits.batch(indices)
-            for i, image, caption in zip(indices, batch.images, batch.captions, strict=True):
-                yield i + 1, Item(f"digit {i}", caption, image)
+    def __getitem__(self, indices: Sequence[int]) -> list[Entry]:
+        found = zip(indices, self.data.__getitems__(indices), strict=True)
+        return [Item(f"{self.name} {i}", caption, image) for i, (image, caption) in found]
 
 
 # -------------------------------------------------------------------- a folder
 
 
 class FolderSource(MapSource):
-    """Images in a folder and the folders in it.
+    """Images in a folder and the folders in it; names that begin with a dot are left out.
 
     Captions are in ``metadata.jsonl``, one JSON object a line with ``file_name`` and the caption,
     or in a ``.txt`` beside an image. The order is that of the metadata's lines, then the names of
-    images that it does not list. Names that begin with a dot are left out.
-
-    Args:
-        folder: with the images.
-        caption_column: the caption's name in the metadata.
-        empty_captions: ``"reject"`` or ``"keep"``.
+    images that it does not list.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -205,73 +224,70 @@ class FolderSource(MapSource):
     ) -> None:  # fmt: skip
         self.folder = Path(folder)
         self.caption_column, self.empty_captions = caption_column, empty_captions
+        where = f"captions in {METADATA} or in a .txt beside each"
         if not self.folder.is_dir():
             raise FileNotFoundError(
-                f"there is no folder {str(self.folder)!r}; allowed: a folder of images with "
-                f"captions in {METADATA} or in a .txt beside each"
+                f"there is no folder {str(folder)!r}; allowed: a folder of images with {where}"
             )
-        files = dict(list_files(self.folder, (*SUFFIXES, ".txt", METADATA)))
-        self._listing = files
-        self._entries: list[tuple[str, dict | Rejection | None]] = []
-        if METADATA in files:
-            self._entries += self._metadata()
-        listed = {name for name, _ in self._entries}
-        images = sorted(name for name in files if name.lower().endswith(SUFFIXES))
+        self._sizes = dict(list_files(self.folder, (*SUFFIXES, ".txt", METADATA)))
+        images = [name for name in self._sizes if name.lower().endswith(SUFFIXES)]
         if not images:
             raise ValueError(
-                f"the folder {str(self.folder)!r} holds no image; allowed: {', '.join(SUFFIXES)} "
-                f"files, with captions in {METADATA} or in a .txt beside each"
+                f"the folder {str(folder)!r} holds no image; allowed: {', '.join(SUFFIXES)} "
+                f"files, with {where}"
             )
-        self._entries += [(name, None) for name in images if name not in listed]
+        self._rows = list(self._metadata()) if METADATA in self._sizes else []
+        listed = {name for name, _ in self._rows}
+        self._rows += [(name, {}) for name in images if name not in listed]
 
     def identity(self) -> dict[str, Any]:
-        """What tells this source's content from another's: names and sizes of its files."""
-        return {"files": hash_of(sorted(self._listing.items()))}
+        """Names and sizes of its files."""
+        return {"files": hash_of(list(self._sizes.items()))}
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._rows)
 
-    def __getitem__(self, index: int) -> Entry:
-        name, row = self._entries[index]
-        if isinstance(row, Rejection):
+    def __getitem__(self, indices: Sequence[int]) -> list[Entry]:
+        return [self._entry(*self._rows[index]) for index in indices]
+
+    def _entry(self, name: str, row: dict[str, Any] | RejectedError) -> Entry:
+        if isinstance(row, RejectedError):
             return row
-        try:
-            return Item(name, self._caption(name, row), self.folder / name)
-        except RejectedError as error:
-            return Rejection(name, error.reason, error.detail)
+        return entry(name, lambda: self.folder / name, lambda: self._caption(name, row))
 
-    def _metadata(self) -> Iterator[tuple[str, dict | Rejection]]:
-        with (self.folder / METADATA).open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                where = f"{METADATA}:{number}"
-                try:
-                    row = json.loads(line.decode("utf-8-sig"))
-                except ValueError as error:
-                    yield where, Rejection(where, "a metadata line that is not JSON", str(error))
-                    continue
-                name = row.get("file_name") if isinstance(row, dict) else None
-                if not isinstance(name, str) or not name:
-                    yield where, Rejection(where, "a metadata line without file_name")
-                    continue
-                path = PurePosixPath(name.replace("\\", "/"))
-                if path.is_absolute() or ".." in path.parts or Path(name).drive:
-                    yield name, Rejection(name, "a file outside of the folder")
-                    continue
-                yield path.as_posix(), row
+    def _metadata(self) -> Iterator[tuple[str, dict[str, Any] | RejectedError]]:
+        lines = (self.folder / METADATA).read_bytes().split(b"\n")
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{METADATA}:{number}"
+            try:
+                row = json.loads(line.decode("utf-8-sig"))
+            except ValueError as error:
+                reason = "a metadata line that is not JSON"
+                yield where, RejectedError(reason, str(error), where)
+                continue
+            name = row.get("file_name") if isinstance(row, dict) else None
+            if not isinstance(name, str) or not name:
+                yield where, RejectedError("a metadata line without file_name", name=where)
+                continue
+            path = PurePosixPath(name.replace("\\", "/"))
+            if path.is_absolute() or ".." in path.parts or Path(name).drive:
+                yield name, RejectedError("a file outside of the folder", name=name)
+                continue
+            yield path.as_posix(), row
 
-    def _caption(self, name: str, row: dict | None) -> str:
-        if row and self.caption_column in row:
+    def _caption(self, name: str, row: dict[str, Any]) -> str:
+        if self.caption_column in row:
             return check_caption(row[self.caption_column], self.empty_captions, "null")
         beside = (self.folder / name).with_suffix(".txt")
-        if not beside.is_file():
+        try:
+            text = beside.read_text("utf-8-sig")
+        except FileNotFoundError:
             missing = f"no {beside.name} beside it"
             if row:
                 missing += f"; no {self.caption_column!r} in its line, which has {', '.join(row)}"
-            raise RejectedError("no caption", missing)
-        try:
-            text = beside.read_text("utf-8-sig")
+            raise RejectedError("no caption", missing) from None
         except UnicodeDecodeError as error:
             raise RejectedError("a caption that is not UTF-8", str(error)) from error
         except OSError as error:
@@ -279,24 +295,19 @@ class FolderSource(MapSource):
         return check_caption(text, self.empty_captions)
 
 
-def list_files(folder: Path, ends: tuple[str, ...]) -> Iterator[tuple[str, int]]:
-    """Name below the folder, with forward slashes, and size in bytes of each file.
+def list_files(folder: Path, ends: tuple[str, ...] = ("",)) -> list[tuple[str, int]]:
+    """Name below the folder, with forward slashes, and bytes of each file, in the names' order.
 
-    Args:
-        folder: to look in, and in the folders in it.
-        ends: of the names that count, in lower case; names that begin with a dot do not.
+    Names that begin with a dot, of files and of folders, are left out; ``ends`` are in lower case.
     """
+    found = []
     for where, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
             if name.lower().endswith(ends) and not name.startswith("."):
                 path = Path(where, name)
-                yield path.relative_to(folder).as_posix(), path.stat().st_size
-
-
-def hash_of(value: object) -> str:
-    """A short hash of what JSON can hold."""
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+                found.append((path.relative_to(folder).as_posix(), path.stat().st_size))
+    return sorted(found)
 
 
 # -------------------------------------------------------------------- the datasets library
@@ -306,12 +317,8 @@ class DatasetsSource(MapSource):
     """A data set that the ``datasets`` library can load; it is loaded when it is first read.
 
     Args:
-        path: an id on the Hugging Face hub, a folder, or a parquet file. A folder may also be one
-            that ``save_to_disk`` wrote.
+        path: an id on the Hugging Face hub, a folder (also of ``save_to_disk``), a parquet file.
         revision: the commit of an id, 40 hexadecimal digits.
-        image_column: the images' name.
-        caption_column: the captions' name.
-        empty_captions: ``"reject"`` or ``"keep"``.
 
     Raises:
         FileNotFoundError: for a path that is not there.
@@ -319,7 +326,7 @@ class DatasetsSource(MapSource):
     """
 
     def __init__(
-        self, path: str, *, revision: str | None = None, image_column: str = "image",
+        self, path: str, revision: str | None = None, image_column: str = "image", *,
         caption_column: str = "text", empty_captions: str = "reject",
     ) -> None:  # fmt: skip
         self.path, self.revision = path, revision
@@ -341,37 +348,31 @@ class DatasetsSource(MapSource):
             )
 
     def identity(self) -> dict[str, Any]:
-        """What tells this source's content from another's."""
+        """The commit, or names and sizes of the files."""
         if not self.local:
             return {"id": self.path, "revision": self.revision}
         path = Path(self.path)
-        files = [(path.name, path.stat().st_size)] if path.is_file() else list_files(path, ("",))
-        return {"files": hash_of(sorted(files))}
+        files = [(path.name, path.stat().st_size)] if path.is_file() else list_files(path)
+        return {"files": hash_of(files)}
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._dataset)
 
-    def __getitem__(self, index: int) -> Entry:
-        row = self.rows[index]
-        name, image = f"row {index}", row[self.image_column]
-        try:
-            picture = self._picture(image)
-            caption = check_caption(row[self.caption_column], self.empty_captions)
-        except RejectedError as error:
-            return Rejection(name, error.reason, error.detail)
-        return Item(name, caption, picture)
+    def __getitem__(self, indices: Sequence[int]) -> list[Entry]:
+        rows = zip(indices, self._dataset.__getitems__(list(indices)), strict=True)
+        return [self._entry(f"row {i}", row) for i, row in rows]
 
-    @staticmethod
-    def _picture(image: dict | None) -> Picture:
-        if image and image.get("bytes"):
-            return image["bytes"]
-        if image and image.get("path"):
-            return Path(image["path"])
-        raise RejectedError("no image")
+    def _entry(self, name: str, row: dict[str, Any]) -> Entry:
+        caption = row[self.caption_column]
+        return entry(
+            name,
+            lambda: _picture(row[self.image_column] or {}),
+            lambda: check_caption(caption, self.empty_captions),
+        )
 
     @cached_property
-    def rows(self) -> Dataset:
-        """The data set, images not decoded."""
+    def _dataset(self) -> Dataset:
+        """The data set's two columns, images not decoded."""
         try:
             import datasets
         except ModuleNotFoundError as error:
@@ -380,79 +381,96 @@ class DatasetsSource(MapSource):
                 f"slam_edu[data]`",
                 name=error.name,
             ) from error
-        rows = self._one_split(self._load(datasets))
-        for column in (self.image_column, self.caption_column):
+        rows = self._load(datasets)
+        if isinstance(rows, dict):
+            if "train" not in rows and len(rows) != 1:
+                raise ValueError(
+                    f"{self.path!r} has the splits {', '.join(map(repr, rows))}; allowed: one "
+                    f"split, or one named 'train'"
+                )
+            rows = rows.get("train", next(iter(rows.values())))
+        return self._columns(rows, datasets.Image(decode=False))
+
+    def _columns(self, rows: Dataset, image: Any) -> Dataset:
+        columns = [self.image_column, self.caption_column]
+        for column in columns:
             if column not in rows.column_names:
                 raise ValueError(
                     f"{self.path!r} has no column {column!r}; allowed as image_column and "
                     f"caption_column: {', '.join(map(repr, rows.column_names))}"
                 )
-        kind = rows.features[self.caption_column]
-        if getattr(kind, "dtype", None) not in ("string", "large_string"):
-            raise ValueError(
-                f"the column {self.caption_column!r} of {self.path!r} holds {kind}; allowed as "
-                f"caption_column: one of text"
-            )
-        rows = rows.select_columns([self.image_column, self.caption_column])
-        kind = rows.features[self.image_column]
+        kinds = [rows.features[column] for column in columns]
         try:
-            rows = rows.cast_column(self.image_column, datasets.Image(decode=False))
+            if getattr(kinds[1], "dtype", None) not in ("string", "large_string"):
+                raise TypeError
+            return rows.select_columns(columns).cast_column(self.image_column, image)
         except Exception as error:  # what Arrow raises depends on the column's type
             raise ValueError(
-                f"the column {self.image_column!r} of {self.path!r} holds {kind}; allowed as "
-                f"image_column: one of images"
+                f"the columns {columns} of {self.path!r} hold {kinds[0]} and {kinds[1]}; allowed: "
+                f"images as image_column, text as caption_column"
             ) from error
-        if not len(rows):
-            raise ValueError(f"{self.path!r} is empty; allowed: a data set with rows")
-        return rows
-
-    def _one_split(self, loaded: Any) -> Dataset:
-        """The split 'train', or the only one."""
-        if not isinstance(loaded, dict):
-            return loaded
-        if "train" in loaded:
-            return loaded["train"]
-        if len(loaded) == 1:
-            return next(iter(loaded.values()))
-        raise ValueError(
-            f"{self.path!r} has the splits {', '.join(map(repr, loaded))}; allowed: one split, or "
-            f"one named 'train'"
-        )
 
     def _load(self, datasets: Any) -> Any:
         path = Path(self.path)
-        if self.local:
-            if path.is_file():
-                return self._loaded(datasets.load_dataset, "parquet", data_files=str(path))
-            if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-                return self._loaded(datasets.load_from_disk, str(path))
-            return self._loaded(datasets.load_dataset, str(path))
         try:
-            return self._loaded(datasets.load_dataset, self.path, revision=self.revision)
+            if not self.local:
+                return datasets.load_dataset(self.path, revision=self.revision)
+            if path.is_file():
+                return datasets.load_dataset("parquet", data_files=self.path)
+            if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+                return datasets.load_from_disk(self.path)
+            return datasets.load_dataset(self.path)
         except ConnectionError as error:
             raise ConnectionError(
                 f"the data set {self.path!r} cannot be fetched ({error}). Connect to the network; "
                 f"or fetch it elsewhere with `hf download {self.path} --repo-type dataset "
                 f"--revision {self.revision} --local-dir FOLDER` and set data_path=FOLDER"
             ) from error
-
-    def _loaded(self, load: Callable[..., Any], *arguments: str, **options: str) -> Any:
-        try:
-            return load(*arguments, **options)
-        except ConnectionError:
-            raise
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f"{self.path!r} cannot be loaded ({error}); allowed: a folder or file that the "
-                f"datasets library reads, or an id on the hub that you may read (`hf auth login` "
-                f"for a gated one)"
-            ) from error
         except Exception as error:  # the library's own kinds, and its readers'
             raise ValueError(
-                f"{self.path!r} cannot be loaded by the datasets library: {error}"
+                f"{self.path!r} cannot be loaded by the datasets library ({error}); allowed: a "
+                f"folder or file that it reads, or an id on the hub that you may read (`hf auth "
+                f"login` for a gated one)"
             ) from error
 
 
-def take(items: Iterator[tuple[Position, Entry]], count: int) -> list[tuple[Position, Entry]]:
-    """The next entries, fewer at the end."""
-    return list(islice(items, count))
+def _picture(image: dict[str, Any]) -> bytes | Path:
+    if not (image.get("bytes") or image.get("path")):
+        raise RejectedError("no image")
+    return image.get("bytes") or Path(image["path"])
+
+
+# -------------------------------------------------------------------- prompts
+
+
+def read_prompts(path: str | os.PathLike[str] | None = None) -> list[str]:
+    """One prompt a line, in order; empty lines and those that begin with ``#`` are left out.
+
+    Args:
+        path: of a UTF-8 text. None: the shipped list of everyday things.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no text or holds no prompt.
+    """
+    path = Path(data_path("prompts/everyday.txt") if path is None else path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{str(path)!r} is not a file; allowed: a text file with one prompt a line"
+        )
+    try:
+        lines = [" ".join(line.split()) for line in path.read_text("utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{str(path)!r} is no UTF-8 text ({error}); allowed: one prompt a line"
+        ) from error
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    if not prompts:
+        raise ValueError(f"{str(path)!r} holds no prompt; allowed: one or more, one a line")
+    return prompts
+
+
+def default_prompts(teacher: str) -> list[str]:
+    """What is drawn from a teacher where no prompts are named: a shipped one has its own."""
+    model = shipped(teacher)
+    return read_prompts() if model is None else model.prompts()
