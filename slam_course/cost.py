@@ -43,17 +43,10 @@ FORWARD, BACKWARD = "student, forward", "student, backward"
 
 
 def sample_parts(plan: Plan) -> dict[str, int]:
-    """Operations of one sample of a distillation, by part.
+    """Operations of one sample by part: encoding, the teacher's calls, target, student.
 
-    The autoencoder's and the text encoders' are those of one image and one caption; a run with a
-    cache computes them once for each of its data and not for each sample.
-
-    Args:
-        plan: of the run.
-
-    Returns:
-        operations of ``autoencoder``, ``text encoders``, ``teacher`` (all its calls), ``target``,
-        ``student, forward`` and ``student, backward``.
+    A run with a cache computes the autoencoder's and the text encoders' once for each image and
+    caption, not for each sample.
     """
     config, step = plan.config, plan.trace.flops
     calls = config.distillation.teacher_steps * (2 if config.distillation.guidance else 1)
@@ -69,11 +62,7 @@ def sample_parts(plan: Plan) -> dict[str, int]:
 
 
 def text_flops(architecture: Architecture) -> int:
-    """Operations of one caption in all text encoders.
-
-    Args:
-        architecture: of the teacher.
-    """
+    """Operations of one caption in all text encoders."""
     return _text_flops(json.dumps([[k, dict(v)] for k, v in architecture.text_encoders]))
 
 
@@ -95,11 +84,6 @@ def reduced_bytes(parameters: int, processes: int, size: int = 4) -> float:
 
     Around a ring of W processes each sends (W-1)/W of the gradient to have its sum, and as much
     again so that all have it (Patarasuk and Yuan 2009).
-
-    Args:
-        parameters: number of trained ones.
-        processes: W.
-        size: bytes of one gradient.
 
     Raises:
         ValueError: for a number below 1.
@@ -132,11 +116,11 @@ def run_cost(
     """Days and money of a run.
 
     Args:
-        flops: operations of one sample.
-        gpus: number of cards.
-        batch: samples that a card takes an update.
-        updates: of the run.
-        speed: sustained by one card, in operations a second.
+        flops: operations of one sample, F.
+        gpus: number of cards, G.
+        batch: samples of an update on one card, b.
+        updates: U.
+        speed: v, in operations a second.
         price: of one card for one hour.
 
     Raises:
@@ -158,11 +142,5 @@ def run_cost(
 
 
 def samples_bought(flops: float, gpu_days: float, speed: float) -> float:
-    """Samples that some GPU-days are enough for.
-
-    Args:
-        flops: operations of one sample.
-        gpu_days: of all cards together.
-        speed: sustained by one card, in operations a second.
-    """
+    """Samples that some GPU-days are enough for, at v = ``speed`` and F = ``flops`` a sample."""
     return gpu_days * DAY * speed / flops

@@ -284,11 +284,25 @@ def legend_lines(entries: Mapping[str, tuple[str, str]], width: float = 1.6) -> 
     ]
 
 
-def legend_below(fig: CourseFigure, handles: Sequence[Artist], columns: int) -> None:
+def legend_below(
+    fig: CourseFigure, handles: Sequence[Artist], columns: int, size: float = 9
+) -> None:
     """One legend for all panels, under them."""
     fig.legend(
-        handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9
+        handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=size
     )
+
+
+def band(
+    ax: Axes, curve: Mapping[float, Sequence[float]], label: str, color: str, **style: Any
+) -> None:
+    """A line through the geometric means of values by x, a band from their least to their most."""
+    x = sorted(curve)
+    with np.errstate(divide="ignore"):
+        middle = [float(np.exp(np.mean(np.log(curve[at])))) for at in x]
+    ax.plot(x, middle, ms=4.5, label=label, color=color, **style)
+    low, high = [min(curve[at]) for at in x], [max(curve[at]) for at in x]
+    ax.fill_between(x, low, high, color=color, alpha=0.15, lw=0)
 
 
 def ratio_plot(

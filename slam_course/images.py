@@ -20,13 +20,7 @@ _GAP = 3  # white pixels between two images of 32
 def mosaic(images: Tensor, columns: int, gap: int = 2) -> Tensor:
     """Images side by side on white, of shape (rows (H + gap) + gap, columns (W + gap) + gap, 3).
 
-    Args:
-        images: of shape (B, 3, H, W), in [-1, 1].
-        columns: images in a row.
-        gap: white pixels between them.
-
-    Returns:
-        one picture with values in [0, 1], as matplotlib's ``imshow`` takes it.
+    Its values are in [0, 1], as matplotlib's ``imshow`` has them.
     """
     count, channels, height, width = images.shape
     rows = -(-count // columns)
@@ -38,14 +32,7 @@ def mosaic(images: Tensor, columns: int, gap: int = 2) -> Tensor:
 
 
 def image_grid(images: Tensor, *, columns: int, title: str, alt: str) -> CourseFigure:
-    """Images row by row under one title.
-
-    Args:
-        images: of shape (B, 3, H, W).
-        columns: images of a row.
-        title: over all of them.
-        alt: what is to be seen.
-    """
+    """Images row by row under one title."""
     rows = -(-len(images) // columns)
     fig, (ax,) = figure(size=(1.25 * columns, 1.25 * rows + 0.5), alt=alt)
     ax.imshow(mosaic(images.cpu(), columns).numpy(), interpolation="nearest")
@@ -63,14 +50,13 @@ def image_rows(
     scale: int = 2,
     gaps: Sequence[int] = (),
 ) -> CourseFigure:
-    """Rows of images, each with its name on the left.
+    """Rows of as many images, each with its name on the left.
 
     Args:
-        rows: for each name, images of shape (B, 3, H, W), B the same in all rows.
+        rows: images by name.
         alt: what is to be seen.
         title: over all of them.
-        columns: names of the columns, written over the first row, in one line or more; none by
-            default.
+        columns: names of the columns, in one line or more.
         scale: pixels of the screen for one of the image, in each direction.
         gaps: columns, counted from 0, before which there is twice the gap.
 
@@ -114,13 +100,7 @@ def image_rows(
 
 
 def prompt_grid(images: Tensor, rows: Sequence[str], columns: Sequence[str]) -> CourseFigure:
-    """One image for each pair of a row and a column, their names at the edges.
-
-    Args:
-        images: of shape (len(rows) * len(columns), 3, H, W), row by row, in [-1, 1].
-        rows: names of the rows.
-        columns: names of the columns, two words each at most.
-    """
+    """One image for each pair of a row and a column, row by row, their names at the edges."""
     n, m = len(rows), len(columns)
     names = [name.replace("\n", " ") for name in columns]
     alt = f"{n} by {m} drawn digits: {', '.join(rows)} by {', '.join(names)}."

@@ -20,8 +20,10 @@ from slam_course.figures import (
     COLORS,
     Animation,
     CourseFigure,
+    band,
     field,
     figure,
+    legend_below,
     open_axes,
     plane,
     points,
@@ -29,7 +31,6 @@ from slam_course.figures import (
 )
 from slam_course.lesson_05.students import CHECKPOINTS
 from slam_course.results import STEPS, TIMES, Ratio, ToyResults, ToySetting
-from slam_edu._validation import check_count
 
 LABELS = {
     "CD": "consistency distillation",
@@ -72,10 +73,7 @@ def sample_grid(
 ) -> CourseFigure:
     """Samples of several methods at several numbers of steps, over the data in light grey.
 
-    Args:
-        samples: for each method, for each number of steps, samples of shape ``(B, 2)``.
-        data: clean samples, shape ``(n, 2)``.
-        notes: for each of them, the distance to the data, written under the panel.
+    ``samples`` and ``notes``, the distances to the data ``(n, 2)``, are by method, then by steps.
     """
     steps = list(next(iter(samples.values())))
     best = min((row[steps[0]], name) for name, row in notes.items())
@@ -116,10 +114,10 @@ def error_maps(
     r"""The error to f* at timestep t over the plane of :math:`x_t`, one panel per student.
 
     Args:
-        maps: for each student, errors on :func:`slam_course.grid_points`, ``(n * n,)``.
-        data: samples at timestep t, shape ``(B, 2)``: where students are asked.
+        maps: for each student, errors on :func:`slam_course.figures.grid_points`, ``(n * n,)``.
+        data: samples at timestep t, shape ``(B, 2)``.
         t: timestep.
-        limit: half-width of the plane shown, as of the grid.
+        limit: half-width of the plane, as of the grid.
         most: error at the end of the colour scale.
     """
     said = ", ".join(f"{name} {values.mean():.2f}" for name, values in maps.items())
@@ -146,13 +144,7 @@ def errors_along(
     per_gamma: Mapping[str, Mapping[float, float]],
     t: int,
 ) -> CourseFigure:
-    r"""Mean error to f* over the timestep, and along the chord of one sub-path over gamma.
-
-    Args:
-        per_t: for each student, the error by timestep.
-        per_gamma: for each student, the error by gamma.
-        t: noisy end of that sub-path.
-    """
+    """Mean error to f* over the timestep, and over gamma along the chords from t."""
     fig, (left, right) = figure(
         2,
         size=(4.3, 3.4),
@@ -181,15 +173,7 @@ def errors_along(
 def learning_figure(
     samples: Tensor, errors: Mapping[int, float], data: Tensor, update: int, name: str
 ) -> CourseFigure:
-    """One moment of a student's training: its samples in one step, its error over the timestep.
-
-    Args:
-        samples: drawn in one step, shape ``(B, 2)``.
-        errors: mean error to f* by timestep.
-        data: clean samples, shape ``(n, 2)``.
-        update: number of updates so far.
-        name: of the student.
-    """
+    """One moment of a student's training: samples (B, 2) in one step, its error by timestep."""
     fig, (left, right) = figure(
         2,
         size=(2.7, 2.7),
@@ -213,15 +197,7 @@ def learning(
     *,
     milliseconds: int = 350,
 ) -> Animation:
-    """An animation of a student that learns: :func:`learning_figure` at several moments.
-
-    Args:
-        moments: for each number of updates, samples in one step and errors by timestep.
-        data: clean samples, shape ``(n, 2)``.
-        name: of the student.
-        milliseconds: that a picture stays.
-    """
-    check_count(len(moments), "the number of moments")
+    """An animation of a student that learns: :func:`learning_figure` by number of updates."""
     frames = [learning_figure(x, e, data, update, name) for update, (x, e) in moments.items()]
     ends = [errors[max(errors)] for _, errors in moments.values()]
     return Animation(
@@ -235,13 +211,7 @@ def learning(
 def arrival(
     errors: Mapping[str, Mapping[int, Sequence[float]]], times: Sequence[int], alt: str
 ) -> CourseFigure:
-    """Error to f* over updates, a panel per timestep, a line per student.
-
-    Args:
-        errors: for each student, for each number of updates, the error at each of ``times``.
-        times: timesteps, one panel each.
-        alt: what is to be seen.
-    """
+    """Error to f* over updates, a line per student, a panel for each timestep of ``times``."""
     fig, axes = figure(len(times), size=(8.8 / len(times), 3.3), alt=alt)
     for i, (ax, t) in enumerate(zip(axes, times, strict=True)):
         for name, curve in errors.items():
@@ -256,26 +226,16 @@ def arrival(
     return fig
 
 
-# -------------------------------------------------------------------- quality over steps
-
-
 def steps_against_quality(
     results: ToyResults,
     settings: Mapping[str, ToySetting],
     data: Sequence[str],
     floor: Mapping[str, float],
-    after: int | None = None,
 ) -> CourseFigure:
     """Sliced Wasserstein distance over the number of steps, one panel per data set.
 
-    A line is the geometric mean over the seeds, the band around it their smallest and largest.
-
-    Args:
-        results: of the study.
-        settings: by name.
-        data: names of the data sets.
-        floor: for each of them, the distance between two samples of the data.
-        after: updates after which students were measured; None: the end.
+    A line is the geometric mean over the seeds, the band around it their smallest and largest;
+    ``floor`` is the distance between two samples of each data set.
     """
     fig, axes = figure(
         len(data),
@@ -287,13 +247,10 @@ def steps_against_quality(
     )
     for ax, name in zip(axes, data, strict=True):
         for method, setting in settings.items():
-            found = [results.values(setting, [name], f"sw_{n}", after) for n in STEPS]
+            found = [results.values(setting, [name], f"sw_{n}") for n in STEPS]
             each = [list(values.values()) for values in found]
-            style = style_of(method)
-            middle = [np.exp(np.mean(np.log(values))) for values in each]
-            ax.plot(STEPS, middle, ms=4.5, lw=1.6, label=LABELS.get(method, method), **style)
-            low, high = [min(v) for v in each], [max(v) for v in each]
-            ax.fill_between(STEPS, low, high, color=style["color"], alpha=0.15, lw=0)
+            curve = dict(zip(STEPS, each, strict=True))
+            band(ax, curve, LABELS.get(method, method), lw=1.6, **style_of(method))
         ax.axhline(floor[name], color="#8c8c8c", lw=1, ls="-", zorder=0)
         ax.set(xscale="log", yscale="log", xlabel="steps")
         ax.set_xticks(STEPS, [str(n) for n in STEPS])
@@ -303,10 +260,7 @@ def steps_against_quality(
         open_axes(ax, 8.5)
     axes[0].set_ylabel("sliced Wasserstein distance")
     axes[0].text(1, 0.96 * floor[data[0]], "floor", fontsize=8, va="top", color="#555555")
-    fig.legend(
-        *axes[0].get_legend_handles_labels(),
-        loc="outside lower center", ncols=3, frameon=False, fontsize=9,
-    )  # fmt: skip
+    legend_below(fig, axes[0].get_legend_handles_labels()[0], 3)
     return fig
 
 
@@ -341,26 +295,12 @@ def _over(
     ticks: Sequence[float],
     floor: Mapping[str, float],
 ) -> CourseFigure:
-    """Metrics over a quantity, both axes logarithmic, with the spread over data sets removed.
-
-    Args:
-        curves: for each metric, for each method, for each x the values of the seeds (each a
-            geometric mean over the data sets).
-        xlabel: what x is.
-        alt: what is to be seen.
-        ticks: of the horizontal axis.
-        floor: for each data set, the distance between two samples of the data.
-    """
+    """Metrics over a quantity: ``curves`` by metric, by method, by x, the values of the seeds."""
     level = float(np.exp(np.mean(np.log(list(floor.values())))))
     fig, axes = figure(len(curves), size=(8.8 / len(curves), 3.6), alt=alt)
     for ax, (metric, by_method) in zip(axes, curves.items(), strict=True):
         for method, values in by_method.items():
-            style = style_of(method)
-            x = list(values)
-            middle = [np.exp(np.mean(np.log(v))) for v in values.values()]
-            ax.plot(x, middle, ms=4.5, lw=1.6, label=LABELS.get(method, method), **style)
-            low, high = [min(v) for v in values.values()], [max(v) for v in values.values()]
-            ax.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
+            band(ax, values, LABELS.get(method, method), lw=1.6, **style_of(method))
         if metric.startswith("sw"):
             ax.axhline(level, color="#8c8c8c", lw=1, zorder=0)
             ax.text(ticks[0], 0.97 * level, "floor", fontsize=8, va="top", color="#555555")
@@ -370,10 +310,7 @@ def _over(
         ax.set_title(_METRICS[metric], fontsize=10)
         _numbers(ax, (0.02, 0.03, 0.05, 0.1, 0.2, 0.5, 1))
         open_axes(ax, 8.5)
-    fig.legend(
-        *axes[0].get_legend_handles_labels(),
-        loc="outside lower center", ncols=3, frameon=False, fontsize=9,
-    )  # fmt: skip
+    legend_below(fig, axes[0].get_legend_handles_labels()[0], 3)
     return fig
 
 

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from slam_edu._validation import check_count
 from slam_edu.sampling import spaced_timesteps
 from slam_edu.schedule import Level
 from slam_edu.sd.components import LatentDiffusion
@@ -37,11 +36,8 @@ START, END = "[start]", "[end]"
 def prompt_tokens(tokenizer: CLIPTokenizer, prompt: str) -> list[str]:
     """The tokens of a prompt as text, ``[start]`` first and ``[end]`` last.
 
-    A piece of a word that goes on in the next token ends with ``-``.
-
-    Args:
-        tokenizer: of the pipeline.
-        prompt: what is too long is cut off, as the pipeline does.
+    A piece of a word that goes on in the next token ends with ``-``; what is too long is cut off,
+    as the pipeline does.
     """
     ids = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length).input_ids
     names = tokenizer.convert_ids_to_tokens(ids[1:-1])
@@ -56,25 +52,13 @@ def recorded_attention(network: nn.Module) -> Iterator[list[Tensor]]:
     The network computes the same as before, by diffusers' plain attention processor; its own
     processors are put back at the end.
 
-    Args:
-        network: with diffusers' attention layers, those to the text named ``attn2``, as in a
-            ``UNet2DConditionModel``.
-
     Yields:
-        a list that grows by one tensor of shape (B, places, L) for each layer and call, the
-        mean over the layer's heads.
-
-    Raises:
-        ValueError: for a network without such layers.
+        a list that grows by one tensor of shape (B, places, L) for each layer named ``attn2`` and
+        each call, the mean over the layer's heads.
     """
     from diffusers.models.attention_processor import AttnProcessor
 
     layers = [layer for name, layer in network.named_modules() if name.endswith("attn2")]
-    if not layers:
-        raise ValueError(
-            f"a {type(network).__name__} has no layer named attn2; allowed: a UNet with "
-            f"cross-attention"
-        )
     maps: list[Tensor] = []
     before = [layer.processor for layer in layers]
     for layer in layers:
@@ -113,25 +97,10 @@ def word_attention(
     Layers that work on a smaller picture are enlarged to the latent's size; all layers count
     alike. With guidance the maps are those of the prompt, not of the empty one.
 
-    Args:
-        model: the pipeline's parts.
-        prompts: B of them.
-        noise: of shape (B, C, H, W), at t = T-1.
-        guidance: w.
-        steps: of DDIM.
-
     Returns:
         the latents at the end, of shape (B, C, H, W), and the maps, of shape (steps, B, L, H, W),
         noisy to clean.
-
-    Raises:
-        ValueError: for unlike numbers of prompts and latents, or a number of steps below 1.
     """
-    check_count(steps, "steps")
-    if len(prompts) != len(noise):
-        raise ValueError(
-            f"there are {len(prompts)} prompts for {len(noise)} latents; allowed: one each"
-        )
     levels = model.schedule(spaced_timesteps(steps, model.schedule))
     levels = Level.cat([levels, Level.clean(levels.alpha[:1])])
     predictor = model.predictor(prompts, guidance)

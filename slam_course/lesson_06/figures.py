@@ -31,7 +31,7 @@ _GUIDED = (("-", "#7fd1b5"), ("-", "#009E73"), ("--", "#006b4f"), (":", "#003d2d
 
 
 def _as_images(values: Tensor, cmap: str, low: float, high: float, size: int) -> Tensor:
-    """Numbers (B, h, w) as coloured images (B, 3, size, size) in [-1, 1]."""
+    """Numbers (B, h, w) as coloured images (B, 3, size, size)."""
     scaled = ((values.detach().cpu() - low) / (high - low)).clamp(0, 1).numpy()
     rgb = torch.as_tensor(colormaps[cmap](scaled)[..., :3], dtype=torch.float32)  # (B, h, w, 3)
     repeat = size // values.shape[-1]
@@ -43,13 +43,7 @@ def _as_images(values: Tensor, cmap: str, low: float, high: float, size: int) ->
 
 
 def latent_channels(images: Tensor, latents: Tensor, decoded: Tensor) -> CourseFigure:
-    """Images, the channels of their latents, and what is decoded from them; one image a row.
-
-    Args:
-        images: of shape (B, 3, H, W).
-        latents: of shape (B, C, h, w); grey is 0, black -3 and white 3.
-        decoded: of shape (B, 3, H, W).
-    """
+    """Images, the channels of their latents (grey is 0, black -3, white 3), and decoded images."""
     channels = latents.shape[1]
     rows = {}
     for i in range(len(images)):
@@ -76,12 +70,8 @@ def word_maps(
     """Images, and for each where some words are looked at, and where they act; one image a row.
 
     Attention is shown relative to each word's mean over all rows, with one contrast for all
-    words, which the title states; effects from zero to the column's largest value.
-
-    Args:
-        images: of shape (B, 3, H, W).
-        attention: for each word, its map, of shape (B, h, w).
-        effects: for each change of words, the size of what it changes, of shape (B, h, w).
+    words, which the title states; effects, by change of words, from zero to the column's largest
+    value. Maps have shape (B, h, w).
     """
     size = images.shape[-1]
     relative = torch.stack([maps / maps.mean() - 1 for maps in attention.values()])
@@ -111,13 +101,9 @@ def _listed(names: Mapping[str, object]) -> str:
 def guided_planes(
     panels: Mapping[str, tuple[Tensor, Tensor]], asked: Tensor, others: Tensor
 ) -> CourseFigure:
-    """Guidance in the plane: exact trajectories and ends, one panel per w.
+    """Guidance in the plane, one panel per w: trajectories (n, B, 2) and ends (m, 2).
 
-    Args:
-        panels: for each title, trajectories of shape (n, B, 2) to be drawn as lines, and ends of
-            shape (m, 2) to be drawn as points.
-        asked: data that the prompt asks for, shape (k, 2).
-        others: all other data, shape (l, 2).
+    Data that the prompt asks for are darker than all others.
     """
     fig, axes = figure(
         len(panels),
@@ -141,10 +127,8 @@ def guided_planes(
 def latent_bends(timesteps: Tensor, change: Mapping[str, Tensor], alt: str) -> CourseFigure:
     """Change of slope over each sub-path, median over the paths, and which share has happened.
 
-    Args:
-        timesteps: ends of the sub-paths, falling, shape (n + 1,).
-        change: for each guidance, the length of the change of slope, shape (n, B).
-        alt: what is to be seen.
+    ``timesteps`` (n + 1,) are the ends of the sub-paths, falling; ``change`` has, by guidance,
+    lengths of shape (n, B).
     """
     fig, (left, right) = figure(2, size=(4.3, 3.1), alt=alt)
     starts = timesteps[:-1]
@@ -165,12 +149,7 @@ def latent_bends(timesteps: Tensor, change: Mapping[str, Tensor], alt: str) -> C
 
 
 def solver_errors(curves: Mapping[str, Mapping[str, Mapping[int, float]]]) -> CourseFigure:
-    """Relative error in the latent over network evaluations, one panel per guidance.
-
-    Args:
-        curves: for each title, for each method of :data:`slam_edu.solver.METHODS`, the error by
-            the number of steps.
-    """
+    """Relative error in the latent over steps, by method, one panel per guidance."""
     fig, axes = figure(
         len(curves),
         size=(4.1, 3.2),

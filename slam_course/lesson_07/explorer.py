@@ -10,16 +10,10 @@ from torch import Tensor
 
 from slam_course.figures import CourseFigure
 from slam_course.images import image_grid
-from slam_course.lesson_06.explorer import prompt_of
 from slam_course.widgets import explorer
-from slam_edu._validation import check_choice, check_count
 from slam_edu.digits.captions import WORDS
 
-STEPS = (1, 2, 4, 8)
-SEEDS = tuple(range(10))
 COUNT = 8
-#: Stroke and background of the digits, so that a wrong colour can be seen.
-COLOURS = ("red", "yellow")
 
 Drawer = Callable[[Sequence[str], Tensor, int], Tensor]
 """``draw(prompts, noise, steps) -> images`` of shape (B, 3, H, W), in [-1, 1]."""
@@ -29,21 +23,7 @@ Drawer = Callable[[Sequence[str], Tensor, int], Tensor]
 def steps_figure(
     draw: Drawer, name: str, prompt: str, steps: int, seed: int, shape: Sequence[int]
 ) -> CourseFigure:
-    """Eight images of one prompt, from eight noises that belong to the seed.
-
-    Args:
-        draw: draws them.
-        name: of what draws, for the title.
-        prompt: any text.
-        steps: of the sampler.
-        seed: of the noise.
-        shape: of a latent.
-
-    Raises:
-        ValueError: for a seed or a number of steps that is not allowed.
-    """
-    check_count(seed, "seed", low=0)
-    check_count(steps, "steps")
+    """Eight images of one prompt, from the eight noises of a seed, latents of a shape."""
     noise = torch.randn((COUNT, *shape), generator=torch.Generator().manual_seed(seed))
     images = draw([prompt] * COUNT, noise, steps)
     in_words = f"{name}, {steps} step{'s' * (steps > 1)}, seed {seed}"
@@ -60,29 +40,17 @@ def few_steps(
     *,
     shape: Sequence[int] = (4, 8, 8),
     digits: Sequence[str] = WORDS,
-    steps: Sequence[int] = STEPS,
+    steps: Sequence[int] = (1, 2, 4, 8),
     first: int = 4,
 ) -> ipywidgets.VBox:
-    """Menus for the network and the digit, sliders for steps and seed; the noise stays.
-
-    Args:
-        networks: for each name, what draws.
-        shape: of a latent.
-        digits: words that can be chosen, the first is shown first.
-        steps: numbers of steps.
-        first: number of steps that is shown first.
-
-    Raises:
-        ValueError: for no network, or a ``first`` that is not among the steps.
-    """
-    if not networks:
-        raise ValueError("there are no networks; allowed: one or more, by name")
-    check_choice(first, steps, "first")
+    """Menus for the network and the digit, sliders for steps and seed; the noise stays."""
 
     def draw(network: str, digit: str, steps: int, seed: int) -> CourseFigure:
-        prompt = prompt_of(digit, *COLOURS)
+        # Two colours, so that a wrong one can be seen.
+        prompt = f"a red {digit} on a yellow background"
         return steps_figure(networks[network], network, prompt, steps, seed, shape)
 
-    box = explorer(draw, slow=True, network=list(networks), digit=digits, steps=steps, seed=SEEDS)
-    box.children[2].value = first
-    return box
+    return explorer(
+        draw, slow=True, first={"steps": first}, network=list(networks), digit=digits,
+        steps=steps, seed=range(10),
+    )  # fmt: skip

@@ -16,17 +16,24 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.ticker import NullLocator
 from PIL import Image
 from torch import Tensor
 
-from slam_course.figures import COLORS, CourseFigure, figure
+from slam_course.figures import (
+    COLORS,
+    CourseFigure,
+    figure,
+    legend_below,
+    open_axes,
+    plain_ticks,
+)
 from slam_edu.sd.tracking import BIN_COLUMNS
 
 Rows = Sequence[Mapping[str, float]]
 
 _DPI = 96
+_STEPS = ((1, 2, 5), (1, 3), (1,))
 _GREY = "#8c8c8c"
 #: One's own run first; what is wrong with others is said by their names.
 _LINES: tuple[dict[str, Any], ...] = (
@@ -46,19 +53,12 @@ _KINDS: dict[str, dict[str, Any]] = {
 # -------------------------------------------------------------------- one batch
 
 
-def errors_by_timestep(t: Tensor, error: Tensor, alt: str, tenths: int = 10) -> CourseFigure:
-    """Each sample's error over its timestep, noise on the left, and the mean of each tenth.
-
-    Args:
-        t: timesteps of shape (B,), 0 to 999.
-        error: of each sample, of shape (B,), above 0.
-        alt: what is to be seen.
-        tenths: number of bins of equal width.
-    """
+def errors_by_timestep(t: Tensor, error: Tensor, alt: str) -> CourseFigure:
+    """Each sample's error over its timestep, noise on the left, and the mean of each tenth."""
     fig, (ax,) = figure(size=(6.2, 3.1), alt=alt)
     x, y = t.detach().cpu().double().numpy(), error.detach().cpu().double().numpy()
     ax.scatter(x, y, s=16, color=COLORS["student"], alpha=0.6, linewidths=0, label="one sample")
-    edges = np.linspace(0, 1000, tenths + 1)
+    edges = np.linspace(0, 1000, 11)
     for i, (low, high) in enumerate(pairwise(edges)):
         inside = y[(x >= low) & (x < high)]
         if len(inside):
@@ -69,8 +69,8 @@ def errors_by_timestep(t: Tensor, error: Tensor, alt: str, tenths: int = 10) -> 
     ax.set(xlim=(1010, -10), yscale="log", xlabel="timestep t")
     ax.set_title("squared error between student and target, mean over the latent", fontsize=10)
     ax.legend(frameon=False, fontsize=9, loc="upper right")
-    _plain(ax.yaxis)
-    _open(ax)
+    plain_ticks(ax.yaxis, 6, _STEPS)
+    open_axes(ax)
     return fig
 
 
@@ -83,19 +83,8 @@ def beside(
     """Logs of runs beside those of healthy ones: loss, gradient norm, error by timestep.
 
     The references are one grey band from the least to the most of them. What is not finite is
-    left out; its place on the line stays empty.
-
-    Args:
-        logs: for each name, the rows of its log; one's own run first.
-        references: logs of runs that are known to be healthy, of equal ``update`` columns.
-        alt: what is to be seen; empty to say what the figure holds.
-
-    Raises:
-        ValueError: for a log without rows.
+    left out; its place on the line stays empty. One's own log comes first.
     """
-    for name, rows in [*logs.items(), *(("a reference", rows) for rows in references)]:
-        if not rows:
-            raise ValueError(f"the log of {name} has no rows; allowed: one or more")
     said = f"Loss, gradient norm and error by timestep of {', '.join(logs)}"
     if len(references) == 1:
         said += ", beside a healthy run in grey"
@@ -109,7 +98,7 @@ def beside(
         for line, rows in zip(_styles(logs), logs.values(), strict=True):
             ax.plot([r["update"] for r in rows], [r[column] for r in rows], lw=1.6, **line)
         ax.set(xscale="log", yscale="log", xlabel="updates")
-        _plain(ax.xaxis)
+        plain_ticks(ax.xaxis, 6, _STEPS)
     middles = (np.arange(len(BIN_COLUMNS)) + 0.5) * 1000 / len(BIN_COLUMNS)
     if references:
         _band(axes[2], middles, np.array([late_errors(rows) for rows in references]))
@@ -119,23 +108,17 @@ def beside(
     titles = ("loss", "norm of the gradient", "squared error, the last third of the log")
     for ax, title in zip(axes, titles, strict=True):
         ax.set_title(title, fontsize=9.5)
-        _plain(ax.yaxis)
-        _open(ax)
+        plain_ticks(ax.yaxis, 6, _STEPS)
+        open_axes(ax)
     handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(
-        handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9
-    )
+    legend_below(fig, handles, len(labels))
     return fig
 
 
 def late_errors(rows: Rows) -> np.ndarray:
     """Mean squared error in each tenth of the timesteps over a log's last third, cleanest first.
 
-    Args:
-        rows: of the log; a tenth that had no sample there is NaN.
-
-    Returns:
-        of shape (10,).
+    A tenth that had no sample there is NaN.
     """
     late = rows[len(rows) - -(-len(rows) // 3) :]
     values = np.array([[row[name] for name in BIN_COLUMNS] for row in late])
@@ -183,7 +166,7 @@ def rates(curves: Mapping[str, Mapping[int, float]], alt: str) -> CourseFigure:
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_title("as asked for: digit, colour and background, per cent", fontsize=10)
     ax.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    _open(ax)
+    open_axes(ax)
     return fig
 
 
@@ -193,19 +176,7 @@ def rates(curves: Mapping[str, Mapping[int, float]], alt: str) -> CourseFigure:
 def sample_grids(
     paths: Sequence[str | os.PathLike[str]], alt: str, width: int = 900
 ) -> CourseFigure:
-    """Pictures that a run drew on its way (``samples/00000250.png``), one below the other.
-
-    Args:
-        paths: of PNG files whose names are numbers of updates.
-        alt: what is to be seen.
-        width: in pixels; larger pictures are made smaller.
-
-    Raises:
-        ValueError: for no paths.
-        FileNotFoundError: for a path that is no file.
-    """
-    if not paths:
-        raise ValueError("there are no grids; allowed: one path or more")
+    """Pictures that a run drew on its way (``samples/00000250.png``), one below the other."""
     pictures = []
     for path in map(Path, paths):
         with Image.open(path) as file:
@@ -226,25 +197,3 @@ def sample_grids(
         ax.set_axis_off()
         ax.set_title(f"after {int(stem):,} updates", fontsize=10, loc="left")
     return fig
-
-
-# -------------------------------------------------------------------- parts
-
-
-def _plain(axis: Axis) -> None:
-    """Ticks of a logarithmic axis: 1, 2 and 5 as plain numbers, or powers of ten if many."""
-    low, high = axis.get_view_interval()
-    powers = 10.0 ** np.arange(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    for steps in ((1, 2, 5), (1, 3), (1,)):
-        ticks = [step * power for power in powers for step in steps]
-        shown = [tick for tick in ticks if low <= tick <= high]
-        if len(shown) <= 6:
-            break
-    axis.set_ticks(shown, [f"{tick:g}" for tick in shown])
-    axis.set_minor_locator(NullLocator())
-
-
-def _open(ax: Axes) -> None:
-    """Axes without a box: only the two lines that carry numbers."""
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=9)

@@ -22,7 +22,9 @@ from slam_course.figures import (
     COLORS,
     SOLVER_NAMES,
     CourseFigure,
+    band,
     figure,
+    legend_below,
     open_axes,
     plain_ticks,
     ratio_plot,
@@ -87,9 +89,7 @@ def style_of(name: str) -> dict[str, Any]:
 def over_images(panels: Mapping[str, Mapping[int, Sequence[float]]], alt: str) -> CourseFigure:
     """A measure over the number of images: each small set a dot, their mean a line.
 
-    Args:
-        panels: for each measure, for each number of images, what it says of sets of as many.
-        alt: what is to be seen.
+    ``panels`` holds, by measure, by number of images, the value of each set.
     """
     fig, axes = figure(len(panels), size=(4.2, 3.2), alt=alt)
     for ax, (title, found) in zip(axes, panels.items(), strict=True):
@@ -110,14 +110,7 @@ def over_images(panels: Mapping[str, Mapping[int, Sequence[float]]], alt: str) -
 def spreads(
     found: Mapping[str, Sequence[float]], count: int, measure: str, limits: tuple[float, float]
 ) -> CourseFigure:
-    """What a measure says of many small sets, one row for each source of images.
-
-    Args:
-        found: for each source, one number for each of its small sets.
-        count: images of a small set.
-        measure: its name.
-        limits: of the horizontal axis.
-    """
+    """Values of a measure on many sets of ``count`` images, one row for each source of images."""
     said = "; ".join(
         f"{name} {np.mean(values):.3g}"
         + (f", spread {np.std(values, ddof=1):.2g}" if len(values) > 1 else "")
@@ -145,13 +138,7 @@ def spreads(
 
 
 def confusion(counts: Tensor, title: str, alt: str) -> CourseFigure:
-    """How often each digit is read as each other one.
-
-    Args:
-        counts: of shape (10, 10), rows: asked for, columns: read.
-        title: above it.
-        alt: what is to be seen.
-    """
+    """How often each digit is read as each other one: counts (10, 10), asked for by read."""
     fig, (ax,) = figure(size=(4.4, 4.1), alt=alt)
     wrong = counts.double().clone()
     wrong.fill_diagonal_(0)
@@ -178,9 +165,7 @@ def confusion(counts: Tensor, title: str, alt: str) -> CourseFigure:
 def trade_off(rows: Sequence[tuple[Setting, Scores]], floor: Scores) -> CourseFigure:
     """What guidance gives and takes: rates that are right, and the distance to real images.
 
-    Args:
-        rows: settings that differ in guidance alone, with their scores.
-        floor: the scores of real images.
+    The settings of ``rows`` differ in guidance alone; ``floor`` has the scores of real images.
     """
     rows = sorted(rows, key=lambda row: row[0].guidance)
     w = [setting.guidance for setting, _ in rows]
@@ -203,39 +188,11 @@ def trade_off(rows: Sequence[tuple[Setting, Scores]], floor: Scores) -> CourseFi
     right.axhline(
         5 * floor.frechet, color=COLORS["noise"], linestyle="--", label="five times real images'"
     )
-    _plain_log(right.yaxis, (0.2, 0.3, 0.5, 1, 2, 3, 5))
+    plain_log(right.yaxis, (0.2, 0.3, 0.5, 1, 2, 3, 5))
     right.set_ylabel("Fréchet distance")
     right.set_title("Distance to held-out real images", fontsize=10)
     for ax in (left, right):
         ax.set_xlabel("guidance w")
-        ax.legend(fontsize=8, frameon=False)
-        ax.grid(alpha=0.2)
-    return fig
-
-
-def steps_curve(rows: Sequence[tuple[Setting, Scores]], floor: Scores) -> CourseFigure:
-    """Few steps: network calls against images that are as asked for, and against the distance.
-
-    Args:
-        rows: settings with their scores, of several samplers.
-        floor: the scores of real images.
-    """
-    alt = "With 16 or fewer network calls, both samplers lose digits and leave the distribution."
-    fig, (left, right) = figure(2, size=(4.2, 3.2), alt=alt)
-    styles = {"ddim": ("-", "o"), "dpmpp_2m": ("--", "s")}
-    for sampler, (line, marker) in styles.items():
-        of = sorted((r for r in rows if r[0].sampler == sampler), key=lambda r: r[0].calls)
-        calls = [setting.calls for setting, _ in of]
-        style = {"color": COLORS["teacher"], "marker": marker, "label": SOLVER_NAMES[sampler]}
-        left.plot(calls, [100 * s.all_right for _, s in of], line, **style)
-        right.plot(calls, [s.frechet for _, s in of], line, **style)
-    left.set_ylabel("all right, %")
-    right.set_ylabel("Fréchet distance")
-    right.axhline(floor.frechet, color=COLORS["data"], linestyle=":", label="real images")
-    _plain_log(right.yaxis, (0.3, 1, 3, 10, 30))
-    for ax in (left, right):
-        _plain_log(ax.xaxis, (2, 4, 8, 16, 32, 100))
-        ax.set_xlabel("network calls (guidance takes two a step)")
         ax.legend(fontsize=8, frameon=False)
         ax.grid(alpha=0.2)
     return fig
@@ -249,19 +206,14 @@ def over_calls(
 ) -> CourseFigure:
     """Quality over network calls for students and solvers; logarithmic, lower is better.
 
-    A line is the geometric mean over seeds, the band around it their smallest and largest.
-
-    Args:
-        panels: for each title, for each student or solver, its values over seeds by the number of
-            calls an image; all above 0.
-        teacher: for each title the teacher's value at 50 steps, a broad grey line.
-        alt: what is to be seen.
+    ``panels`` holds, by title, by student or solver, by the number of calls, the values of the
+    seeds; ``teacher``, by title, the teacher's value at 50 steps, a broad grey line.
     """
     fig, axes = figure(len(panels), size=(9.0 / len(panels), 4.4), alt=alt)
     calls = sorted({n for curves in panels.values() for curve in curves.values() for n in curve})
     for ax, (title, curves) in zip(axes, panels.items(), strict=True):
         for name, curve in curves.items():
-            _with_band(ax, name, curve)
+            with_band(ax, name, curve)
         ax.axhline(teacher[title], color="#c0c0c0", lw=2, zorder=0, label="teacher, 50 steps")
         ax.set(xscale="log", yscale="log", xlabel="network calls an image")
         ax.set_xticks(calls, [f"{n:g}" for n in calls])
@@ -269,41 +221,30 @@ def over_calls(
         ax.set_title(title, fontsize=9.5)
         plain_ticks(ax.yaxis)
         open_axes(ax, 8.5)
-    _legend(fig, axes[0])
+    study_legend(fig, axes[0])
     return fig
 
 
 def map_errors(panels: Mapping[str, Curves], alt: str) -> CourseFigure:
-    """Errors to the teacher's solution map over the timestep, noisy to clean.
-
-    Args:
-        panels: for each title, for each student, its values over seeds by timestep.
-        alt: what is to be seen.
-    """
+    """Errors to the teacher's solution map over the timestep; ``panels`` as in over_calls."""
     fig, axes = figure(len(panels), size=(9.0 / len(panels), 4.2), alt=alt)
     for ax, (title, curves) in zip(axes, panels.items(), strict=True):
         for name, curve in curves.items():
-            _with_band(ax, name, curve)
+            with_band(ax, name, curve)
         times = sorted({t for curve in curves.values() for t in curve}, reverse=True)
         ax.set(xlim=(times[0] + 40, times[-1] - 40), yscale="log", xlabel="timestep t")
         ax.set_xticks(times, [f"{t:g}" for t in times])
         ax.set_title(title, fontsize=9.5)
         plain_ticks(ax.yaxis)
         open_axes(ax, 8.5)
-    _legend(fig, axes[0])
+    study_legend(fig, axes[0])
     return fig
 
 
 def student_ratios(
     found: Mapping[str, Mapping[str, Ratio]], panels: Mapping[str, str], title: str = ""
 ) -> CourseFigure:
-    """Ratios to consistency distillation with 95 % intervals.
-
-    Args:
-        found: for each comparison its ratio by metric, the same metrics in every row.
-        panels: what the metrics are called.
-        title: of the figure.
-    """
+    """Ratios to consistency distillation: by student, by metric; ``panels`` names the metrics."""
     every = [ratio for row in found.values() for ratio in row.values()]
     ends = [end for r in every for end in (r.value, r.low, r.high)]
     wide = np.nanmax(ends) / np.nanmin(ends)
@@ -327,13 +268,7 @@ def _by_label(label: str) -> dict[str, Any]:
 def at_gamma_one(
     cosines: Mapping[float, float], told: Mapping[str, Curves], alt: str
 ) -> CourseFigure:
-    r"""The embedding near :math:`\gamma = 1`, and students that are told other gammas.
-
-    Args:
-        cosines: between the features of gamma and those of 1, by gamma below 1.
-        told: for each title, for each student, errors over seeds by the gamma it is told.
-        alt: what is to be seen.
-    """
+    r"""Cosines of gamma's features with those of 1, and errors of students given other gammas."""
     fig, axes = figure(1 + len(told), size=(9.0 / (1 + len(told)), 3.9), alt=alt)
     left, others = axes[0], axes[1:]
     away = [1 - gamma for gamma in cosines]
@@ -346,50 +281,14 @@ def at_gamma_one(
     for ax, (title, curves) in zip(others, told.items(), strict=True):
         gammas = sorted({g for curve in curves.values() for g in curve})
         for name, curve in curves.items():
-            _with_band(ax, name, {gammas.index(g): values for g, values in curve.items()})
+            with_band(ax, name, {gammas.index(g): values for g, values in curve.items()})
         ax.set_xticks(range(len(gammas)), [f"{g:g}" for g in gammas], rotation=45)
         ax.set(yscale="log", xlabel=r"$\gamma$ that the student is told")
         ax.set_title(title, fontsize=9.5)
         plain_ticks(ax.yaxis)
         open_axes(ax, 8.5)
     if len(others):
-        _legend(fig, others[0])
-    return fig
-
-
-# -------------------------------------------------------------------- learning
-
-
-def training_curves(
-    logs: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], alt: str = ""
-) -> CourseFigure:
-    """Loss and gradient norm over updates, the rows of ``log.csv``.
-
-    Args:
-        logs: for each student, for each seed, the rows with ``update``, ``loss`` and
-            ``grad_norm``.
-        alt: what is to be seen; empty to say what the figure holds.
-    """
-    said = "; ".join(
-        f"{name} from {runs[0][0]['loss']:.2g} to {runs[0][-1]['loss']:.2g}"
-        for name, runs in logs.items()
-    )
-    fig, axes = figure(
-        2, size=(4.5, 4.2), alt=alt or f"Training loss and gradient norm over updates: {said}."
-    )
-    columns = {"loss": "loss", "grad_norm": "norm of the gradient"}
-    for ax, (column, title) in zip(axes, columns.items(), strict=True):
-        for name, runs in logs.items():
-            curve: dict[float, list[float]] = {}
-            for rows in runs:
-                for row in rows:
-                    curve.setdefault(row["update"], []).append(row[column])
-            _with_band(ax, name, curve, marker="")
-        ax.set(yscale="log", xlabel="updates")
-        ax.set_title(title, fontsize=9.5)
-        plain_ticks(ax.yaxis)
-        open_axes(ax, 8.5)
-    _legend(fig, axes[0])
+        study_legend(fig, others[0])
     return fig
 
 
@@ -473,28 +372,18 @@ def gamma_figure(results: DigitResults) -> CourseFigure:
 # -------------------------------------------------------------------- parts
 
 
-def _with_band(
-    ax: Axes, name: str, curve: Mapping[float, Sequence[float]], **changes: object
-) -> None:
-    """A student's line through the geometric means, with a band from least to most."""
-    style = {**style_of(name), **changes}
-    x = sorted(curve)
-    with np.errstate(divide="ignore"):
-        middle = [float(np.exp(np.mean(np.log(curve[at])))) for at in x]
-    ax.plot(x, middle, ms=4.5, lw=1.5, label=LABELS.get(name, name), **style)
-    low, high = [min(curve[at]) for at in x], [max(curve[at]) for at in x]
-    ax.fill_between(x, low, high, color=style["color"], alpha=0.15, lw=0)
+def with_band(ax: Axes, name: str, curve: Mapping[float, Sequence[float]], **changes: str) -> None:
+    """A student's line and band in its own style."""
+    band(ax, curve, LABELS.get(name, name), lw=1.5, **{**style_of(name), **changes})
 
 
-def _legend(fig: CourseFigure, ax: Axes) -> None:
+def study_legend(fig: CourseFigure, ax: Axes) -> None:
+    """One legend under the panels, of the first of them."""
     handles, labels = ax.get_legend_handles_labels()
-    fig.legend(
-        handles, labels, loc="outside lower center", ncols=2 if len(labels) < 7 else 3,
-        frameon=False, fontsize=8.5,
-    )  # fmt: skip
+    legend_below(fig, handles, 2 if len(labels) < 7 else 3, 8.5)
 
 
-def _plain_log(axis: Axis, ticks: Sequence[float]) -> None:
+def plain_log(axis: Axis, ticks: Sequence[float]) -> None:
     """A logarithmic axis with these ticks, as plain numbers."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])

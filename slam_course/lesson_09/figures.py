@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
-from slam_course.figures import COLORS, CourseFigure, figure
+from slam_course.figures import COLORS, CourseFigure, figure, open_axes
 
 if TYPE_CHECKING:
     from slam_course.cost import RunCost
@@ -56,20 +56,12 @@ PARTS = {
 
 
 def who_draws(owners: Mapping[str, Sequence[int]], update: int, alt: str) -> CourseFigure:
-    """Which process takes which sample, one row of numbers for each way to divide an update.
+    """Which process draws which sample, one row of numbers for each way to divide an update.
 
-    Args:
-        owners: for each title the rank that takes sample 0, 1, 2, ...
-        update: samples of an update; a line stands between two updates.
-        alt: what is to be seen.
-
-    Raises:
-        ValueError: for rows of unlike lengths.
+    ``owners`` has, by title, the rank that draws sample 0, 1, 2, ...; a line stands between two
+    updates.
     """
-    lengths = {len(ranks) for ranks in owners.values()}
-    if len(lengths) != 1:
-        raise ValueError(f"rows of {sorted(lengths)} samples; allowed: rows of one length")
-    [count] = lengths
+    [count] = {len(ranks) for ranks in owners.values()}
     fig, (ax,) = figure(size=(9.0, 0.42 * len(owners) + 1.1), alt=alt)
     for row, ranks in enumerate(owners.values()):
         for number, rank in enumerate(ranks):
@@ -94,19 +86,10 @@ def who_draws(owners: Mapping[str, Sequence[int]], update: int, alt: str) -> Cou
 
 
 def grouped(parts: Mapping[str, int]) -> dict[str, float]:
-    """A plan's parts by the groups of :data:`GROUPS`, in GiB.
-
-    Args:
-        parts: bytes by name.
-
-    Raises:
-        ValueError: for a part that is in no group.
-    """
+    """A plan's parts, bytes by name, as GiB by the groups of :data:`GROUPS`."""
     group_of = {part: group for group, (_, names) in GROUPS.items() for part in names}
     sums = dict.fromkeys(GROUPS, 0.0)
     for name, size in parts.items():
-        if name not in group_of:
-            raise ValueError(f"{name!r} is in no group; allowed: {', '.join(group_of)}")
         sums[group_of[name]] += size / _GIB
     return sums
 
@@ -115,12 +98,7 @@ def memory_bars(plans: Mapping[str, Plan], cards: Mapping[str, float], alt: str)
     """Memory of an update's fullest moment by part, one bar a plan, beside what cards have.
 
     A diamond stands where another phase of the run, encoding or decoding, needs more than that;
-    the number is the larger of the two.
-
-    Args:
-        plans: for each title.
-        cards: for each name its memory in GiB.
-        alt: what is to be seen.
+    the number is the larger of the two. ``cards`` have their memory in GiB.
     """
     fig, (ax,) = figure(size=(9.2, 0.46 * len(plans) + 1.9), alt=alt)
     for row, plan in enumerate(plans.values()):
@@ -139,18 +117,13 @@ def memory_bars(plans: Mapping[str, Plan], cards: Mapping[str, float], alt: str)
         ax.text(gib, -0.62, name, ha="center", va="bottom", fontsize=8.5)
     ax.set(ylim=(len(plans) - 0.5, -0.6), xlabel="GiB")
     ax.set_yticks(range(len(plans)), list(plans))
-    _open(ax)
+    open_axes(ax)
     _legend_below(fig, ax, len(GROUPS))
     return fig
 
 
 def operation_shares(rows: Mapping[str, Mapping[str, float]], alt: str) -> CourseFigure:
-    """Where a sample's operations go, in per cent, one bar a row; its sum stands behind it.
-
-    Args:
-        rows: for each title, operations by part, named as in :data:`PARTS`.
-        alt: what is to be seen.
-    """
+    """Where a sample's operations go, in per cent, one bar a row; its sum stands behind it."""
     fig, (ax,) = figure(size=(9.2, 0.46 * len(rows) + 1.5), alt=alt)
     for row, parts in enumerate(rows.values()):
         total, left = sum(parts.values()), 0.0
@@ -167,7 +140,7 @@ def operation_shares(rows: Mapping[str, Mapping[str, float]], alt: str) -> Cours
     ax.set(xlim=(0, 116), ylim=(len(rows) - 0.5, -0.5), xlabel="per cent of a sample's operations")
     ax.set_xticks(range(0, 101, 20))
     ax.set_yticks(range(len(rows)), list(rows))
-    _open(ax)
+    open_axes(ax)
     ax.spines["bottom"].set_bounds(0, 100)
     _legend_below(fig, ax, len(PARTS))
     return fig
@@ -184,8 +157,7 @@ def run_chart(
     Args:
         cost: of the run.
         flops: operations of a sample.
-        speed: sustained by one card, in operations a second; the dotted lines are for half and
-            for twice of it.
+        speed: of one card, in operations a second; the dotted lines are for half and twice of it.
         update: samples of an update.
         title: of the figure.
         reference: GPU-days of the horizontal line, the paper's.
@@ -221,7 +193,7 @@ def run_chart(
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_minor_locator(NullLocator())
     ax.set_title(title, fontsize=10)
-    _open(ax)
+    open_axes(ax)
     table.set_axis_off()
     for row, (name, value) in enumerate(numbers.items()):
         y = 0.86 - 0.17 * row
@@ -250,8 +222,3 @@ def _legend_below(fig: CourseFigure, ax: Axes, columns: int) -> None:
         [first[name] for name in listed], list(listed), loc="outside lower center",
         ncols=min(columns, 4), columnspacing=1.4, **options,
     )  # fmt: skip
-
-
-def _open(ax: Axes) -> None:
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=9)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from slam_course.figures import COLORS, SOLVER_NAMES, CourseFigure, figure
 from slam_course.images import prompt_grid
 from slam_course.lesson_08 import figures as plots
 from slam_edu.digits.captions import FULL, WORDS, caption
@@ -65,10 +67,38 @@ def write_figures(
         "grid": prompt_grid(grid, WORDS, columns),
         "few_steps": prompt_grid(torch.cat(list(few.values())), list(few), asked),
         "trade_off": plots.trade_off(trade_off, floor),
-        "steps": plots.steps_curve(curves, floor),
+        "steps": steps_curve(curves, floor),
     }
     paths = []
     for name, fig in figures.items():
         paths.append(folder / f"{name}.png")
         fig.save(paths[-1])
     return paths
+
+
+def steps_curve(rows: Sequence[tuple[Setting, Scores]], floor: Scores) -> CourseFigure:
+    """Few steps: network calls against images that are as asked for, and against the distance.
+
+    Args:
+        rows: settings with their scores, of several samplers.
+        floor: the scores of real images.
+    """
+    alt = "With 16 or fewer network calls, both samplers lose digits and leave the distribution."
+    fig, (left, right) = figure(2, size=(4.2, 3.2), alt=alt)
+    styles = {"ddim": ("-", "o"), "dpmpp_2m": ("--", "s")}
+    for sampler, (line, marker) in styles.items():
+        of = sorted((r for r in rows if r[0].sampler == sampler), key=lambda r: r[0].calls)
+        calls = [setting.calls for setting, _ in of]
+        style = {"color": COLORS["teacher"], "marker": marker, "label": SOLVER_NAMES[sampler]}
+        left.plot(calls, [100 * s.all_right for _, s in of], line, **style)
+        right.plot(calls, [s.frechet for _, s in of], line, **style)
+    left.set_ylabel("all right, %")
+    right.set_ylabel("Fréchet distance")
+    right.axhline(floor.frechet, color=COLORS["data"], linestyle=":", label="real images")
+    plots.plain_log(right.yaxis, (0.3, 1, 3, 10, 30))
+    for ax in (left, right):
+        plots.plain_log(ax.xaxis, (2, 4, 8, 16, 32, 100))
+        ax.set_xlabel("network calls (guidance takes two a step)")
+        ax.legend(fontsize=8, frameon=False)
+        ax.grid(alpha=0.2)
+    return fig

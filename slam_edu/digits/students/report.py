@@ -503,10 +503,9 @@ def _gamma_figure(results: Results) -> dict[str, CourseFigure]:
 
 
 def _loss_figure(results: Results, out: Path) -> dict[str, CourseFigure]:
-    from slam_course.lesson_08 import figures as plots
 
     logs = training_logs(results, out)
-    return {"loss": plots.training_curves(logs)} if logs else {}
+    return {"loss": training_curves(logs)} if logs else {}
 
 
 def training_logs(results: Results, out: Path) -> dict[str, list[list[dict[str, float]]]]:
@@ -598,3 +597,42 @@ def _spoken(metric: str) -> str:
 
 def _line(*cells: str) -> str:
     return "| " + " | ".join(cells) + " |"
+
+
+# -------------------------------------------------------------------- learning
+
+
+def training_curves(
+    logs: Mapping[str, Sequence[Sequence[Mapping[str, float]]]], alt: str = ""
+) -> CourseFigure:
+    """Loss and gradient norm over updates, the rows of ``log.csv``.
+
+    Args:
+        logs: for each student, for each seed, the rows with ``update``, ``loss`` and
+            ``grad_norm``.
+        alt: what is to be seen; empty to say what the figure holds.
+    """
+    said = "; ".join(
+        f"{name} from {runs[0][0]['loss']:.2g} to {runs[0][-1]['loss']:.2g}"
+        for name, runs in logs.items()
+    )
+    from slam_course.figures import figure, open_axes, plain_ticks
+    from slam_course.lesson_08 import figures as plots
+
+    fig, axes = figure(
+        2, size=(4.5, 4.2), alt=alt or f"Training loss and gradient norm over updates: {said}."
+    )
+    columns = {"loss": "loss", "grad_norm": "norm of the gradient"}
+    for ax, (column, title) in zip(axes, columns.items(), strict=True):
+        for name, runs in logs.items():
+            curve: dict[float, list[float]] = {}
+            for rows in runs:
+                for row in rows:
+                    curve.setdefault(row["update"], []).append(row[column])
+            plots.with_band(ax, name, curve, marker="")
+        ax.set(yscale="log", xlabel="updates")
+        ax.set_title(title, fontsize=9.5)
+        plain_ticks(ax.yaxis)
+        open_axes(ax, 8.5)
+    plots.study_legend(fig, axes[0])
+    return fig
