@@ -1,4 +1,4 @@
-"""The evaluator's eyes: a small convolutional network that reads digits in any two colours.
+"""A small convolutional network that reads digits in any two colours, to judge images by.
 
 Trained apart from the generator, on the same 16,000 training digits. Its features, 128 numbers
 before the last layer, are what Fréchet and kernel distances are measured in
@@ -18,10 +18,7 @@ class DigitClassifier(nn.Module):
     """Images (B, 3, 32, 32) in [-1, 1] to ten logits (B, 10).
 
     Three stages of two 3 x 3 convolutions with batch normalisation, each followed by max pooling;
-    the mean over the last 4 x 4 places is the feature vector.
-
-    Args:
-        channels: of the stages; the last is followed by a layer to the 128 features.
+    a 4 x 4 convolution over what is left is the feature vector.
     """
 
     def __init__(self, channels: tuple[int, int, int] = (32, 64, 96)) -> None:
@@ -46,11 +43,8 @@ class DigitClassifier(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """The features, of shape (B, 128), none below 0.
 
-        Args:
-            images: of shape (B, 3, 32, 32), in [-1, 1].
-
         Raises:
-            ValueError: for another shape.
+            ValueError: for images of another shape than (B, 3, 32, 32).
         """
         if images.ndim != 4 or images.shape[1:] != (3, 32, 32):
             raise ValueError(f"images have shape {tuple(images.shape)}; allowed: (B, 3, 32, 32)")
@@ -62,10 +56,5 @@ class DigitClassifier(nn.Module):
 
     @torch.no_grad()
     def read(self, images: Tensor, batch: int = 256) -> Tensor:
-        """The likeliest digit of each image, of shape (B,), int64.
-
-        Args:
-            images: of shape (B, 3, 32, 32), in [-1, 1].
-            batch: images at a time.
-        """
+        """The likeliest digit of each image, of shape (B,), int64."""
         return torch.cat([self(x).argmax(1) for x in images.split(batch)])

@@ -41,11 +41,7 @@ def palette(dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def colour_index(name: str) -> int:
-    """A colour's place in ``NAMES``.
-
-    Raises:
-        ValueError: for a name that is not among them.
-    """
+    """A colour's place in ``NAMES``; a ``ValueError`` lists them."""
     if name not in COLOURS:
         raise ValueError(f"{name!r} is no colour of the digits; allowed: {', '.join(NAMES)}")
     return NAMES.index(name)
@@ -58,15 +54,8 @@ def read_colours(images: Tensor) -> tuple[Tensor, Tensor]:
     the pair whose line is nearest in the mean square wins. Two pairs with exchanged colours fit
     alike; the background is the one that most pixels of the image's outermost ring are nearer to.
 
-    Args:
-        images: of shape (B, 3, H, W), in [-1, 1].
-
-    Returns:
-        stroke and background, of shape (B,), dtype int64; -1 both where no pair fits to
-        ``LARGEST_MISFIT``.
-
-    Raises:
-        ValueError: for another shape.
+    Images are of shape (B, 3, H, W), in [-1, 1]. Returns stroke and background, of shape (B,),
+    int64; -1 both where no pair fits to ``LARGEST_MISFIT``.
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images have shape {tuple(images.shape)}; allowed: (B, 3, H, W)")

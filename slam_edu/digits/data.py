@@ -30,7 +30,7 @@ ARCHIVE = "digits/handwriting.npz"
 SPLITS = ("train", "test")
 SIZE = 32
 #: What numpy raises where a byte of an archive is wrong, or the file is of another kind.
-DAMAGE = (
+_DAMAGE = (
     ValueError, KeyError, TypeError, OSError, EOFError, NotImplementedError,
     zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
@@ -65,16 +65,10 @@ class DigitBatch:
 
 @functools.lru_cache
 def handwriting(split: str = "train") -> tuple[np.ndarray, np.ndarray]:
-    """MNIST's own images and labels, as shipped.
-
-    Args:
-        split: ``"train"`` or ``"test"``.
-
-    Returns:
-        images of shape (n, 28, 28), uint8, 0 is paper; labels of shape (n,), uint8.
+    """MNIST's own images (n, 28, 28), uint8, 0 is paper, and labels (n,), uint8, as shipped.
 
     Raises:
-        ValueError: for another split, or if the file is damaged.
+        ValueError: for another split than ``"train"`` or ``"test"``, or if the file is damaged.
         FileNotFoundError: if the file is missing.
     """
     if split not in SPLITS:
@@ -83,7 +77,7 @@ def handwriting(split: str = "train") -> tuple[np.ndarray, np.ndarray]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             images, labels = archive[f"{split}_images"], archive[f"{split}_labels"]
-    except DAMAGE as error:
+    except _DAMAGE as error:
         raise ValueError(
             f"{str(path)!r} is damaged ({error}); get it back with `git checkout -- "
             f"data/{ARCHIVE}` or by installing slam_edu again"
@@ -95,11 +89,8 @@ def handwriting(split: str = "train") -> tuple[np.ndarray, np.ndarray]:
 class CaptionedDigits:
     """The data set: ``CaptionedDigits("train").batch(range(64), seed=0)``.
 
-    Args:
-        split: ``"train"`` (16,000 digits) or ``"test"`` (4,000).
-
-    Raises:
-        ValueError: for another split.
+    ``"train"`` has 16,000 digits, ``"test"`` 4,000. As a map-style data set its entries are image
+    (3, 32, 32) and caption of a digit, with seed 0.
     """
 
     def __init__(self, split: str = "train") -> None:
@@ -163,13 +154,8 @@ def digit_prompts(count: int = 512) -> list[str]:
 def coloured(ink: Tensor, stroke: Tensor, background: Tensor) -> Tensor:
     r"""An image of two colours: :math:`\text{background} + m(\text{stroke}-\text{background})`.
 
-    Args:
-        ink: :math:`m` of shape (B, H, W), in [0, 1].
-        stroke: index into ``colours.NAMES``, of shape (B,).
-        background: index into ``colours.NAMES``, of shape (B,).
-
-    Returns:
-        images of shape (B, 3, H, W), in [-1, 1].
+    Ink :math:`m` of shape (B, H, W), in [0, 1]; colours as indices into ``colours.NAMES``, of
+    shape (B,). Images of shape (B, 3, H, W), in [-1, 1].
     """
     colours = palette(ink.dtype)
     ground = colours[background][:, :, None, None]  # (B, 3, 1, 1)

@@ -34,10 +34,7 @@ def build_vae(
 ) -> AutoencoderKL:
     """The autoencoder: images (B, 3, 32, 32) to latents (B, 4, 8, 8) and back.
 
-    Args:
-        seed: of the initial weights.
-        channels: of the levels, 32 x 32 first.
-        layers: residual blocks of a level.
+    ``channels`` are those of the levels, 32 x 32 first, of ``layers`` residual blocks each.
     """
     from diffusers import AutoencoderKL
 
@@ -96,13 +93,7 @@ def _merges(learner: object) -> list[list[str]]:
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer, seed: int = 0, width: int = 128) -> CLIPTextModel:
-    """The text encoder: token ids (B, 24) to states (B, 24, width), causal as CLIP's.
-
-    Args:
-        tokenizer: whose vocabulary it reads.
-        seed: of the initial weights.
-        width: of its states.
-    """
+    """The text encoder: token ids (B, 24) to states (B, 24, width), causal as CLIP's."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
     config = CLIPTextConfig(
@@ -124,11 +115,7 @@ def build_unet(
 ) -> UNet2DConditionModel:
     """The denoiser: latents (B, 4, 8, 8), timesteps (B,) and text states to a prediction.
 
-    Args:
-        seed: of the initial weights.
-        channels: of the levels, 8 x 8 first.
-        layers: residual blocks of a level.
-        text_width: of the text states.
+    ``channels`` are those of the levels, 8 x 8 first, of ``layers`` residual blocks each.
     """
     from diffusers import UNet2DConditionModel
 
@@ -148,12 +135,7 @@ def build_unet(
 
 
 class TextToLatents(nn.Module):
-    """UNet and text encoder as one network, ``network(x, t, cond)``, for training both together.
-
-    Args:
-        unet: predicts.
-        text_encoder: reads the prompts.
-    """
+    """UNet and text encoder as one network, ``network(x, t, cond)``, to train both together."""
 
     def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel) -> None:
         super().__init__()
@@ -161,12 +143,6 @@ class TextToLatents(nn.Module):
         self.text_encoder = text_encoder
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
-        """The UNet's raw output.
-
-        Args:
-            x: latents of shape (B, 4, 8, 8).
-            t: timesteps of shape (B,).
-            cond: token ids of shape (B, 24), int64.
-        """
+        """The UNet's raw output at latents (B, 4, 8, 8), timesteps (B,), token ids (B, 24)."""
         states = self.text_encoder(input_ids=cond).last_hidden_state
         return self.unet(x, t, encoder_hidden_states=states).sample

@@ -37,6 +37,9 @@ from slam_edu.subpath import interpolate, sub_level
 from slam_edu.toy.mixture import GaussianMixture
 from slam_edu.toy.solution import solution_map
 
+# In all functions: the mixture is in float64, x_t of shape (B, D) at level_t of shape (), level_s
+# the clean end of the sub-path, gammas of shape (n,), tol that of the exact solution.
+
 CHORDS = ("teacher", "exact")
 
 _STEP = 1e-4  # of rho, for the derivative of the slope: an error of 1e-8 in float64
@@ -47,16 +50,7 @@ def bend(mixture: GaussianMixture, x_t: Tensor, level_t: Level, level_s: Level) 
     r"""How far the true sub-path turns away from its tangent: :math:`b = \tfrac12 h^2 z''`.
 
     The curvature :math:`z'' = \mathrm d\epsilon/\mathrm d\rho` along the PF-ODE is taken at
-    :math:`x_t`, by a central difference.
-
-    Args:
-        mixture: the data, in float64.
-        x_t: samples at the noisy end, shape ``(B, D)``.
-        level_t: of ``x_t``, shape ``()``.
-        level_s: clean end, shape ``()``.
-
-    Returns:
-        Shape ``(B, D)``, in z.
+    :math:`x_t`, by a central difference; shape ``(B, D)``, in z.
     """
     z, rho = x_t / level_t.alpha, level_t.rho
     slope, d = mixture.predict(x_t, level_t).eps, _STEP * level_t.rho
@@ -75,20 +69,10 @@ def deviations(
     *,
     tol: float = _TOL,
 ) -> Tensor:
-    r"""The chord minus the true sub-path at the same :math:`\rho`, in z.
+    r"""The chord minus the true sub-path at the same :math:`\rho`, in z, shape ``(n, B, D)``.
 
-    Args:
-        mixture: the data, in float64.
-        x_t: samples at the noisy end, shape ``(B, D)``.
-        level_t: of ``x_t``, shape ``()``.
-        level_s: clean end, shape ``()``.
-        gammas: positions in [0, 1], shape ``(n,)``.
-        chord: ``"teacher"``, to the teacher's DDIM step from ``x_t``, or ``"exact"``, to the true
-            sub-path's own end.
-        tol: of the exact solution.
-
-    Returns:
-        Shape ``(n, B, D)``.
+    ``chord`` is ``"teacher"``, to the teacher's DDIM step from ``x_t``, or ``"exact"``, to the
+    true sub-path's own end.
 
     Raises:
         ValueError: for an unknown ``chord``, a gamma outside [0, 1], or an s that is not cleaner
@@ -120,21 +104,9 @@ def taught_errors(
     r"""What is wrong in ":math:`x_\gamma` ends where :math:`x_s` ends": taught minus true, in z.
 
     :math:`x_s` is the teacher's DDIM step; the true end is where the exact solution map takes
-    :math:`x_\gamma` from the level that it is said to have.
-
-    Args:
-        mixture: the data, in float64.
-        x_t: samples at the noisy end, shape ``(B, D)``.
-        level_t: of ``x_t``, shape ``()``.
-        level_s: clean end, shape ``()``.
-        gammas: positions, shape ``(n,)``; above 1 the chord goes on past ``x_t``.
-        coupling: how the level of :math:`x_\gamma` is computed; see
-            :func:`slam_edu.subpath.sub_level`.
-        end: the level at which the two ends are compared, no noisier than s; default s.
-        tol: of the exact solution.
-
-    Returns:
-        Shape ``(n, B, D)``.
+    :math:`x_\gamma` from the level that ``coupling`` (:func:`slam_edu.subpath.sub_level`) gives
+    it. Above :math:`\gamma = 1` the chord goes on past ``x_t``. The two ends are compared at
+    ``end``, a level no noisier than s (default s). Shape ``(n, B, D)``.
 
     Raises:
         ValueError: for an unknown ``coupling``, a negative gamma, an s that is not cleaner than
@@ -153,22 +125,12 @@ def taught_errors(
 
 
 def curve_below(mixture: GaussianMixture, z: Tensor, rho: Tensor, *, tol: float = _TOL) -> Tensor:
-    r"""The PF-ODE's curve from z down through a falling sequence of :math:`\rho`.
+    r"""The PF-ODE's curve from z ``(B, D)`` down through a falling sequence of :math:`\rho`.
 
-    Args:
-        mixture: the data, in float64.
-        z: where it begins, shape ``(B, D)``.
-        rho: falling, shape ``(n,)``; ``z`` is at the first.
-        tol: of the exact solution.
-
-    Returns:
-        Shape ``(n, B, D)``.
+    ``z`` is at the first of ``rho``, of shape ``(n,)``. Shape ``(n, B, D)``.
     """
     start = _in_z(rho[:1].expand_as(rho))
     return _exact(mixture, z.expand(len(rho), *z.shape), start, rho, tol)
-
-
-# -------------------------------------------------------------------- inside
 
 
 def _in_z(rho: Tensor) -> Level:

@@ -2,7 +2,8 @@ r"""Data sets in two dimensions, each a Gaussian mixture and so with every exact
 
 Every function returns a *standardized* mixture (mean 0, variance 1 on average over the two
 coordinates; see :mod:`slam_edu.toy.mixture`), whatever its parameters. Radii and widths below are
-in the units in which a shape is drawn, before that scaling.
+in the units in which a shape is drawn, before that scaling; ``std`` is a component's, ``dtype``
+the mixture's. A parameter that is not allowed is a ``ValueError`` that names it.
 
 ``make(name)`` looks one up, ``DATASETS`` lists them, and :func:`picture` makes one from a picture
 that comes with the course. For a picture of your own: :func:`slam_edu.toy.from_image`.
@@ -28,13 +29,7 @@ PICTURES = ("cat", "slam", "galaxy")
 def ring(modes: int = 8, std: float = 0.08, dtype: torch.dtype = torch.float32) -> GaussianMixture:
     """Equal Gaussians on the unit circle: well-separated modes, the classic of mode coverage.
 
-    Args:
-        modes: how many, the first at angle 0.
-        std: of each; the distance between two neighbours is ``2 sin(pi / modes)``.
-        dtype: precision of the mixture.
-
-    Raises:
-        ValueError: for fewer than 2 modes, or a ``std`` that is not positive and finite.
+    The first is at angle 0; two neighbours are ``2 sin(pi / modes)`` apart.
     """
     check_count(modes, "modes", low=2)
     angle = torch.arange(modes, dtype=torch.float64) * (2 * math.pi / modes)
@@ -50,16 +45,7 @@ def spiral(
     """One arm of Archimedes' spiral, from radius 0.15 to 1: a curve that winds around itself.
 
     The components lie at equal arc length, so that the arm has equal density along its length.
-
-    Args:
-        components: along the arm.
-        turns: how often the arm goes around.
-        std: half the arm's width, roughly; the gap between two turns is ``0.85 / turns``.
-        dtype: precision of the mixture.
-
-    Raises:
-        ValueError: for fewer than 2 components, or ``turns`` or a ``std`` that is not positive and
-            finite.
+    ``std`` is half the arm's width, roughly; the gap between two turns is ``0.85 / turns``.
     """
     check_count(components, "components", low=2)
     _check_positive(turns, "turns")
@@ -72,15 +58,9 @@ def spiral(
 def two_moons(
     components: int = 20, std: float = 0.09, dtype: torch.dtype = torch.float32
 ) -> GaussianMixture:
-    """Two interleaved half circles of radius 1; the second starts inside the first, upside down.
+    """Two interleaved half circles of radius 1, of as many ``components`` each.
 
-    Args:
-        components: on each moon.
-        std: half of a moon's width, roughly.
-        dtype: precision of the mixture.
-
-    Raises:
-        ValueError: for fewer than 2 components, or a ``std`` that is not positive and finite.
+    The second starts inside the first, upside down.
     """
     check_count(components, "components", low=2)
     angle = torch.linspace(0, math.pi, components, dtype=torch.float64)
@@ -104,10 +84,6 @@ def pinwheel(
         twist: angle in radians by which an arm turns on its way out.
         std: of the outermost component; others shrink with their radius.
         dtype: precision of the mixture.
-
-    Raises:
-        ValueError: for fewer than 2 arms or components, a ``twist`` that is not finite, or a
-            ``std`` that is not positive and finite.
     """
     check_count(arms, "arms", low=2)
     check_count(components, "components", low=2)
@@ -126,15 +102,7 @@ def checkerboard(
     """Every second square of a board, filled evenly: flat, with sharp edges and touching corners.
 
     A square is a grid of ``per_side`` by ``per_side`` components, whose ``std`` of half their
-    spacing makes the inside flat to 3 per cent.
-
-    Args:
-        squares: along a side of the board.
-        per_side: components along a side of a square.
-        dtype: precision of the mixture.
-
-    Raises:
-        ValueError: for fewer than 2 squares or 1 component.
+    spacing makes the inside flat to 3 per cent; ``squares`` are along a side of the board.
     """
     check_count(squares, "squares", low=2)
     check_count(per_side, "per_side")
@@ -148,17 +116,7 @@ def checkerboard(
 def picture(
     name: str = "cat", components: int = MAX_COMPONENTS, dtype: torch.dtype = torch.float32
 ) -> GaussianMixture:
-    """A picture that comes with the course, as a mixture: see :func:`slam_edu.toy.from_image`.
-
-    Args:
-        name: one of ``PICTURES``.
-        components: at most so many.
-        dtype: precision of the mixture.
-
-    Raises:
-        ValueError: for an unknown name, or ``components`` outside its bounds.
-        FileNotFoundError: if the installation lacks the file.
-    """
+    """One of ``PICTURES`` as a mixture: see :func:`slam_edu.toy.from_image`."""
     check_choice(name, PICTURES, "name")
     return from_image(data_path(f"pictures/{name}.png"), components=components, dtype=dtype)
 
@@ -174,11 +132,7 @@ DATASETS: dict[str, Callable[..., GaussianMixture]] = {
 
 
 def make(name: str, dtype: torch.dtype = torch.float32) -> GaussianMixture:
-    """The data set of this name, with its default parameters.
-
-    Raises:
-        ValueError: for an unknown name; it lists the known ones.
-    """
+    """The data set of this name in ``DATASETS``, with its default parameters."""
     check_choice(name, DATASETS, "name")
     return DATASETS[name](dtype=dtype)
 

@@ -39,10 +39,7 @@ _TOL = 1e-8  # of the exact solution in float64: far below every error that is m
 def geometric_levels(start: Level, end: Level, hops: int) -> Level:
     r"""Variance-preserving levels from ``start`` to ``end``, evenly spaced in :math:`\log\rho`.
 
-    Args:
-        start: the noisiest level, of shape ``()``.
-        end: the cleanest, of shape ``()``, with :math:`\sigma > 0`.
-        hops: how many; ``hops + 1`` levels are returned.
+    Both of shape ``()``; ``hops + 1`` levels are returned.
 
     Raises:
         ValueError: for a number of hops below 1, or an end that is clean or not below the start.
@@ -63,11 +60,7 @@ def exact_trajectory(
 ) -> Tensor:
     """The exact PF-ODE trajectory at a sequence of levels, shape ``(n + 1, B, D)``.
 
-    Args:
-        mixture: the data.
-        x: samples at ``levels[0]``, shape ``(B, D)``.
-        levels: from noisy to clean, shape ``(n + 1,)``.
-        tol: of each hop; see :func:`slam_edu.toy.solution_map`.
+    ``x`` of shape ``(B, D)`` is at ``levels[0]``; ``tol`` is that of each hop.
 
     Raises:
         ValueError: for levels that are no sequence or do not fall, and as ``solution_map``.
@@ -85,14 +78,9 @@ def one_hop(
 ) -> Tensor:
     """Where a solver goes in hop ``i`` if it starts on the exact trajectory, shape ``(B, D)``.
 
-    A multistep method remembers the exact trajectory's level before.
-
-    Args:
-        mixture: the data, whose perfect denoiser the solver calls.
-        exact: from :func:`exact_trajectory`, shape ``(n + 1, B, D)``.
-        levels: the same levels, shape ``(n + 1,)``.
-        i: which hop, from 0.
-        method: a solver of :data:`slam_edu.solver.METHODS`.
+    A multistep method remembers the exact trajectory's level before. ``exact`` is that of
+    :func:`exact_trajectory` at the same ``levels``, ``method`` one of
+    :data:`slam_edu.solver.METHODS`.
 
     Raises:
         ValueError: for an unknown method, a hop that does not exist, or an ``exact`` that does not
@@ -125,18 +113,7 @@ def effects_at_end(
     *,
     tol: float = 1e-5,
 ) -> Tensor:
-    """What each hop alone costs at the end if all others are exact, in z, shape ``(n, B)``.
-
-    Args:
-        mixture: the data.
-        exact: from :func:`exact_trajectory`, shape ``(n + 1, B, D)``.
-        levels: the same levels, shape ``(n + 1,)``.
-        method: a solver of :data:`slam_edu.solver.METHODS`.
-        tol: of the exact map from each hop's end to the last level.
-
-    Raises:
-        ValueError: as :func:`one_hop`.
-    """
+    """What each hop alone costs at the end if all others are exact, in z, shape ``(n, B)``."""
     last = len(levels) - 1
     effects = []
     for i in range(last):
@@ -152,15 +129,8 @@ def global_errors(
 ) -> Tensor:
     """Distance of a solver's end from the exact end in z, shape ``(B,)``.
 
-    Args:
-        mixture: the data.
-        exact: its first state is the start and its last the exact end; the states between may be
-            left out. Shape ``(m, B, D)``.
-        levels: that the solver walks through, shape ``(n + 1,)``.
-        method: a solver of :data:`slam_edu.solver.METHODS`.
-
-    Raises:
-        ValueError: for an unknown method, or levels or samples that the solver refuses.
+    The first state of ``exact`` is the start and its last the exact end; the states between may
+    be left out. ``levels`` are those that the solver walks through.
     """
     end = pf_ode_trajectory(mixture.predict, exact[0], levels, method)[-1]
     return (end - exact[-1]).norm(dim=1) / levels.alpha[-1]
@@ -194,22 +164,9 @@ def student_errors(
 ) -> Tensor:
     r"""How far a student is from the exact solution map: :math:`\|f_\theta(x, t) - f^*(x, t)\|`.
 
-    :math:`f^*(x, t)` is the exact end at timestep 0 of the PF-ODE from x at t, the map of which
-    :math:`f_\theta` is an approximation.
-
-    Args:
-        distiller: that trained the student; it knows how the student is called.
-        network: the student or its moving average.
-        mixture: the data.
-        x: samples at timestep t, shape ``(B, D)``.
-        t: timestep.
-        tol: of the exact map.
-
-    Returns:
-        Shape ``(B,)``.
-
-    Raises:
-        ValueError: as :func:`slam_edu.toy.solution_map`, or for a timestep outside the schedule.
+    :math:`f^*(x, t)` is the exact end at timestep 0 of the PF-ODE from x ``(B, D)`` at t. The
+    ``distiller`` that trained the student knows how ``network``, the student or its moving
+    average, is called. Shape ``(B,)``.
     """
     f = distiller.predict(network, x, t)
     schedule = distiller.schedule
@@ -232,23 +189,13 @@ def sub_path_errors(
 
     The student is called at the chord points :math:`x_\gamma` as in training, and compared with
     the exact end of the PF-ODE from :math:`x_\gamma` at its level :math:`(\alpha_t,
-    \sigma_\gamma)`.
-
-    Args:
-        distiller: that trained the student; its teacher here is the mixture's exact one.
-        network: the student or its moving average.
-        mixture: the data.
-        x0: clean samples, shape ``(B, D)``.
-        noise: shape ``(B, D)``.
-        index: which sub-path, from 0, the cleanest.
-        gammas: positions on its chord.
-        tol: of the exact map.
-
-    Raises:
-        ValueError: for an index, gammas or samples that the distiller refuses, or a schedule that
-            differs from the mixture in dtype or device.
+    \sigma_\gamma)`. The teacher is the mixture's exact one; ``x0`` and ``noise`` are of shape
+    ``(B, D)``, ``index`` is the sub-path's, from 0, the cleanest.
     """
-    schedule = distiller.schedule
+    schedule, reach = distiller.schedule, distiller.config.reach
+    check_count(index, "index", low=0, high=len(distiller.grid) - 1)
+    if not all(0 <= gamma <= reach for gamma in gammas):
+        raise ValueError(f"gammas are {list(gammas)}; allowed: from 0 to {reach:g}")
     teacher = mixture.network(schedule, distiller.config.teacher_prediction_type)
     errors = []
     for gamma in gammas:

@@ -4,8 +4,6 @@ The picture is cut into square cells, as small as leave at most ``components`` o
 Each such cell becomes one component: its weight is the cell's darkness, its mean the centre of
 that darkness (not of the cell, so that lines stay smooth), and its std half a cell, which makes
 even areas flat to 3 per cent. Nothing is random.
-
-Pillow does the reading and is imported when a picture is read, not before.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ import numpy as np
 import torch
 
 from slam_edu._validation import check_count
+from slam_edu.images import RejectedError, open_image, over_white
 from slam_edu.toy.mixture import GaussianMixture
 
 if TYPE_CHECKING:
@@ -88,101 +87,38 @@ def from_image(
 
 def _read(path: Path) -> np.ndarray:
     """The picture's greys, 0 black and 1 white, upright, with at most ``_SIDE`` on a side."""
-    try:
-        from PIL import Image, UnidentifiedImageError
-    except ImportError as error:
-        raise ImportError(
-            "reading a picture needs Pillow: pip install pillow (slam_edu[course] has it)"
-        ) from error
-    if path.is_dir():
-        raise PictureError(f"'{path}' is a folder; allowed: a PNG or JPEG file")
     if not path.exists():
         raise FileNotFoundError(
             f"there is no file '{path}' (looked in '{path.absolute().parent}')"
         )
-    with warnings.catch_warnings():
-        # Pillow's remarks on odd files and large ones; what matters is checked here.
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(path, formats=("PNG", "JPEG")) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise _too_large(path, f"{image.width} by {image.height} pixels")
-                return _greys(image)
-        except UnidentifiedImageError:
-            raise _not_a_picture(path) from None
-        except Image.DecompressionBombError:
-            raise _too_large(path, "more pixels than Pillow opens") from None
-        except (PictureError, FileNotFoundError, PermissionError, MemoryError):
-            raise
-        except Exception as error:  # a broken file makes Pillow raise nearly anything
-            raise PictureError(
-                f"'{path}' is damaged or cut short ({error}); allowed: a complete PNG or JPEG file"
-            ) from error
-
-
-def _too_large(path: Path, size: str) -> PictureError:
-    return PictureError(
-        f"'{path}' has {size}; allowed: at most {MAX_PIXELS:,} pixels (a picture of 1,000 by "
-        f"1,000 shows all that {MAX_COMPONENTS:,} components can)"
-    )
-
-
-def _not_a_picture(path: Path) -> PictureError:
-    """Say what the file is instead, as far as its first bytes tell."""
-    with path.open("rb") as file:
-        head = file.read(64)
-    if not head:
-        return PictureError(f"'{path}' is empty; allowed: a PNG or JPEG file")
-    if head.startswith((b"\x89PNG", b"\xff\xd8")):
-        return PictureError(f"'{path}' is damaged at its start; allowed: a complete file")
-    known = {
-        "GIF": head.startswith(b"GIF8"),
-        "BMP": head.startswith(b"BM"),
-        "TIFF": head.startswith((b"II*\0", b"MM\0*")),
-        "WebP": head[:4] == b"RIFF" and head[8:12] == b"WEBP",
-        "HEIC or AVIF": head[4:8] == b"ftyp",
-        "PDF": head.startswith(b"%PDF"),
-        "SVG": b"<svg" in head or head.startswith(b"<?xml"),
-    }
-    for name, matches in known.items():
-        if matches:
-            return PictureError(
-                f"'{path}' is a {name} file; allowed: PNG or JPEG (open it and save or export it "
-                f"as PNG)"
-            )
-    return PictureError(f"'{path}' is not a picture; allowed: a PNG or JPEG file")
-
-
-def _greys(image: Image) -> np.ndarray:
-    from PIL import Image, ImageOps
-
-    image.draft(None, (_SIDE, _SIDE))  # a JPEG can be decoded at a fraction of its size
-    image.load()
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith(("I", "F")):  # 16 bits of grey
-        grey = _shrink(np.asarray(image, dtype=np.float32) / 65535.0)
-        return grey.clip(0.0, 1.0)
-    transparent = "transparency" in image.info or image.mode in ("LA", "PA", "RGBA", "La", "RGBa")
-    # A palette, or two colours, must become colours before neighbours can be averaged.
-    image = image.convert("RGBA" if transparent else "RGB")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd files and large ones
+            image = open_image(path, ("PNG", "JPEG"))
+    except ImportError as error:
+        raise ImportError(
+            "reading a picture needs Pillow: pip install pillow (slam_edu[course] has it)"
+        ) from error
+    except RejectedError as error:
+        raise PictureError(
+            f"'{path}': {error}; allowed: a complete PNG or JPEG file of at most {MAX_PIXELS:,} "
+            f"pixels (save or export other kinds as PNG)"
+        ) from error
+    if image.width * image.height > MAX_PIXELS:
+        raise PictureError(
+            f"'{path}' has {image.width} by {image.height} pixels; allowed: at most "
+            f"{MAX_PIXELS:,} (1,000 by 1,000 show all that {MAX_COMPONENTS:,} components can)"
+        )
     factor = max(-(-max(image.size) // _SIDE), 1)
     image = image.reduce(factor) if factor > 1 else image
-    if not transparent:
-        return np.asarray(image.convert("L"), dtype=np.float32) / 255.0
-    paper = Image.new("RGBA", image.size, "white")
-    grey = np.asarray(Image.alpha_composite(paper, image).convert("L"), dtype=np.float32) / 255.0
-    if grey.max() - grey.min() < _MIN_CONTRAST:  # white on transparent
-        grey = 1.0 - np.asarray(image.getchannel("A"), dtype=np.float32) / 255.0
+    grey = _grey(over_white(image))
+    if image.mode == "RGBA" and grey.max() - grey.min() < _MIN_CONTRAST:  # white on transparent
+        grey = 1.0 - _grey(image.getchannel("A"))
     return grey
 
 
-def _shrink(grey: np.ndarray) -> np.ndarray:
-    """Average square blocks until the longer side has at most ``_SIDE`` pixels."""
-    factor = max(-(-max(grey.shape) // _SIDE), 1)
-    height, width = (max(n // factor, 1) for n in grey.shape)
-    grey = grey[: height * factor, : width * factor]
-    rows = np.add.reduceat(grey, np.arange(0, grey.shape[0], factor), axis=0)
-    return np.add.reduceat(rows, np.arange(0, grey.shape[1], factor), axis=1) / factor**2
+def _grey(image: Image) -> np.ndarray:
+    return np.asarray(image.convert("L"), dtype=np.float32) / 255.0
 
 
 # ---------------------------------------------------------------- from greys to components

@@ -33,9 +33,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from slam_edu._validation import check_choice, check_count, check_finite, check_samples, expand
+from slam_edu._validation import (
+    check_choice,
+    check_count,
+    check_finite,
+    check_per_sample,
+    check_samples,
+)
 from slam_edu.prediction import PREDICTION_TYPES, Prediction, add_noise, to_output
-from slam_edu.schedule import Level, NoiseSchedule
+from slam_edu.schedule import Level, NoiseSchedule, expand
 
 # Rows are done in chunks of so many point-component pairs: on a CPU the tables then stay in cache
 # (three times faster at 2,000 components), on a GPU they stay under 100 MB.
@@ -103,8 +109,6 @@ class GaussianMixture(nn.Module):
         self.register_buffer("weights", (weights / weights.sum()).detach())
         self._has_points = bool((std == 0).any())
 
-    # ---------------------------------------------------------------- what it is
-
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the parameters, and of samples and levels given to the methods."""
@@ -149,16 +153,11 @@ class GaussianMixture(nn.Module):
             raise ValueError("the mixture is a single point, which cannot be scaled to variance 1")
         return GaussianMixture((self.means - self.mean()) / scale, self.std / scale, self.weights)
 
-    # ---------------------------------------------------------------- draws
-
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw ``n`` clean samples, shape ``(n, D)``.
 
         The draw is made on the generator's device, so a CPU generator gives the same points on a
         GPU.
-
-        Raises:
-            ValueError: if ``n`` is not a positive integer.
         """
         check_count(n, "n")
         device = self.device if generator is None else generator.device
@@ -170,17 +169,7 @@ class GaussianMixture(nn.Module):
         return self.means[k] + std * noise
 
     def sample_at(self, level: Level, n: int, generator: torch.Generator | None = None) -> Tensor:
-        r"""Draw ``n`` samples of :math:`\alpha x_0 + \sigma\epsilon`, shape ``(n, D)``.
-
-        Args:
-            level: of shape ``()`` or ``(n,)``.
-            n: how many.
-            generator: source of the random numbers.
-
-        Raises:
-            ValueError: if ``n`` is not a positive integer, or the level has another dtype, device
-                or shape.
-        """
+        r"""Draw ``n`` samples of :math:`\alpha x_0 + \sigma\epsilon`, shape ``(n, D)``."""
         x0 = self.sample(n, generator)
         device = self.device if generator is None else generator.device
         noise = torch.randn(n, self.dim, generator=generator, dtype=self.dtype, device=device)
@@ -189,11 +178,9 @@ class GaussianMixture(nn.Module):
     # ---------------------------------------------------------------- exact quantities
 
     def log_density(self, x: Tensor, level: Level | None = None) -> Tensor:
-        r"""Log of the density :math:`p(x)` at a level, shape ``(B,)``.
+        r"""Log of the density :math:`p(x)` of points ``(B, D)``, shape ``(B,)``.
 
-        Args:
-            x: points, shape ``(B, D)``.
-            level: of shape ``()`` or ``(B,)``; None is :math:`(\alpha, \sigma) = (1, 0)`.
+        No level is :math:`(\alpha, \sigma) = (1, 0)`.
 
         Raises:
             ValueError: for points that are not finite or of another shape, dtype or device, or at
@@ -207,30 +194,14 @@ class GaussianMixture(nn.Module):
         return torch.cat(rows) - constant
 
     def score(self, x: Tensor, level: Level | None = None) -> Tensor:
-        r"""The score :math:`\nabla_x \log p(x)` at a level, shape ``(B, D)``.
-
-        Args:
-            x: points, shape ``(B, D)``.
-            level: of shape ``()`` or ``(B,)``; None is :math:`(\alpha, \sigma) = (1, 0)`.
-
-        Raises:
-            ValueError: as :meth:`log_density`.
-        """
+        r"""The score :math:`\nabla_x \log p(x)`, shape ``(B, D)``; see :meth:`log_density`."""
         check_samples(x, "x")
         alpha, z, rho = self._coordinates(x, level)
         m, q, _ = self._sums(z, rho)
         return (m - q * z) / alpha
 
     def denoise(self, x: Tensor, level: Level) -> Tensor:
-        r"""The perfect denoiser, :math:`\mathbb E[x_0 \mid x]`: the posterior mean, ``(B, D)``.
-
-        Args:
-            x: noisy points, shape ``(B, D)``.
-            level: of shape ``()`` or ``(B,)``.
-
-        Raises:
-            ValueError: as :meth:`log_density`.
-        """
+        r"""The perfect denoiser, :math:`\mathbb E[x_0 \mid x]`: the posterior mean, ``(B, D)``."""
         check_samples(x, "x")
         return self.predict(x, level).x0
 
@@ -238,12 +209,8 @@ class GaussianMixture(nn.Module):
         r"""The perfect denoiser as solvers call it.
 
         Its two parts are :math:`\mathbb E[x_0 \mid x]` and :math:`\mathbb E[\epsilon \mid x]`; at
-        :math:`\sigma = 0` these are :math:`x/\alpha` and 0. Checks shape, dtype and device, and
-        not whether ``x`` is finite: solvers call it in their inner loop and check at their start.
-
-        Args:
-            x: noisy points, shape ``(B, D)``.
-            level: of shape ``()`` or ``(B,)``.
+        :math:`\sigma = 0` these are :math:`x/\alpha` and 0. Whether ``x`` is finite is not
+        checked: solvers call it in their inner loop and check at their start.
 
         Raises:
             ValueError: for points or a level of another shape, dtype or device, or at
@@ -256,16 +223,14 @@ class GaussianMixture(nn.Module):
     def network(
         self, schedule: NoiseSchedule, prediction_type: str = "epsilon"
     ) -> Callable[..., Tensor]:
-        """The perfect denoiser in a network's clothes: ``network(x, t, cond=None) -> output``.
+        """The perfect denoiser, called as a network: ``network(x, t, cond=None) -> output``.
 
-        It stands wherever a Stable Diffusion UNet does: called at timesteps ``t`` of shape ``()``
-        or ``(B,)``, integer or real, it returns the raw output of a network of this
-        ``prediction_type``. The data have no conditions, so a ``cond`` other than None is refused
-        rather than ignored.
+        At timesteps ``t`` of shape ``()`` or ``(B,)``, integer or real, it returns the raw output
+        of a network of this ``prediction_type``.
 
         Raises:
             ValueError: for an unknown ``prediction_type``, or a schedule of another dtype or
-                device; when called, for a ``cond``.
+                device; when called, for a ``cond``: the data have no conditions.
         """
         check_choice(prediction_type, PREDICTION_TYPES, "prediction_type")
         if schedule.dtype != self.dtype or schedule.device != self.device:
@@ -308,7 +273,9 @@ class GaussianMixture(nn.Module):
                 "sigma is 0, and so is the std of a component: a point mass has no density; "
                 "allowed: sigma > 0, or a mixture whose std is greater than 0"
             )
-        alpha, sigma = expand(level.alpha, x, "alpha"), expand(level.sigma, x, "sigma")
+        for name, value in (("alpha", level.alpha), ("sigma", level.sigma)):
+            check_per_sample(value, x, name)
+        alpha, sigma = expand(level.alpha, x), expand(level.sigma, x)
         return alpha, x / alpha, sigma / alpha
 
     def _chunks(self, z: Tensor, rho: Tensor) -> list[tuple[Tensor, Tensor]]:

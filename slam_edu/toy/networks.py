@@ -17,7 +17,7 @@ from slam_edu.embedding import GAMMA_INPUTS
 
 
 class LevelMLP(nn.Module):
-    r"""A multilayer perceptron that is told the noise level through its timestep.
+    r"""A multilayer perceptron conditioned on the noise level through its timestep.
 
     The timestep enters every hidden layer as a learned projection of
     :math:`[\sin 2^j \pi u/2,\ \cos 2^j \pi u/2]` with :math:`u = t/T` and :math:`j = 0 \dots m-1`.
@@ -28,7 +28,7 @@ class LevelMLP(nn.Module):
         width: units of a hidden layer.
         depth: number of hidden layers.
         frequencies: m, number of octaves of the timestep's features.
-        gamma: how the network is told its place on the sub-path. None: it is not, and refuses a
+        gamma: how the network is given its place on the sub-path. None: it is not, and refuses a
             gamma (``DistillConfig(conditioning="level")``). ``"official"``: by
             :func:`slam_edu.embedding.gamma_embedding`. ``"smooth"``: by
             :math:`\sin(2^j \pi (1-\gamma)/2),\ 1 - \cos(2^j \pi (1-\gamma)/2)`, ``j = 0, 1, 2``,

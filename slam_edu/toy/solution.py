@@ -94,19 +94,14 @@ def solution_map(
     With a schedule, consistency models take ``level_end = schedule(0)``; :math:`\sigma = 0` is
     allowed for a mixture whose components all have a width.
 
-    Args:
-        mixture: the data.
-        x: samples at ``level``, shape ``(B, D)``.
-        level: where to start, of shape ``()`` or ``(B,)``.
-        level_end: where to stop, no noisier than ``level``, of shape ``()`` or ``(B,)``.
-        tol: bound on the change of any coordinate when the step is halved.
-        max_steps: give up when a sample needs more.
+    ``x`` is of shape ``(B, D)``, both levels of ``()`` or ``(B,)``. ``tol`` bounds the change of
+    any coordinate when the step is halved.
 
     Raises:
         ValueError: for samples or levels that are not finite or of another shape, dtype or device,
             an end noisier than the start, :math:`\sigma = 0` at the end with a component of width
             0, or a ``tol`` or ``max_steps`` out of bounds.
-        RuntimeError: if ``max_steps`` do not suffice; it says how far off the last change was.
+        RuntimeError: if a sample needs more than ``max_steps``.
     """
     check_samples(x, "x")
     check_count(max_steps, "max_steps", low=2)

@@ -4,20 +4,16 @@ import time
 
 import pytest
 import torch
+from slam_course.lesson_08.digit_figures import mosaic
 
 from slam_course.lesson_06 import explorer as latents
 from slam_course.lesson_06.explorer import (
     ANY,
-    BACKGROUNDS,
     STEPS,
     prompt_figure,
     prompt_of,
     prompts,
 )
-from slam_course.lesson_08.digit_figures import mosaic
-from slam_edu.digits import read_prompt
-from slam_edu.digits.captions import WORDS
-from slam_edu.digits.colours import NAMES
 from slam_edu.digits.networks import (
     TextToLatents,
     build_text_encoder,
@@ -43,17 +39,6 @@ def model():
 
 
 # -------------------------------------------------------------------- prompts
-
-
-def test_prompts_say_what_was_chosen():
-    for digit in (*WORDS, ANY):
-        for stroke in (*NAMES, ANY):
-            for background in (*BACKGROUNDS, ANY):
-                asked = read_prompt(prompt_of(digit, stroke, background))
-                assert asked.digit == (None if digit == ANY else WORDS.index(digit))
-                # One colour of two that are equal is read as both.
-                assert asked.stroke == (None if stroke == ANY else stroke)
-                assert asked.background == (None if background == ANY else background)
 
 
 @pytest.mark.parametrize(
