@@ -28,7 +28,7 @@ import numpy as np
 from scipy import stats
 
 from slam_course.ablations import GAMMA_LAWS
-from slam_edu._validation import check_choice, check_count
+from slam_edu._validation import check_choice
 from slam_edu.distill import DistillConfig
 from slam_edu.embedding import GAMMA_INPUTS
 from slam_edu.io import data_path
@@ -38,21 +38,11 @@ from slam_edu.training import TrainConfig
 
 @dataclass(frozen=True)
 class Ratio:
-    """A paired ratio of two settings; below 1, the first is better.
-
-    Attributes:
-        value: geometric mean over data sets and seeds.
-        low: lower end of the 95 % interval; NaN with a single seed.
-        high: upper end.
-        seeds: number of seeds.
-        by_data: geometric mean over the seeds for each data set.
-    """
+    """A paired ratio with its 95 % interval (NaN with a single seed); below 1: a is better."""
 
     value: float
     low: float
     high: float
-    seeds: int
-    by_data: dict[str, float]
 
     def __str__(self) -> str:
         """The ratio with its interval, such as ``0.82 [0.78, 0.86]``."""
@@ -82,10 +72,8 @@ def paired_ratio(
     half = math.nan
     if len(seeds) > 1:
         half = stats.t.ppf(0.975, len(seeds) - 1) * each.std(ddof=1) / len(seeds) ** 0.5
-    by_data = dict(zip(data, np.exp(logs.mean(axis=1)).tolist(), strict=True))
     value = each.mean()
-    low, high = math.exp(value - half), math.exp(value + half)
-    return Ratio(math.exp(value), low, high, len(seeds), by_data)
+    return Ratio(math.exp(value), math.exp(value - half), math.exp(value + half))
 
 
 # -------------------------------------------------------------------- the study in the plane
@@ -122,8 +110,6 @@ class ToySetting:
             ``"random"``.
         teacher: whom it learns from: ``"exact"``, or ``"learned"``, the same diffusion model.
         gamma_input: of :class:`slam_edu.toy.networks.LevelMLP`, for ``conditioning="gamma"``.
-        width: units of a hidden layer.
-        depth: hidden layers.
 
     Raises:
         ValueError: for a value that is not allowed; it names the value and the allowed set.
@@ -159,8 +145,6 @@ class ToySetting:
         check_choice(self.init, ("teacher", "random"), "init")
         check_choice(self.teacher, ("exact", "learned"), "teacher")
         check_choice(self.gamma_input, (None, *GAMMA_INPUTS), "gamma_input")
-        check_count(self.width, "width")
-        check_count(self.depth, "depth")
         if (self.gamma_input is not None) != (self.conditioning == "gamma"):
             raise ValueError(
                 f"gamma_input is {self.gamma_input!r} with conditioning={self.conditioning!r}; "
@@ -217,14 +201,9 @@ METHODS = {
 class ToyRow:
     """One measured student in the plane.
 
-    Attributes:
-        setting: what it was.
-        data: name of the data set.
-        seed: of everything random.
-        after: updates after which it was measured; ``setting.updates`` at the end of a run.
-        measured: numbers by name; NaN where there is none.
-        seconds: wall time of the training so far.
-        skipped: updates that were not finite.
+    ``after`` is the number of updates after which it was measured, ``setting.updates`` at the end
+    of a run; ``measured`` has NaN where there is no number; ``seconds`` are those of training, and
+    ``skipped`` updates were not finite.
     """
 
     setting: ToySetting
@@ -261,8 +240,7 @@ def read_toy_rows(path: Path) -> list[ToyRow]:
     """All rows of a results file; none if the file is not there.
 
     Raises:
-        ValueError: for a file whose header is another one, or a row that cannot be read; it names
-            the file and the line.
+        ValueError: for another header, or a row that cannot be read; it names file and line.
     """
     if not path.exists():
         return []
@@ -270,10 +248,7 @@ def read_toy_rows(path: Path) -> list[ToyRow]:
         lines = csv.DictReader(file)
         if lines.fieldnames != toy_header():
             odd = sorted(set(lines.fieldnames or ()) ^ set(toy_header()))
-            raise ValueError(
-                f"{path} has other columns than this version writes (they differ in {odd}); "
-                f"allowed: a file of this version, or an empty folder (--out) to start anew"
-            )
+            raise ValueError(f"{path} differs in the columns {odd}; allowed: {toy_header()}")
         rows = []
         for line in lines:
             try:
@@ -293,11 +268,7 @@ def _toy_row(line: Mapping[str, str]) -> ToyRow:
 
 
 def toy_results() -> ToyResults:
-    """The study in the plane that comes with the course.
-
-    Raises:
-        FileNotFoundError: if the installation lacks the file.
-    """
+    """The study in the plane that comes with the course."""
     return ToyResults(read_toy_rows(data_path("study/runs.csv")))
 
 
@@ -310,10 +281,7 @@ class ToyResults:
     def values(
         self, setting: ToySetting, data: Sequence[str], metric: str, after: int | None = None
     ) -> dict[tuple[str, int], float]:
-        """A metric of :func:`toy_columns` by data set and seed, of the runs that are there.
-
-        ``after`` is the number of updates; None: the end of the run.
-        """
+        """A metric by data set and seed, after some updates or at the end of the run."""
         after = setting.updates if after is None else after
         return {
             (name, seed): measured[metric]
@@ -340,11 +308,7 @@ class ToyResults:
         self, above: ToySetting, below: ToySetting, data: Sequence[str], metric: str,
         after: int | None = None,
     ) -> Ratio:  # fmt: skip
-        """The paired ratio of two settings; see the module.
-
-        Raises:
-            ValueError: if no seed was run for both on all of these data sets.
-        """
+        """The paired ratio of two settings; see :func:`paired_ratio`."""
         a = self.values(above, data, metric, after)
         b = self.values(below, data, metric, after)
         return paired_ratio(a, b, data)

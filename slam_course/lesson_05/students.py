@@ -106,12 +106,8 @@ CHECKPOINTS = (125, 250, 500, 1000, 2000, 4000, 8000)
 class Reference:
     """What the students of a data set and seed are measured with.
 
-    Attributes:
-        mixture: the data.
-        data: clean samples, shape ``(POINTS, 2)``.
-        noise: initial noise, shape ``(POINTS, 2)``.
-        x: for each of ``TIMES`` and ``BETWEEN``, samples there, shape ``(MAP_POINTS, 2)``.
-        end: f* of those, the exact solution map to t = 0.
+    Clean samples ``data`` and initial ``noise`` have shape (POINTS, 2); ``x`` and ``end`` are, by
+    timestep, samples there of shape (MAP_POINTS, 2) and their exact ends at t = 0, f*.
     """
 
     mixture: GaussianMixture
@@ -147,14 +143,7 @@ def _solved(data: str) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
 
 @dataclass(frozen=True)
 class Student:
-    """A trained student.
-
-    Attributes:
-        network: the moving average of its weights.
-        distiller: the step it was trained with.
-        seconds: wall time of the training.
-        skipped: updates that were not finite.
-    """
+    """A trained student: the moving average of its weights, and the step it was trained with."""
 
     network: nn.Module
     distiller: SubPathDistiller
@@ -232,12 +221,7 @@ def error(student: Student, points: Reference, t: int) -> float:
 
 @dataclass(frozen=True)
 class Moment:
-    """A student at one moment of its training.
-
-    Attributes:
-        samples: drawn in one step, shape ``(B, 2)``.
-        errors: mean error to f* at each of ``TIMES``.
-    """
+    """A student in training: samples (B, 2) in one step, mean errors to f* at ``TIMES``."""
 
     samples: Tensor
     errors: dict[int, float]
@@ -251,18 +235,10 @@ def follow(
     on_update: Callable[[int], None] = lambda update: None,
     samples: int = 1500,
 ) -> tuple[Student, dict[int, Moment]]:
-    """Train a student and look at it now and then.
+    """Train a student and look at it after some updates.
 
-    Args:
-        setting: what to train.
-        data: name of the data set.
-        seed: of everything random.
-        at: numbers of updates after which to look.
-        on_update: called with the number of updates, after each.
-        samples: to draw at each look.
-
-    Returns:
-        The student, and what was seen by number of updates.
+    ``on_update`` is called with the number of updates, after each. Returns the student, and what
+    was seen by number of updates.
     """
     points, at = reference(data, seed), set(at)
     moments: dict[int, Moment] = {}

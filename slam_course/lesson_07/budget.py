@@ -11,12 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-from torch.nn.modules.module import (
-    register_module_forward_hook,
-    register_module_forward_pre_hook,
-)
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook
 
 from slam_course.cost import AUTOENCODER, TEXT, sample_parts
 from slam_edu.environment import LORA_MEMORY
@@ -36,14 +32,7 @@ def choose_preset(device_memory: float | None) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What a run will take.
-
-    Attributes:
-        memory: of the device, in GiB.
-        disk: in GiB: the teacher's files, the cache, the checkpoints.
-        minutes: an estimate, of encoding or drawing the data and of all updates.
-        device: ``"cpu"`` or ``"cuda"``, whose memory it is.
-    """
+    """What a run will take: memory of the device and disk in GiB, an estimate of the minutes."""
 
     memory: float
     disk: float
@@ -59,12 +48,7 @@ class Budget:
 
 
 def budget(config: SDConfig, *, device: str, tflops: float) -> Budget:
-    """Add up what a run will take; nothing is loaded.
-
-    Args:
-        config: of the run.
-        device: ``"cpu"`` or ``"cuda"``.
-        tflops: 1e12 operations a second that the device sustains.
+    """What a run will take on a device that sustains ``tflops``; nothing is loaded.
 
     Raises:
         ValueError: for a teacher whose architecture is not known, data whose number is not known
@@ -118,7 +102,6 @@ PARTS = {
     "Encoder": "vae encoder",
     "Decoder": "vae decoder",
     "CLIPTextModel": "text encoder",
-    "CLIPTextModelWithProjection": "text encoder",
 }
 
 
@@ -126,39 +109,22 @@ PARTS = {
 def count_samples() -> Iterator[dict[str, int]]:
     """Count, within the block, the samples that go through UNets, autoencoders, text encoders.
 
-    All of the process's networks of these kinds are counted, by part: teacher, student and target
-    are one part, ``"unet"``. What a backward pass computes again counts again.
+    All of the process's networks of these kinds are counted: teacher, student and target are one
+    part, ``"unet"``. What a backward pass computes again counts again.
 
     Yields:
         samples by part, which grow while the block runs; parts that were not called are 0.
     """
     counts = dict.fromkeys(PARTS.values(), 0)
-    depth = 0  # one encoder may hold another of these classes: the outer one counts
 
-    def enter(module: nn.Module, _inputs: tuple) -> None:
-        nonlocal depth
-        depth += type(module).__name__ in PARTS
-
-    def leave(module: nn.Module, _inputs: tuple, output: object) -> None:
-        nonlocal depth
+    def called(module: nn.Module, _inputs: tuple, output: Tensor | tuple) -> None:
         part = PARTS.get(type(module).__name__)
-        if part is None:
-            return
-        depth -= 1
-        if not depth and output is not None:  # None: it raised
-            counts[part] += len(_first_tensor(output))
+        if part is not None:
+            # A tensor, or a record or tuple of which the first is one.
+            counts[part] += len(output if isinstance(output, Tensor) else output[0])
 
-    hooks = (
-        register_module_forward_pre_hook(enter),
-        register_module_forward_hook(leave, always_call=True),
-    )
+    hook = register_module_forward_hook(called)
     try:
         yield counts
     finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _first_tensor(output: object) -> torch.Tensor:
-    """What a network returned: a tensor, or a record or tuple of which the first is one."""
-    return output if isinstance(output, torch.Tensor) else output[0]
+        hook.remove()

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from slam_course.figures import SOLVER_NAMES
 from slam_course.results import Ratio, paired_ratio
-from slam_edu._validation import check_choice, check_count
+from slam_edu._validation import check_choice
 from slam_edu.digits.evaluate.table import Setting
 from slam_edu.embedding import GAMMA_INPUTS
 from slam_edu.io import data_path
@@ -73,18 +73,11 @@ _RIDGE = 1e-3  # of the mean variance, so that flat directions count for nothing
 
 @dataclass(frozen=True, kw_only=True)
 class DigitRow:
-    """A measured student or solver.
+    """A measured student, or a solver of the teacher under its sampler's name.
 
-    Attributes:
-        name: of the student, or the solver's sampler.
-        settings: of the run, or of the solver.
-        measured: numbers by name, see the module.
-        seed: of the run; 0 for a solver.
-        gamma: for a student that is conditioned on gamma: ``shift``, what it adds to its
-            timestep's embedding, and ``told``, by the gamma it is given its errors; else empty.
-        training: seconds of the training, 0 for a solver.
-        measuring: seconds of the measurement.
-        skipped: updates that were not finite.
+    ``gamma`` is empty but for students that are conditioned on gamma: ``shift``, where what they
+    add to the timestep's embedding at gamma = 1 lies among the others (:func:`place_among`), and
+    ``told``, their errors by the gamma they are given. ``training`` and ``measuring`` are seconds.
     """
 
     name: str
@@ -100,14 +93,10 @@ class DigitRow:
 class DigitResults:
     """Measured students and solvers, looked up by name.
 
-    Args:
-        content: of the results file: ``about``, ``floor``, ``change`` and ``rows``.
-
     Attributes:
         prompts: images a measurement.
         floor: what real images score, with ``_0`` behind the names.
         change: what twice the solver's steps change of the solution map's ends, by timestep.
-        rows: all of them.
         names: the students that were measured, in the order of :data:`NAMES`.
     """
 
@@ -174,11 +163,7 @@ class DigitResults:
 
 
 def shipped() -> DigitResults:
-    """The results that come with the course.
-
-    Raises:
-        FileNotFoundError: if the installation lacks the file.
-    """
+    """The results that come with the course."""
     return DigitResults(json.loads(data_path("digits-results/students.json").read_text("utf-8")))
 
 
@@ -198,11 +183,8 @@ def best_slam(results: DigitResults) -> str | None:
 def ahead_of_solvers(results: DigitResults, name: str, most: int = 8) -> dict[int, bool]:
     """Whether a student is ahead of every solver with as many network calls, or fewer.
 
-    Ahead in the fraction as asked for and in the Fréchet distance to the teacher's samples, both
-    as means over seeds.
-
-    Returns:
-        for each number of the student's steps up to ``most``.
+    Ahead in the fraction as asked for and in the Fréchet distance to the teacher's samples, by
+    number of steps up to ``most``.
     """
     found = {}
     for n in (n for n in STEPS if n <= most):
@@ -283,13 +265,7 @@ def table_line(*cells: str) -> str:
 
 
 def even_levels(schedule: NoiseSchedule, t: int, steps: int) -> Level:
-    r"""``steps + 2`` levels: from timestep t to 0, even in :math:`\log\rho`, then the clean one.
-
-    Raises:
-        ValueError: for a number of steps below 1, or a timestep that is not 1 ... T-1.
-    """
-    check_count(steps, "steps")
-    check_count(t, "t", high=len(schedule) - 1)
+    r"""``steps + 2`` levels: from timestep t > 0 to 0, even in :math:`\log\rho`, then clean."""
     ends = schedule(torch.tensor([t, 0], device=schedule.device)).rho.double().log()
     log_rho = ends[0] + (ends[1] - ends[0]) * torch.linspace(0, 1, steps + 1).double()
     rho = log_rho.exp().to(schedule.dtype)
@@ -307,16 +283,10 @@ def solved(
     steps: int,
     batch: int = 100,
 ) -> Tensor:
-    """The ends of the teacher's guided PF-ODE, of ``x``'s shape.
+    """The ends of the teacher's guided PF-ODE from latents x at timestep t, of x's shape.
 
-    Args:
-        model: the teacher.
-        x: latents at timestep t, of shape (n, C, h, w).
-        t: timestep.
-        cond: text states of shape (n, L, D).
-        guidance: w.
-        steps: of DPM-Solver++(2M), from t to 0; a last one goes to the clean level.
-        batch: latents at a time.
+    Text states ``cond`` have shape (n, L, D). The solver is DPM-Solver++(2M) with ``steps`` from t
+    to 0; a last one goes to the clean level.
     """
     levels, ends = even_levels(model.schedule, t, steps), []
     empty = model.encode_prompts("") if guidance else None
@@ -336,7 +306,6 @@ def solved(
 
 def drawn_gammas(draws: int = DRAWS, seed: int = 0) -> Tensor:
     """Gammas uniform on [0, 1), of shape (draws,), float64."""
-    check_count(draws, "draws", low=2)
     return torch.rand(draws, generator=sample_generator(seed), dtype=torch.float64)
 
 
