@@ -46,7 +46,7 @@ setup: ## install and stop there (EXTRAS=course,sd)
 lint: ## ruff over code and notebooks, spelling (ARGS=--fix)
 	$(RUN) lint $(SWITCHES) $(ARGS)
 
-notebooks: ## run the notebooks again, outputs written in place (ARGS=notebooks/01_….ipynb)
+notebooks: ## run the notebooks again, outputs written in place (ARGS=--check compares)
 	$(RUN) notebooks $(SWITCHES) $(ARGS)
 
 site: ## build the website into dist/site (ARGS=--linkcheck looks outside links up)
@@ -56,7 +56,7 @@ editions: ## write the lessons for students and instructors (ARGS=--check compar
 	$(RUN) editions $(SWITCHES) $(ARGS)
 
 class: ## set up a class for nbgrader (FOLDER=…, default class; ARGS=--lessons=01,02)
-	$(RUN) class $(SWITCHES) --folder "$(FOLDER)" $(ARGS)
+	$(RUN) class $(SWITCHES) "$(FOLDER)" $(ARGS)
 
 wheel: ## build dist/slam_edu-….whl, for Colab
 	$(RUN) wheel $(SWITCHES)
@@ -65,7 +65,7 @@ constraints: ## resolve pyproject.toml into constraints.txt (UPGRADE=1 for the n
 	$(RUN) constraints $(if $(UPGRADE),--upgrade)
 
 address: ## set the repository's public address everywhere (URL=https://… or CLEAR=1)
-	$(RUN) address $(if $(CLEAR),--clear,"$(URL)")
+	"$(PYTHON)" -m tools.set_address $(if $(CLEAR),--clear,$(if $(URL),"$(URL)"))
 
 clean: ## remove caches and dist/ (ALL=1: .venv too)
 	$(RUN) clean $(if $(ALL),--all)

@@ -20,14 +20,14 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from tools.editions import read_lessons, student_edition
-from tools.notebooks import to_text
+from tools.editions import student_edition
+from tools.notebooks import read_lessons, to_text
 
 CONFIG = "nbgrader_config.py"
 GRADEBOOK = "gradebook.db"
 MARK = "# A class of slam_edu, set up by `make class`."
 
-CONFIG_TEXT = f'''\
+CONFIG_TEXT = f"""\
 {MARK} An edited copy of this file is kept.
 from pathlib import Path
 
@@ -42,10 +42,7 @@ c.ClearSolutions.code_stub = {{"python": ""}}
 # that does not end. The slowest cell of a lesson takes about two minutes on one slow core.
 c.Execute.timeout = 600
 c.Execute.interrupt_on_timeout = True
-'''
-
-# What nbgrader makes when submissions come in.
-_HANDED_IN = ("submitted", "autograded", "feedback")
+"""
 
 
 class Refused(Exception):
@@ -61,17 +58,14 @@ def refuse_to_overwrite(folder: Path) -> None:
     config = folder / CONFIG
     if not config.exists() or MARK not in config.read_text("utf-8"):
         raise Refused(f"{folder} is not empty and holds no class of this course; name another")
-    for name in _HANDED_IN:
-        if (folder / name).is_dir() and any((folder / name).iterdir()):
-            raise Refused(
-                f"{folder} has submissions or grades ({name}/): its tests must stay as they are. "
-                f"Name another folder for a new class"
-            )
-    count = submissions(folder)
-    if count:
+    made = [
+        name for name in ("submitted", "autograded", "feedback") if any(folder.glob(f"{name}/*"))
+    ]
+    if made or submissions(folder):
+        what = f"submissions or grades ({made[0]}/)" if made else "submissions in its gradebook"
         raise Refused(
-            f"the gradebook of {folder} has {count} submissions: its tests must stay as they are. "
-            f"Name another folder for a new class"
+            f"{folder} has {what}: its tests must stay as they are. Name another folder for a new "
+            f"class"
         )
 
 
@@ -85,64 +79,43 @@ def submissions(folder: Path) -> int:
         return gradebook.db.query(SubmittedAssignment).count()
 
 
-def choose(names: list[str], wanted: str) -> list[str]:
-    """The lessons whose numbers are in `wanted`, such as "01,02"; all without it.
-
-    Raises:
-        Refused: there is no such lesson.
-    """
-    if not wanted:
-        return names
-    numbers = {name[:2]: name for name in names}
-    unknown = [number for number in wanted.split(",") if number not in numbers]
-    if unknown:
-        allowed = ", ".join(numbers)
-        raise Refused(f"no lesson {', '.join(unknown)}; choose among {allowed}")
-    return [numbers[number] for number in wanted.split(",")]
-
-
 def set_up(folder: Path, wanted: str = "") -> list[str]:
-    """Make or renew the class; returns the names of its assignments.
+    """Make or renew the class with the lessons whose numbers are `wanted`, such as "01,02".
+
+    Returns:
+        the names of its assignments.
 
     Raises:
-        Refused: see :func:`refuse_to_overwrite` and :func:`choose`.
+        Refused: see :func:`refuse_to_overwrite`, or there is no such lesson.
         RuntimeError: nbgrader could not make a release; the message is its log.
-    """
-    folder = folder.resolve()
-    refuse_to_overwrite(folder)
-    lessons = read_lessons()
-    chosen = choose(list(lessons), wanted)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / CONFIG).exists():
-        (folder / CONFIG).write_text(CONFIG_TEXT, encoding="utf-8")
-    for name in chosen:
-        source = folder / "source" / name
-        source.mkdir(parents=True, exist_ok=True)
-        text = to_text(student_edition(name, lessons[name], solved=True))
-        (source / f"{name}.ipynb").write_bytes(text.encode("utf-8"))
-    release(folder, chosen)
-    return chosen
-
-
-def release(folder: Path, names: list[str]) -> None:
-    """Make the students' version of assignments, and enter them in the gradebook.
-
-    Raises:
-        RuntimeError: nbgrader could not; the message is its log.
     """
     from nbgrader.apps import NbGraderAPI
     from traitlets.config import PyFileConfigLoader
 
+    folder = folder.resolve()
+    refuse_to_overwrite(folder)
+    lessons = {name[:2]: (name, nb) for name, nb in read_lessons().items()}
+    numbers = wanted.split(",") if wanted else list(lessons)
+    unknown = sorted(set(numbers) - set(lessons))
+    if unknown:
+        raise Refused(f"no lesson {', '.join(unknown)}; choose among {', '.join(lessons)}")
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / CONFIG).exists():
+        (folder / CONFIG).write_text(CONFIG_TEXT, encoding="utf-8")
     # nbgrader starts `alembic` by name to make its database, also where .venv is not activated.
     scripts = sysconfig.get_path("scripts")
     os.environ["PATH"] = os.pathsep.join([scripts, os.environ.get("PATH", "")])
-    config = PyFileConfigLoader(CONFIG, path=str(folder)).load_config()
-    api = NbGraderAPI(config=config)
+    api = NbGraderAPI(config=PyFileConfigLoader(CONFIG, path=str(folder)).load_config())
     api.log.setLevel(logging.WARNING)
-    for name in names:
+    for name, nb in (lessons[number] for number in numbers):
+        source = folder / "source" / name / f"{name}.ipynb"
+        source.parent.mkdir(parents=True, exist_ok=True)
+        text = to_text(student_edition(nb, solved=True))
+        source.write_text(text, encoding="utf-8", newline="\n")
         result = api.generate_assignment(name, force=True, create=True)
         if not result["success"]:
             raise RuntimeError(f"nbgrader could not release {name}:\n{result['log']}")
+    return [lessons[number][0] for number in numbers]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -155,17 +128,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", nargs="?", default="class", help="default: class")
     parser.add_argument("--lessons", default="", help="such as 01,02; default: all")
     options = parser.parse_args(arguments)
-    folder = Path(options.folder).resolve()
     try:
-        names = set_up(folder, options.lessons)
+        names = set_up(Path(options.folder), options.lessons)
     except (Refused, ValueError) as refused:
         print(f"error: {refused}.", file=sys.stderr)
         return 2
-    print(f"{len(names)} assignments in {folder}: give release/ to the students.")
-    print("What they hand in goes to submitted/STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb; then, there:")
-    print(f"    nbgrader autograde {names[0]}")
-    print(f"    nbgrader generate_feedback {names[0]}")
-    print("    nbgrader export")
+    print(
+        f"{len(names)} assignments in {options.folder}: give release/ to the students. What they "
+        f"hand in\ngoes to submitted/STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb; then, there:\n"
+        f"    nbgrader autograde {names[0]}\n    nbgrader generate_feedback {names[0]}\n"
+        f"    nbgrader export"
+    )
     print("Submissions are other people's code: docs/teaching.md says how to isolate it.")
     return 0
 

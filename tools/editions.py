@@ -11,8 +11,7 @@
   a copy from anywhere can be handed in to a class.
 - **Instructor edition** (not committed: it repeats every output of `notebooks/`): outputs,
   solutions unfolded, and a rubric behind each: points, minutes, what is graded, and the sentences
-  that the check has for common mistakes, which editions/mistakes.json holds
-  (tools/collect_answers.py).
+  that the check has for common mistakes, which editions/mistakes.json holds (tools/mistakes.py).
 - **Source for nbgrader**: the student edition with the solutions between `### BEGIN SOLUTION` and
   `### END SOLUTION`, for `make class` (tools/classroom.py).
 
@@ -23,46 +22,24 @@ student edition; what stands in `<!-- student: … -->` is to be read there alon
 from __future__ import annotations
 
 import argparse
-import ast
 import copy
-import importlib
 import json
 import re
-import symtable
 import sys
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 
-from slam_edu.io import atomic_path
-from tools.exercises import Exercise, exercise_minutes, find_exercises, tags
-from tools.notebooks import KERNELSPEC, NOTEBOOKS, ROOT, SETUP_TAG, to_text
+from tools.exercises import Exercise, exercise_minutes, find_exercises
+from tools.notebooks import KERNELSPEC, ROOT, SETUP_TAG, read_lessons, to_text
 
 EDITIONS = ROOT / "editions"
 MISTAKES = EDITIONS / "mistakes.json"
+BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 
 _SOURCE_ONLY = re.compile(r"<!-- source -->.*?<!-- /source -->", re.DOTALL)
 _STUDENT_ONLY = re.compile(r"<!-- student:(.*?) -->", re.DOTALL)
-
-
-# ---------------------------------------------------------------------------------------------
-# What the editions share
-# ---------------------------------------------------------------------------------------------
-
-
-def read_lessons() -> dict[str, NotebookNode]:
-    """{name without suffix: notebook} of all lessons."""
-    return {
-        path.stem: nbformat.reads(path.read_bytes().decode("utf-8"), as_version=4)
-        for path in sorted(NOTEBOOKS.glob("*.ipynb"))
-    }
-
-
-def checks_of(name: str) -> object:
-    """The module with a lesson's checks: of "01_diffusion…" it is slam_course.lesson_01.checks."""
-    return importlib.import_module(f"slam_course.checks.lesson_{name[:2]}")
 
 
 def edition(cells: list[NotebookNode]) -> NotebookNode:
@@ -91,10 +68,8 @@ def nbgrader_metadata(id: str, kind: str, points: int | None = None) -> dict:
     }
     if points is not None:
         metadata["points"] = points
-    found: dict = {"deletable": False, "nbgrader": metadata}
-    if kind != "solution":
-        found["editable"] = False
-    return found
+    editable = {} if kind == "solution" else {"editable": False}
+    return {"deletable": False, "nbgrader": metadata, **editable}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -114,165 +89,73 @@ def renamed(source: str, names: dict[str, str]) -> str:
     return source
 
 
-class _AsGenerators(ast.NodeTransformer):
-    """Every comprehension as a generator: from Python 3.12 on only these keep their names."""
-
-    def _generator(self, node: ast.ListComp | ast.SetComp | ast.DictComp) -> ast.AST:
-        self.generic_visit(node)
-        if isinstance(node, ast.DictComp):
-            element = ast.Tuple([node.key, node.value], ast.Load())
-        else:
-            element = node.elt
-        return ast.GeneratorExp(element, node.generators)
-
-    visit_ListComp = visit_SetComp = visit_DictComp = _generator
-
-
-def globals_of(source: str) -> tuple[set[str], set[str]]:
-    """(names that a cell binds for later cells, global names that it reads at any depth)."""
-    binds, reads = set(), set()
-    tree = _AsGenerators().visit(ast.parse(source))
-    code = ast.unparse(ast.fix_missing_locations(tree))
-    top = symtable.symtable(code, "cell", "exec")
-    tables = [top]
-    while tables:
-        table = tables.pop()
-        tables += table.get_children()
-        for symbol in table.get_symbols():
-            here = table is top
-            if here and (symbol.is_assigned() or symbol.is_imported()):
-                binds.add(symbol.get_name())
-            if symbol.is_referenced() and (here or symbol.is_global()):
-                reads.add(symbol.get_name())
-    return binds, reads
-
-
-def first_lines(source: str, kind: type) -> dict[str, int]:
-    """{name: first line} where code reads (ast.Load) or binds (ast.Store) a plain name."""
-    found: dict[str, int] = {}
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, kind):
-            found[node.id] = min(node.lineno, found.get(node.id, node.lineno))
-    return found
-
-
-def check_names(nb: NotebookNode, exercises: list[Exercise]) -> None:
-    """Be sure that a lesson can go on with the learner's answers in place of the solutions.
-
-    Raises:
-        ValueError: a later cell uses a name that only the solution cell binds, or gives the
-            learner's name to something else.
-    """
-    own = {cell for each in exercises for cell in (each.stub, each.check, each.solution)}
-    for each in exercises:
-        alone = globals_of(nb.cells[each.solution].source)[0] - each.renamed.keys() - {"verdict"}
-        for index in range(each.solution + 1, len(nb.cells)):
-            cell = nb.cells[index]
-            if cell.cell_type != "code" or index in own:
-                continue
-            binds, reads = globals_of(cell.source)
-            read, bound = first_lines(cell.source, ast.Load), first_lines(cell.source, ast.Store)
-            late = sorted(
-                name
-                for name in alone & reads
-                if name not in binds or read.get(name, 0) < bound.get(name, 0)
-            )
-            taken = sorted(set(each.renamed.values()) & binds)
-            if late:
-                raise ValueError(
-                    f"cell {index + 1} uses {', '.join(late)} of the solution of exercise "
-                    f"{each.number}, which a learner's answer does not have"
-                )
-            if taken:
-                raise ValueError(
-                    f"cell {index + 1} binds {', '.join(taken)}, the learner's answer to exercise "
-                    f"{each.number}; choose another name"
-                )
-            alone -= binds
-
-
-def stub_source(cell: NotebookNode, exercise: Exercise) -> str:
-    """The stub's code; where one cell is stub and check, without the check."""
-    if exercise.check != exercise.stub:
-        return cell.source
-    lines = cell.source.splitlines()
-    return "\n".join(lines[: exercise.call.first - 1]).rstrip()
-
-
 def check_source(cell: NotebookNode, exercise: Exercise) -> str:
     """The check as a test: it raises with the verdict's sentence, and prints it when right."""
-    lines = [f"verdict = {exercise.call.source}", "assert verdict.passed, verdict"]
-    lines.append("print(verdict)")
-    if exercise.check != exercise.stub:
-        lines[:0] = cell.source.splitlines()[: exercise.call.first - 1]
-    return "\n".join(lines)
+    before = cell.source.splitlines()[: exercise.call.line - 1]
+    test = [
+        f"verdict = {exercise.call.source}",
+        "assert verdict.passed, verdict",
+        "print(verdict)",
+    ]
+    return "\n".join(test if exercise.check == exercise.stub else before + test)
 
 
 def solution_source(exercise: Exercise, names: dict[str, str]) -> str:
     """The solution's code, binding the learner's names; `names` are those of the lesson so far."""
     code = renamed("\n".join(exercise.lines).strip("\n"), {**names, **exercise.renamed})
     rest = [
-        f"{mine} = {theirs}"
-        for mine, theirs in exercise.answers
-        if theirs not in exercise.renamed
+        f"{mine} = {theirs}" for mine, theirs in exercise.answers if theirs not in exercise.renamed
     ]
     return "\n".join([*filter(None, [code]), *rest])
 
 
-BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
-
-
-def student_edition(name: str, nb: NotebookNode, *, solved: bool = False) -> NotebookNode:
+def student_edition(nb: NotebookNode, *, solved: bool = False) -> NotebookNode:
     """A lesson for students; with `solved`, what nbgrader makes it from.
 
     Raises:
         ValueError: the lesson's exercises are not marked, or cannot be replaced.
     """
     exercises = find_exercises(nb)
-    check_names(nb, exercises)
-    stubs = {each.stub: each for each in exercises}
-    checks = {each.check: each for each in exercises}
-    dropped = {each.solution for each in exercises}
+    stubs, checks, solutions = (
+        {getattr(each, which): each for each in exercises}
+        for which in ("stub", "check", "solution")
+    )
     given = {index for each in exercises for index in each.given}
-    names: dict[str, str] = {}
+    code = [index for index, cell in enumerate(nb.cells) if cell.cell_type == "code"]
+    names: dict[str, str] = {}  # of the solutions so far
     cells = []
-    first_code = True
-    imports = True  # the set-up cell and the one behind it: the checks need both
     for index, cell in enumerate(nb.cells):
         if cell.cell_type == "markdown":
             text = student_text(cell.source)
             if text.strip():  # a cell may be for the source alone
                 cells.append(nbformat.v4.new_markdown_cell(text, id=cell.id))
-            continue
-        if index in dropped:
-            [each] = (each for each in exercises if each.solution == index)
-            names.update(each.renamed)
-            continue
-        if index in stubs:
-            each = stubs[index]
-            source, id = stub_source(cell, each), f"exercise-{each.number}"
-            if solved:
-                source = "\n".join([source, BEGIN, solution_source(each, names), END])
-            cells.append(code_cell(cell.id, source, nbgrader_metadata(id, "solution")))
-        if index in checks:
-            each = checks[index]
-            id = f"exercise-{each.number}-check"
-            metadata = nbgrader_metadata(id, "grade", each.points)
-            own_id = cell.id if each.stub != each.check else f"{cell.id}-check"
-            cells.append(code_cell(own_id, check_source(cell, each), metadata))
-        if index in stubs or index in checks:
-            continue
-        metadata = {}
-        if SETUP_TAG in tags(cell):
-            metadata = {**nbgrader_metadata("setup", "locked"), "tags": [SETUP_TAG]}
-        elif first_code is False and imports:
-            metadata, imports = nbgrader_metadata("imports", "locked"), False
-        elif index in given:
-            metadata = nbgrader_metadata(f"given-{cell.id}", "locked")
-        first_code = False
-        cells.append(code_cell(cell.id, renamed(cell.source, names), metadata))
-    cells += summary_cells(exercises)
-    made = edition(cells)
+        elif index in solutions:
+            names.update(solutions[index].renamed)
+        elif index in stubs or index in checks:
+            if index in stubs:
+                each, source = stubs[index], cell.source
+                if each.check == index:  # one cell is both
+                    source = "\n".join(source.splitlines()[: each.call.line - 1]).rstrip()
+                if solved:
+                    source = "\n".join([source, BEGIN, solution_source(each, names), END])
+                metadata = nbgrader_metadata(f"exercise-{each.number}", "solution")
+                cells.append(code_cell(cell.id, source, metadata))
+            if index in checks:
+                each = checks[index]
+                id = f"exercise-{each.number}-check"
+                metadata = nbgrader_metadata(id, "grade", each.points)
+                own_id = cell.id if each.stub != index else f"{cell.id}-check"
+                cells.append(code_cell(own_id, check_source(cell, each), metadata))
+        else:
+            metadata = {}
+            if index == code[0]:
+                metadata = {**nbgrader_metadata("setup", "locked"), "tags": [SETUP_TAG]}
+            elif index == code[1]:
+                metadata = nbgrader_metadata("imports", "locked")
+            elif index in given:
+                metadata = nbgrader_metadata(f"given-{cell.id}", "locked")
+            cells.append(code_cell(cell.id, renamed(cell.source, names), metadata))
+    made = edition(cells + summary_cells(exercises))
     if not solved:
         add_checksums(made)
     return made
@@ -303,50 +186,22 @@ def add_checksums(nb: NotebookNode) -> None:
 
 
 def leaks(student: NotebookNode, nb: NotebookNode) -> list[str]:
-    """Lines of solutions that a student's notebook holds, each where it was found.
+    """Lines of solutions, and their names, that a student's notebook holds anywhere.
 
-    A line counts as the solution's own if the lesson has it nowhere else: not in another cell of
-    the source, and not in the stub. All of the file is searched, outputs and metadata too.
+    A line counts as the solution's own if the lesson has it in no other cell.
     """
     exercises = find_exercises(nb)
     hidden = {each.solution for each in exercises}
-    elsewhere = {
-        line.strip()
-        for index, cell in enumerate(nb.cells)
-        if index not in hidden
-        for line in cell.source.splitlines()
-    }
+    lines: dict[bool, set[str]] = {True: set(), False: set()}
+    for index, cell in enumerate(nb.cells):
+        lines[index in hidden] |= {line.strip() for line in cell.source.splitlines()}
     names = {name: mine for each in exercises for name, mine in each.renamed.items()}
-    own = set()
-    for index in hidden:
-        for line in nb.cells[index].source.splitlines():
-            for form in (line.strip(), renamed(line.strip(), names)):
-                if form not in elsewhere and len(form) > len("verdict"):
-                    own.add(form)
+    own = lines[True] | {renamed(line, names) for line in lines[True]}
     # What solutions and the student edition's checks have in common.
     kept = {"assert verdict.passed"} | {f"verdict = {each.call.source}" for each in exercises}
-    texts = [("metadata", text) for text in strings(student.metadata)]
-    for number, cell in enumerate(student.cells, start=1):
-        texts += [(f"cell {number}", text) for text in strings(cell)]
-    return [
-        f"{where}: {line}"
-        for where, text in texts
-        for line in sorted(own - kept)
-        if line in text
-    ] + [f"{where}: {name}" for where, text in texts for name in names if name in text]
-
-
-def strings(tree: object) -> Iterator[str]:
-    """Every text in a part of a notebook, keys included."""
-    if isinstance(tree, str):
-        yield tree
-    elif isinstance(tree, Mapping):
-        for key, value in tree.items():
-            yield key
-            yield from strings(value)
-    elif isinstance(tree, list):
-        for value in tree:
-            yield from strings(value)
+    secret = {line for line in own - lines[False] - kept if len(line) > len("verdict")} | {*names}
+    text = json.dumps(student, ensure_ascii=False)  # outputs and metadata too
+    return sorted(line for line in secret if json.dumps(line, ensure_ascii=False)[1:-1] in text)
 
 
 # ---------------------------------------------------------------------------------------------
@@ -354,33 +209,23 @@ def strings(tree: object) -> Iterator[str]:
 # ---------------------------------------------------------------------------------------------
 
 
-def read_mistakes() -> dict[str, dict[str, list[str]]]:
-    """{lesson's module: {check: sentences for wrong answers}}."""
-    return json.loads(MISTAKES.read_text("utf-8"))
-
-
-def praise(cell: NotebookNode) -> str:
-    """What the check says to the solution, from the stored output."""
-    text = cell.outputs[-1].data["text/plain"]
-    return text.split(": right. ", 1)[1]
-
-
-def rubric(exercise: Exercise, minutes: int, praised: str, mistakes: list[str]) -> str:
+def rubric(exercise: Exercise, minutes: int, praise: str, mistakes: list[str]) -> str:
     """The instructor's notes to one exercise, as markdown."""
     points = f"{exercise.points} point{'s' * (exercise.points > 1)}"
-    lines = [
-        f"### Rubric: exercise {exercise.number}, {exercise.title}",
-        "",
-        f"**{points}, {minutes} minutes.** Graded by `{exercise.call.source}`: all the points "
-        f"when it passes, none otherwise. To a right answer it says:",
-        "",
-        f"> {praised}",
-        "",
-        f"**Common mistakes**, in the words of the check ({len(mistakes)}):",
-        "",
-        *(f"- {sentence}" for sentence in mistakes),
-    ]
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            f"### Rubric: exercise {exercise.number}, {exercise.title}",
+            "",
+            f"**{points}, {minutes} minutes.** Graded by `{exercise.call.source}`: all the points "
+            f"when it passes, none otherwise. To a right answer it says:",
+            "",
+            f"> {praise}",
+            "",
+            f"**Common mistakes**, in the words of the check ({len(mistakes)}):",
+            "",
+            *(f"- {sentence}" for sentence in mistakes),
+        ]
+    )
 
 
 def lesson_notes(nb: NotebookNode, exercises: list[Exercise], minutes: list[int]) -> str:
@@ -407,36 +252,24 @@ def lesson_notes(nb: NotebookNode, exercises: list[Exercise], minutes: list[int]
     )
 
 
-def instructor_edition(
-    name: str, nb: NotebookNode, mistakes: dict[str, list[str]]
-) -> NotebookNode:
-    """A lesson for instructors.
-
-    Args:
-        name: of the lesson.
-        nb: its notebook.
-        mistakes: {check: sentences} of this lesson's checks.
-    """
+def instructor_edition(nb: NotebookNode, mistakes: dict[str, list[str]]) -> NotebookNode:
+    """A lesson for instructors; `mistakes` are its checks' sentences to wrong answers."""
     exercises = find_exercises(nb)
     minutes = exercise_minutes(nb, len(exercises))
-    solved = {
-        each.solution: (each, spent) for each, spent in zip(exercises, minutes, strict=True)
-    }
+    spent = dict(zip((each.solution for each in exercises), minutes, strict=True))
+    solved = {each.solution: each for each in exercises}
+    notes = nbformat.v4.new_markdown_cell(lesson_notes(nb, exercises, minutes), id="instructor")
     cells = []
-    for index, cell in enumerate(nb.cells):
-        cell = copy.deepcopy(cell)
+    for index, cell in enumerate(copy.deepcopy(nb.cells)):
         if cell.cell_type == "markdown":
             cell.source = _STUDENT_ONLY.sub("", cell.source)
-        cells.append(cell)
-        if index == 0:
-            notes = lesson_notes(nb, exercises, minutes)
-            cells.append(nbformat.v4.new_markdown_cell(notes, id="instructor"))
+        cells += [cell, notes] if index == 0 else [cell]
         if index in solved:
-            each, spent = solved[index]
+            each = solved[index]
             cell.metadata.pop("jupyter", None)  # unfolded
-            text = rubric(each, spent, praise(cell), mistakes[each.call.name])
-            id = f"rubric-{each.number}"
-            cells.append(nbformat.v4.new_markdown_cell(text, id=id))
+            praise = cell.outputs[-1].data["text/plain"].split(": right. ", 1)[1]
+            text = rubric(each, spent[index], praise, mistakes[each.call.name])
+            cells.append(nbformat.v4.new_markdown_cell(text, id=f"rubric-{each.number}"))
     made = edition(cells)
     if "widgets" in nb.metadata:
         made.metadata["widgets"] = copy.deepcopy(nb.metadata["widgets"])
@@ -448,34 +281,26 @@ def instructor_edition(
 # ---------------------------------------------------------------------------------------------
 
 
-def make_editions() -> dict[str, dict[str, str]]:
-    """{"student" | "instructor": {file name: text}}.
+def make_editions() -> dict[Path, str]:
+    """{file: text} of both editions of all lessons.
 
     Raises:
         ValueError: a lesson cannot be turned into an edition; the message names it.
     """
-    mistakes = read_mistakes()
-    made: dict[str, dict[str, str]] = {"student": {}, "instructor": {}}
+    mistakes = json.loads(MISTAKES.read_text("utf-8"))
+    made = {}
     for name, nb in read_lessons().items():
         try:
-            student = student_edition(name, nb)
-            for_teacher = instructor_edition(name, nb, mistakes[f"lesson_{name[:2]}"])
+            student = student_edition(nb)
+            instructor = instructor_edition(nb, mistakes[f"lesson_{name[:2]}"])
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         found = leaks(student, nb)
         if found:
             raise ValueError(f"{name}: the student edition would hold a solution, {found[0]}")
-        made["student"][f"{name}.ipynb"] = to_text(student)
-        made["instructor"][f"{name}.ipynb"] = to_text(for_teacher)
+        made[EDITIONS / "student" / f"{name}.ipynb"] = to_text(student)
+        made[EDITIONS / "instructor" / f"{name}.ipynb"] = to_text(instructor)
     return made
-
-
-def stale(folder: Path, texts: dict[str, str]) -> list[str]:
-    """Names of files in a folder that differ from `texts`, are missing, or should not be there."""
-    there = {path.name: path.read_bytes().decode("utf-8") for path in folder.glob("*.ipynb")}
-    return sorted(
-        name for name in there.keys() | texts.keys() if there.get(name) != texts.get(name)
-    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -492,22 +317,19 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    there = {path: path.read_text("utf-8") for path in EDITIONS.glob("*/*.ipynb")}
+    stale = sorted(path for path in {*there, *made} if there.get(path) != made.get(path))
     if options.check:
-        old = stale(EDITIONS / "student", made["student"])
-        print("\n".join(f"STALE    {name}; run `make editions`" for name in old) or "fresh")
-        return 1 if old else 0
-    for kind, texts in made.items():
-        folder = EDITIONS / kind
-        folder.mkdir(parents=True, exist_ok=True)
-        old = stale(folder, texts)
-        for name in old:
-            if name in texts:
-                with atomic_path(folder / name) as path:
-                    path.write_bytes(texts[name].encode("utf-8"))
-            else:
-                (folder / name).unlink()
-        where = folder.relative_to(ROOT)
-        print(f"{kind:<10} {len(texts)} lessons, {len(old)} written, in {where}")
+        stale = [path for path in stale if path.parent.name == "student"]
+        print("\n".join(f"STALE    {path.name}; run `make editions`" for path in stale) or "fresh")
+        return 1 if stale else 0
+    for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path in made:
+            path.write_text(made[path], encoding="utf-8", newline="\n")
+        else:
+            path.unlink()
+        print(f"{'wrote' if path in made else 'removed'} {path.relative_to(EDITIONS.parent)}")
     return 0
 
 

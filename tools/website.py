@@ -5,16 +5,9 @@
     python -m tools.website --out FOLDER        build it somewhere else
 
 Nothing of it is kept twice. A temporary folder gets the pages of `docs/site/` and beside them what
-is made anew each time, and Sphinx builds from there:
-
-    notebooks/     the executed notebooks, not run again; solutions are folded, and where an
-                   explorer stood there is a word on how to run it
-    gallery        every figure of the notebooks' outputs, with its alternative text
-    glossary       slam_course.glossary
-    api/           the docstrings of every public module
-    results/       the reports and model cards of data/
-    guides         docs/teaching.md and docs/anywhere.md, where they are
-    changelog      CHANGELOG.md
+is made anew each time, and Sphinx builds from there: the executed notebooks (not run again), a
+gallery of their figures, the glossary, the docstrings, the reports of data/, the guides of docs/,
+the changelog.
 
 A line `<!-- from README: HEADING -->` in a page of docs/site is replaced by that section of the
 README, and `<!-- from README: address:NAME -->` by what stands between its marks, so that the two
@@ -27,10 +20,8 @@ from __future__ import annotations
 
 import argparse
 import base64
-import html
 import json
 import os
-import pkgutil
 import posixpath
 import re
 import shutil
@@ -47,13 +38,11 @@ from nbformat import NotebookNode
 from slam_course import glossary
 from slam_edu.io import replaced_folder
 from tools.notebook_rules import figure_alt
-from tools.set_address import GITHUB, colab_link, read_address, read_version, validate
+from tools.notebooks import ROOT, WIDGET_VIEW, read_lessons, tags
+from tools.set_address import ADDRESS, setting
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs" / "site"
 OUT = ROOT / "dist" / "site"
-
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 PICTURES = {"image/png": ".png", "image/gif": ".gif", "image/jpeg": ".jpg"}
 
 # Files of the repository that are pages of the site, {file: page without its suffix}. What a page
@@ -72,85 +61,8 @@ BECOMES = {
     "docs/anywhere.md": "anywhere",
     "docs/teaching.md": "teaching",
 }
-REPORTS = {page: file for file, page in BECOMES.items() if page.startswith("results/")}
-GUIDES = {page: file for file, page in BECOMES.items() if file.startswith("docs/")}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ApiPage:
-    """One page of the API reference."""
-
-    title: str
-    intro: str
-    modules: tuple[str, ...]  # of slam_edu; a package brings all that is public in it
-
-
-API = {
-    "core": ApiPage(
-        title="The core",
-        intro="Levels, solvers, sub-paths and the distillation step, for batches of any rank; on "
-        "torch and numpy alone. What ``slam_edu.__all__`` names is importable from "
-        "``slam_edu`` itself.",
-        modules=(
-            "schedule",
-            "prediction",
-            "solver",
-            "subpath",
-            "consistency",
-            "losses",
-            "distill",
-            "embedding",
-            "ema",
-            "sampling",
-            "training",
-        ),
-    ),
-    "toy": ApiPage(
-        title="Two dimensions",
-        intro="Exact teachers, densities and solution maps in the plane.",
-        modules=("toy",),
-    ),
-    "digits": ApiPage(
-        title="The digits",
-        intro="A Stable Diffusion of handwritten digits: its data, training, judge and students.",
-        modules=("digits",),
-    ),
-    "sd": ApiPage(
-        title="Stable Diffusion",
-        intro="Distilling Stable Diffusion 1, 2 and XL; the command is ``slam-edu``.",
-        modules=("sd",),
-    ),
-    "measures": ApiPage(
-        title="Measures",
-        intro="Distances between samples, and what the machine can run.",
-        modules=("metrics", "bench", "environment"),
-    ),
-    "plotting": ApiPage(
-        title="Plotting", intro="The figures of the lessons.", modules=("plotting",)
-    ),
-    "explorers": ApiPage(
-        title="Explorers",
-        intro="Figures with menus and sliders, and what they are made of.",
-        modules=("widgets", "explorers"),
-    ),
-    "checks": ApiPage(
-        title="Checks", intro="What the exercises are checked by.", modules=("checks",)
-    ),
-    "more": ApiPage(
-        title="Everything else",
-        intro="The demo, the glossary, and helpers that the other parts share.",
-        modules=(
-            "demo",
-            "files",
-            "glossary",
-            "optional",
-            "resources",
-            "runlog",
-            "seeding",
-            "setting_up",
-        ),
-    ),
-}
+# Those that are one file as it is; the others have a page of their own in docs/site.
+COPIED = {page: file for file, page in BECOMES.items() if page not in ("index", "licence")}
 
 
 # ---------------------------------------------------------------------------------------------
@@ -237,6 +149,11 @@ def readme_part(name: str, readme: str) -> str:
 # The notebooks
 # ---------------------------------------------------------------------------------------------
 
+EXPLORER = (
+    '<p class="slam-explorer-note">Here stands an explorer, with controls to play with. It moves '
+    'where the notebook runs: <a href="../run.html">how to run it</a>.</p>'
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
@@ -251,12 +168,6 @@ class Figure:
     data: bytes
 
 
-def is_solution(cell: NotebookNode) -> bool:
-    """Whether the cell is folded away in the notebook."""
-    tagged = "solution" in cell.metadata.get("tags", [])
-    return tagged or bool(cell.metadata.get("jupyter", {}).get("source_hidden"))
-
-
 def figures(nb: NotebookNode, notebook: str) -> Iterator[Figure]:
     """The figures that a notebook's cells show, in order."""
     lesson = section = ""
@@ -267,22 +178,20 @@ def figures(nb: NotebookNode, notebook: str) -> Iterator[Figure]:
         count = 0
         for output in cell.get("outputs", []):
             kinds = [kind for kind in PICTURES if kind in output.get("data", {})]
-            if kinds:
-                # A moving figure has a still one beside it; the gallery stands still.
-                still = kinds[0]
+            if kinds:  # a moving figure has a still one beside it; the gallery stands still
                 count += 1
                 yield Figure(
                     notebook=notebook,
                     lesson=lesson,
                     section=section,
                     cell=cell.id,
-                    name=f"{notebook[:2]}-{cell.id}-{count}{PICTURES[still]}",
+                    name=f"{notebook[:2]}-{cell.id}-{count}{PICTURES[kinds[0]]}",
                     alt=figure_alt(output),
-                    data=base64.b64decode(output["data"][still]),
+                    data=base64.b64decode(output["data"][kinds[0]]),
                 )
 
 
-def for_the_site(nb: NotebookNode) -> NotebookNode:
+def for_the_site(nb: NotebookNode, name: str, address: str) -> str:
     """The notebook as Sphinx takes it; `nb` is changed.
 
     Solutions get myst-nb's tag for folding; figures their alternative text; each code cell its id,
@@ -290,30 +199,26 @@ def for_the_site(nb: NotebookNode) -> NotebookNode:
     """
     nb.metadata.pop("widgets", None)
     for cell in nb.cells:
-        if cell.cell_type != "code":
-            continue
-        cell.metadata["slam_edu_id"] = cell.id
-        if is_solution(cell):
-            tags = cell.metadata.setdefault("tags", [])
-            cell.metadata["tags"] = [*tags, "hide-input"]
-        alts = [figure_alt(output) for output in cell.outputs if "data" in output]
-        cell.metadata["slam_edu_alts"] = [alt for alt in alts if alt]
-        for output in cell.outputs:
-            if WIDGET_VIEW in output.get("data", {}):
-                output.data = NotebookNode({"text/html": EXPLORER})
-    return nb
-
-
-EXPLORER = (
-    '<p class="slam-explorer-note">Here stands an explorer, with controls to play with. It moves '
-    'where the notebook runs: <a href="../run.html">how to run it</a>.</p>'
-)
-
-
-def read_notebooks() -> dict[str, NotebookNode]:
-    """The course's notebooks in order, {file name without its suffix: notebook}."""
-    paths = sorted((ROOT / "notebooks").glob("*.ipynb"))
-    return {path.stem: nbformat.read(path, as_version=4) for path in paths}
+        if cell.cell_type == "code":
+            cell.metadata["slam_edu_id"] = cell.id
+            if "solution" in tags(cell):
+                cell.metadata["tags"] = [*tags(cell), "hide-input"]
+            alts = [figure_alt(output) for output in cell.outputs if "data" in output]
+            cell.metadata["slam_edu_alts"] = [alt for alt in alts if alt]
+            for output in cell.outputs:
+                if WIDGET_VIEW in output.get("data", {}):
+                    output.data = NotebookNode({"text/html": EXPLORER})
+    links = [
+        f'<a href="{name}.ipynb" download>Download the notebook</a>',
+        '<a href="../run.html">How to run it</a>',
+    ]
+    _, _, repository = address.partition("https://github.com/")
+    if repository:
+        colab = f"https://colab.research.google.com/github/{repository}/blob/main/notebooks/"
+        links.append(f'<a href="{colab}{name}.ipynb">Open in Colab</a>')
+    text = f'<p class="slam-places">{" · ".join(links)}</p>'
+    nb.cells.insert(1, nbformat.v4.new_markdown_cell(text, id="places"))
+    return nbformat.writes(nb)
 
 
 def title_of(nb: NotebookNode) -> str:
@@ -373,73 +278,21 @@ def glossary_rows(titles: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def public_modules(name: str) -> list[str]:
-    """`slam_edu.NAME` and, if it is a package, every public module in it, by their full names."""
-    folder = ROOT / "slam_edu" / name
-    found = pkgutil.iter_modules([str(folder)]) if folder.is_dir() else []
-    names = sorted(module.name for module in found if not module.name.startswith("_"))
-    return [f"slam_edu.{name}", *(f"slam_edu.{name}.{module}" for module in names)]
-
-
-def api_page(page: ApiPage) -> str:
-    """reStructuredText: the docstrings of the page's modules.
-
-    A module is documented whole, a package by its text: what it takes from its modules stands
-    there, once. Of a package in a package what `__all__` names is documented, and no more.
-    """
-    lines = [page.title, "=" * len(page.title), "", page.intro, ""]
-    for name in page.modules:
-        for module in public_modules(name):
-            lines += [module, "-" * len(module), ""]
-            lines += [f".. automodule:: {module}", "   :members:"]
-            inner = module.count(".") > 1
-            if not inner:
-                lines.append("   :ignore-module-all:")
-            lines.append("")
-    return "\n".join(lines)
-
-
-def api_index() -> str:
-    """reStructuredText: the list of the pages of the API reference."""
-    lines = ["API reference", "=============", "", ".. automodule:: slam_edu", ""]
-    for name, page in API.items():
-        modules = ", ".join(f":mod:`slam_edu.{module}`" for module in page.modules)
-        lines += [f":doc:`{page.title} <{name}>`", f"   {page.intro}", "", f"   {modules}", ""]
-    return "\n".join([*lines, ".. toctree::", "   :hidden:", "", *(f"   {name}" for name in API)])
-
-
-def places(address: str, notebook: str) -> NotebookNode:
-    """The cell below a lesson's title: where the notebook can be had and opened."""
-    links = [f'<a href="{notebook}.ipynb" download>Download the notebook</a>']
-    links.append('<a href="../run.html">How to run it</a>')
-    if address.startswith(f"https://{GITHUB}/"):
-        link = html.escape(colab_link(address, notebook + ".ipynb"))
-        links.append(f'<a href="{link}">Open in Colab</a>')
-    text = f'<p class="slam-places">{" · ".join(links)}</p>'
-    return nbformat.v4.new_markdown_cell(text, id="places")
-
-
 # ---------------------------------------------------------------------------------------------
 # Assembling and building
 # ---------------------------------------------------------------------------------------------
 
 
 def assemble(target: Path, address: str) -> None:
-    """Write Sphinx's source folder.
-
-    Args:
-        target: an empty folder.
-        address: the repository's validated address, "" for none.
+    """Write Sphinx's source folder into `target`, which is empty.
 
     Raises:
         ValueError: a link leads nowhere, or a page asks for what the README does not have.
     """
-    notebooks = read_notebooks()
+    notebooks = read_lessons()
     titles = {name: title_of(nb) for name, nb in notebooks.items()}
     shown = [figure for name, nb in notebooks.items() for figure in figures(nb, name)]
-    guides = {page: file for page, file in GUIDES.items() if (ROOT / file).exists()}
-    # What the landing page shows.
-    pictures = {"docs/demo.png": "figures/docs-demo.png"}
+    pictures = {"docs/demo.png": "figures/docs-demo.png"}  # the landing page's
 
     def taken(text: str, file: str, page: str) -> str:
         text, found = relink(text, file, page, address)
@@ -449,44 +302,43 @@ def assemble(target: Path, address: str) -> None:
     def read(file: str) -> str:
         return (ROOT / file).read_text(encoding="utf-8")
 
-    shutil.copytree(PAGES, target, dirs_exist_ok=True)
+    shutil.copytree(PAGES, target)
+    lessons = [f"{name[:2]} · {title} <notebooks/{name}>" for name, title in titles.items()]
+    data = taken(read("data/README.md"), "data/README.md", "licence")
+    filled = {
+        "glossary": glossary_rows(titles),
+        "lessons": "\n".join(lessons),
+        "version": setting("version"),
+        "LICENSE": read("LICENSE").strip(),
+        "data": data.replace("# data/", "## Data", 1),
+    }
     readme = read("README.md")
     for path in sorted(target.glob("**/*.md")):
         page = path.relative_to(target).with_suffix("").as_posix()
-        text = path.read_text(encoding="utf-8")
         text = _FROM_README.sub(
-            lambda match, page=page: taken(readme_part(match[1], readme), "README.md", page), text
+            lambda match, page=page: taken(readme_part(match[1], readme), "README.md", page),
+            path.read_text(encoding="utf-8"),
         )
-        text = text.replace("<!-- glossary -->", glossary_rows(titles))
-        lessons = [f"{name[:2]} · {title} <notebooks/{name}>" for name, title in titles.items()]
-        text = text.replace("<!-- lessons -->", "\n".join(lessons))
-        text = text.replace("<!-- version -->", read_version())
-        for guide in GUIDES:
-            text = text.replace(f"<!-- {guide} -->", guide if guide in guides else "")
+        for name, content in filled.items():
+            text = text.replace(f"<!-- {name} -->", content)
         path.write_text(text, encoding="utf-8")
-
-    made = {"gallery.rst": gallery_page(shown), "api/index.rst": api_index()}
-    made.update({f"api/{name}.rst": api_page(page) for name, page in API.items()})
-    made.update({f"{page}.md": taken(read(file), file, page) for page, file in REPORTS.items()})
-    made.update({f"{page}.md": taken(read(file), file, page) for page, file in guides.items()})
-    made["changelog.md"] = taken(read("CHANGELOG.md"), "CHANGELOG.md", "changelog")
-    sources = taken(read("data/README.md"), "data/README.md", "licence")
-    licence = (target / "licence.md").read_text(encoding="utf-8")
-    made["licence.md"] = licence.replace("<!-- data -->", sources.replace("# data/", "## Data", 1))
-    made["licence.md"] = made["licence.md"].replace("<!-- LICENSE -->", read("LICENSE").strip())
+    made = {"gallery.rst": gallery_page(shown)}
+    made |= {f"{page}.md": taken(read(file), file, page) for page, file in COPIED.items()}
     for name, nb in notebooks.items():
-        for_the_site(nb).cells.insert(1, places(address, name))
-        made[f"notebooks/{name}.ipynb"] = nbformat.writes(nb)
-    settings = {"address": address, "version": read_version()}
-    made["settings.json"] = json.dumps(settings)
+        made[f"notebooks/{name}.ipynb"] = for_the_site(nb, name, address)
+    made["settings.json"] = json.dumps({"address": address, "version": setting("version")})
     for name, text in made.items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (target / name).write_text(text, encoding="utf-8")
-    (target / "figures").mkdir(exist_ok=True)
+    (target / "figures").mkdir()
     for figure in shown:
         (target / "figures" / figure.name).write_bytes(figure.data)
     for file, place in pictures.items():
         shutil.copyfile(ROOT / file, target / place)
+    for package in ("slam_edu", "slam_course"):  # a page a package, made by sphinx-apidoc
+        command = ["sphinx.ext.apidoc", "-q", "-T", "-M", "-o", str(target / "api"), package]
+        env = {**os.environ, "SPHINX_APIDOC_OPTIONS": "members,ignore-module-all"}
+        subprocess.run([sys.executable, "-m", *command], env=env, cwd=ROOT, check=True)
 
 
 def sphinx(source: Path, out: Path, builder: str) -> int:
@@ -501,7 +353,6 @@ def build(out: Path, address: str, linkcheck: bool = False) -> int:
     """Build the site into `out`, which is replaced when all went well; returns the exit status."""
     with tempfile.TemporaryDirectory(prefix="slam_edu_site_") as name:
         source = Path(name) / "source"
-        source.mkdir()
         assemble(source, address)
         built = Path(name) / "html"
         status = sphinx(source, built, "html")
@@ -528,8 +379,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--linkcheck", action="store_true", help="look outside links up as well")
     parser.add_argument("--address", help="as if this were the repository's address")
     options = parser.parse_args(arguments)
+    address = setting("repository") if options.address is None else options.address
     try:
-        address = read_address() if options.address is None else validate(options.address)
+        if not ADDRESS.fullmatch(address):
+            raise ValueError(f"{address!r} is no address of a repository")
         status = build(options.out, address, options.linkcheck)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

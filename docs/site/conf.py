@@ -57,7 +57,7 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 # Cross-references inside the project must hold. Those to other projects would need their indexes,
 # which are on other hosts.
-nitpick_ignore_regex = [("py:.*", r"(?!slam_edu\.).*")]
+nitpick_ignore_regex = [("py:.*", r"(?!slam_(edu|course)\.).*")]
 
 # ---------------------------------------------------------------------------------------------
 # Pages
@@ -138,19 +138,19 @@ def skip_foreign(
 ) -> bool | None:
     """Leave out what a class has from another package, such as matplotlib's ``Figure.set``."""
     module = getattr(obj, "__module__", None) or "slam_edu"
-    return None if module.startswith("slam_edu") else True
+    return None if module.startswith(("slam_edu", "slam_course")) else True
 
 
 def name_types_in_full(app: Sphinx, doctree: nodes.document) -> None:
     """Complete the bare names in signatures that autodoc could not.
 
-    Those are imports for type checkers alone; more than one module has a ``Plan``.
+    Those are imports for type checkers alone.
     """
     for node in doctree.findall(pending_xref):
         module, target = node.get("py:module"), node.get("reftarget", "")
         if module in sys.modules and target.isidentifier():
             source = Path(sys.modules[module].__file__).read_text(encoding="utf-8")
-            found = re.search(rf"(?m)^\s*from (slam_edu\S+) import .*\b{target}\b", source)
+            found = re.search(rf"(?m)^\s*from (slam_\S+) import .*\b{target}\b", source)
             if found:
                 node["reftarget"] = f"{found[1]}.{target}"
 
@@ -165,7 +165,7 @@ def find_elsewhere(
     not have stays unresolved, which is an error.
     """
     target = node.get("reftarget", "")
-    if node.get("refdomain") != "py" or not target.startswith("slam_edu.") or not exists(target):
+    if node.get("refdomain") != "py" or not target.startswith("slam_") or not exists(target):
         return None
     objects = env.domains["py"].objects
     parent, _, name = target.rpartition(".")
