@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 def check_per_sample(value: Tensor, x: Tensor, name: str) -> None:
-    """Require one value per sample, ``(B,)``, or one for all, ``()``, alike in dtype and device."""
+    """Require one value per sample, ``(B,)``, or for all, ``()``, alike in dtype and device."""
     if value.dtype != x.dtype:
         raise ValueError(
             f"{name} has dtype {value.dtype} but the samples have {x.dtype}; convert one of them "

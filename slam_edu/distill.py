@@ -45,7 +45,7 @@ GAMMAS = ("uniform", "one")
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig:
-    r"""What defines one distillation step. Defaults are the official script's.
+    r"""What defines one distillation step, validated. Defaults are the official script's.
 
     Attributes:
         subpaths: number N of sub-paths; divides the number of timesteps.
@@ -53,28 +53,23 @@ class DistillConfig:
             less 1. Used when ``step`` is given ``uncond``.
         coupling: ``"markov"`` (official) or ``"linear"`` (exact); see
             :func:`slam_edu.subpath.sub_level`.
-        conditioning: how the student learns where it is on the sub-path. ``"gamma"`` (official):
-            called at :math:`(x_\gamma, t, \gamma)`. ``"level"``: called at the rescaled point and
-            the real-valued timestep of its own level, without gamma.
+        conditioning: what the student is conditioned on. ``"gamma"`` (official): called at
+            :math:`(x_\gamma, t, \gamma)`. ``"level"``: called at the rescaled point and the
+            real-valued timestep of its own level, without gamma.
         gammas: how ``draw`` makes gamma of u, uniform on [0, 1): ``"uniform"``, u itself
             (official); ``"one"``, always 1, which makes the step latent consistency distillation;
             or a function from u to gamma, both of shape ``(B,)`` and in [0, 1].
-        reach: :math:`\Gamma \ge 1`; what ``gammas`` draws is multiplied by it. Above 1, this
+        reach: :math:`\Gamma \ge 1`; what ``gammas`` gives is multiplied by it. Above 1, this
             course's own variant: the chord goes on past :math:`x_t`, along the teacher's slope at
             :math:`x_t`, so that the student's hop is longer than the teacher's at no further
             call. At :math:`\gamma = 2` the slope is that of the hop's middle, and the hop's error
             is of third order (the midpoint rule). Needs ``conditioning="level"`` and
             ``coupling="linear"``; no level goes beyond the schedule's noisiest.
         teacher_steps: M, the teacher's DDIM steps from t to s; divides a sub-path's length.
-        loss: ``"l2"`` or ``"huber"``.
-        huber_c: c of the pseudo-Huber loss.
+        loss: ``"l2"`` or ``"huber"``, with ``huber_c``.
         teacher_prediction_type: ``"epsilon"``, ``"sample"`` or ``"v_prediction"``.
         student_prediction_type: of student and target; None: the teacher's.
-        sigma_data: of the boundary scalings.
-        timestep_scaling: of the boundary scalings.
-
-    Raises:
-        ValueError: for a value that is not allowed; it names the value and the allowed set.
+        sigma_data: of the boundary scalings, as ``timestep_scaling``.
     """
 
     subpaths: int = 50
@@ -94,32 +89,34 @@ class DistillConfig:
     def __post_init__(self) -> None:
         check_count(self.subpaths, "subpaths")
         check_count(self.teacher_steps, "teacher_steps")
-        check_choice(self.coupling, COUPLINGS, "coupling")
-        check_choice(self.conditioning, CONDITIONINGS, "conditioning")
+        for name, allowed in (
+            ("coupling", COUPLINGS),
+            ("conditioning", CONDITIONINGS),
+            ("loss", LOSSES),
+            ("teacher_prediction_type", PREDICTION_TYPES),
+            ("student_prediction_type", (None, *PREDICTION_TYPES)),
+        ):
+            check_choice(getattr(self, name), allowed, name)
         if not callable(self.gammas) and self.gammas not in GAMMAS:
             raise ValueError(
                 f"gammas is {self.gammas!r}; allowed: 'uniform', 'one', or a function from u to "
                 f"gamma"
             )
-        if not 1 <= self.reach < float("inf"):
-            raise ValueError(f"reach is {self.reach!r}; allowed: a finite number >= 1")
+        for name, fits, bound in (
+            ("guidance", self.guidance >= 0, ">= 0"),
+            ("reach", self.reach >= 1, ">= 1"),
+            ("huber_c", self.huber_c > 0, "> 0"),
+            ("sigma_data", self.sigma_data > 0, "> 0"),
+            ("timestep_scaling", self.timestep_scaling > 0, "> 0"),
+        ):
+            value = getattr(self, name)
+            if not (fits and value < float("inf")):
+                raise ValueError(f"{name} is {value!r}; allowed: a finite number {bound}")
         if self.reach > 1 and (self.conditioning, self.coupling) != ("level", "linear"):
             raise ValueError(
                 f"reach is {self.reach!r} with conditioning={self.conditioning!r}, "
                 f"coupling={self.coupling!r}; allowed: 1, or 'level' and 'linear'"
             )
-        check_choice(self.loss, LOSSES, "loss")
-        check_choice(self.teacher_prediction_type, PREDICTION_TYPES, "teacher_prediction_type")
-        check_choice(
-            self.student_prediction_type, (None, *PREDICTION_TYPES), "student_prediction_type"
-        )
-        if not 0 <= self.guidance < float("inf"):
-            raise ValueError(f"guidance is {self.guidance!r}; allowed: a finite number >= 0")
-        for name in ("huber_c", "sigma_data", "timestep_scaling"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; allowed: a finite number > 0"
-                )
 
     @property
     def output_type(self) -> str:
@@ -133,52 +130,30 @@ class DistillConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SubPathSample:
-    r"""The random part of a step, one row per sample.
+    """The random part of a step, one row per sample."""
 
-    Attributes:
-        index: which sub-path, integers of shape ``(B,)`` in ``0 ... N-1``.
-        gamma: where on it, shape ``(B,)`` in [0, 1], or up to the config's ``reach``.
-        noise: :math:`\epsilon`, shape ``(B, *)``.
-    """
-
-    index: Tensor
-    gamma: Tensor
-    noise: Tensor
+    index: Tensor  # which sub-path, integers (B,) in 0 ... N-1
+    gamma: Tensor  # where on it, (B,) in [0, 1], or up to the config's reach
+    noise: Tensor  # (B, *)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillOutput:
-    r"""A step's loss and every quantity on the way to it.
+    """A step's loss and every quantity on the way to it."""
 
-    Attributes:
-        loss: scalar; its gradient reaches the student alone.
-        prediction: student's :math:`p`, shape ``(B, *)``.
-        target: :math:`y`, shape ``(B, *)``.
-        x_t: sample at the noisy end.
-        x_s: the teacher's sample at the clean end.
-        x_gamma: point on the chord.
-        t: noisy ends, integers ``(B,)``.
-        s: clean ends, integers ``(B,)``.
-        gamma: positions ``(B,)``.
-        level_t: levels of the noisy ends.
-        level_s: levels of the clean ends.
-        level_gamma: levels of the chord points, :math:`(\alpha_t, \sigma_\gamma)`.
-        teacher: the teacher's guided prediction at ``x_t``.
-    """
-
-    loss: Tensor
-    prediction: Tensor
-    target: Tensor
-    x_t: Tensor
-    x_s: Tensor
-    x_gamma: Tensor
-    t: Tensor
-    s: Tensor
-    gamma: Tensor
+    loss: Tensor  # scalar; its gradient reaches the student alone
+    prediction: Tensor  # the student's p, (B, *)
+    target: Tensor  # y, (B, *)
+    x_t: Tensor  # sample at the noisy end
+    x_s: Tensor  # the teacher's sample at the clean end
+    x_gamma: Tensor  # point on the chord
+    t: Tensor  # noisy ends, integers (B,)
+    s: Tensor  # clean ends
+    gamma: Tensor  # (B,)
     level_t: Level
     level_s: Level
-    level_gamma: Level
-    teacher: Prediction
+    level_gamma: Level  # (alpha_t, sigma_gamma)
+    teacher: Prediction  # the teacher's guided prediction at x_t
 
 
 Network = Callable[..., Tensor]
@@ -187,13 +162,8 @@ Network = Callable[..., Tensor]
 class SubPathDistiller:
     """Draws sub-path samples and computes the distillation loss.
 
-    Args:
-        schedule: the teacher's noise schedule; its dtype is the precision of all algebra here.
-        config: what defines the step; default :class:`DistillConfig`.
-
-    Raises:
-        ValueError: if ``subpaths`` does not divide the schedule or leaves sub-paths of one
-            timestep, or if ``teacher_steps`` does not divide a sub-path.
+    ``schedule`` is the teacher's; its dtype is the precision of all algebra here. The config's
+    ``subpaths`` divide it into sub-paths of two timesteps or more, ``teacher_steps`` those.
     """
 
     def __init__(self, schedule: NoiseSchedule, config: DistillConfig | None = None) -> None:
@@ -225,13 +195,8 @@ class SubPathDistiller:
     ) -> SubPathSample:
         """Draw a sub-path, a position on it and noise for every sample, in this order.
 
-        Args:
-            x0: clean samples, shape ``(B, *)``; only its shape, dtype and device count.
-            generator: source of all randomness, on ``x0``'s device; or B of them, one a sample,
-                of which each draws what it would for a batch of its sample alone.
-
-        Raises:
-            ValueError: if a generator is on another device, or there are not B of them.
+        Of ``x0``, ``(B, *)``, only shape, dtype and device count. The generator is on its device;
+        of B of them, one a sample, each draws what it would for a batch of its sample alone.
         """
         if not isinstance(generator, torch.Generator):
             if len(generator) != len(x0):
@@ -320,14 +285,7 @@ class SubPathDistiller:
     ) -> Tensor:
         r"""The consistency function :math:`f_\theta(x, t)` of a student or target, at gamma = 1.
 
-        Args:
-            network: called as the student in :meth:`step`.
-            x: samples at timestep t, shape ``(B, *)``, in the schedule's dtype.
-            t: timesteps, shape ``(B,)``, or one for all.
-            cond: passed on to the network.
-
-        Raises:
-            ValueError: for timesteps outside the schedule or of another shape.
+        Samples have shape ``(B, *)`` and the schedule's dtype, timesteps ``(B,)``, or one for all.
         """
         t = torch.as_tensor(t, device=x.device)
         if t.shape not in ((), x.shape[:1]):
@@ -356,15 +314,17 @@ class SubPathDistiller:
                 f"x0 has shape {tuple(x0.shape)}; allowed: (B, *) with rank 2 or more"
             )
         check_alike(sample.noise, x0, "noise", "x0")
-        check_alike(sample.gamma, x0[(slice(None),) + (0,) * (x0.ndim - 1)], "gamma", "x0's (B,)")
-        index = sample.index
-        if index.shape != x0.shape[:1] or index.device != x0.device:
-            raise ValueError(
-                f"index has shape {tuple(index.shape)} on {index.device}; allowed: (B,) = "
-                f"{tuple(x0.shape[:1])} on {x0.device}"
-            )
-        if index.is_floating_point() or index.dtype == torch.bool:
-            raise ValueError(f"index has dtype {index.dtype}; allowed: an integer dtype")
+        batch = x0.shape[:1]
+        for name, value in (("index", sample.index), ("gamma", sample.gamma)):
+            if value.shape != batch or value.device != x0.device:
+                raise ValueError(
+                    f"{name} has shape {tuple(value.shape)} on {value.device}; allowed: (B,) = "
+                    f"{tuple(batch)} on x0's {x0.device}"
+                )
+        if sample.gamma.dtype != x0.dtype:
+            raise ValueError(f"gamma has dtype {sample.gamma.dtype}; allowed: x0's {x0.dtype}")
+        if sample.index.is_floating_point() or sample.index.dtype == torch.bool:
+            raise ValueError(f"index has dtype {sample.index.dtype}; allowed: an integer dtype")
 
     def _teacher_steps(
         self,

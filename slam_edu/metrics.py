@@ -1,4 +1,4 @@
-r"""How far two sets of samples are apart, and which modes a set has found.
+r"""How far two sets of samples are apart.
 
 All distances are computed in float64 and are 0 for equal sets. Between two finite samples of the
 same distribution they are not: compare against that floor (a second sample of the data), not
@@ -7,14 +7,12 @@ against 0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from slam_edu._validation import check_count, check_samples
-from slam_edu.schedule import Level
-from slam_edu.toy.mixture import GaussianMixture
 
 _CHUNK = 2**20  # numbers in a table at a time: 8 MB
 
@@ -41,8 +39,6 @@ def sliced_wasserstein(
 
     Raises:
         ImportError: without POT.
-        ValueError: for samples that are not finite, not of rank 2, or differ in D or device, or a
-            number of projections below 1.
     """
     try:
         import ot
@@ -75,85 +71,21 @@ def energy_distance(x: Tensor, y: Tensor) -> float:
     scipy's convention (``scipy.stats.energy_distance``, for D = 1). Source: Székely and Rizzo
     2013.
 
-    Args:
-        x: samples, shape ``(N, D)``.
-        y: samples, shape ``(M, D)``.
-
-    Raises:
-        ValueError: for samples that are not finite, not of rank 2, or differ in D or device.
+    The samples have shapes ``(N, D)`` and ``(M, D)``.
     """
     x, y = _pair(x, y)
     squared = 2 * _mean_distance(x, y) - _mean_distance(x, x) - _mean_distance(y, y)
     return max(squared, 0.0) ** 0.5  # rounding may leave -1e-16
 
 
-@dataclass(frozen=True)
-class ModeCoverage:
-    """Which components of a mixture a set of samples has found.
-
-    Attributes:
-        covered: fraction of the components that have at least half of the samples they should
-            have.
-        inside: fraction of the samples that lie within the radius of a component.
-        counts: samples assigned to each component and within its radius, integers of shape
-            ``(K,)``.
-    """
-
-    covered: float
-    inside: float
-    counts: Tensor
-
-
-def mode_coverage(
-    samples: Tensor, mixture: GaussianMixture, *, level: Level | None = None, radius: float = 4.0
-) -> ModeCoverage:
-    r"""Modes found and samples lost, for a mixture of well-separated components.
-
-    A sample belongs to the component nearest to it in units of that component's std, and counts if
-    that distance is at most ``radius``. Of the data's own samples a share :math:`e^{-r^2/2}` lies
-    outside (3e-4 in two dimensions for r = 4). A component is covered if it has at least half of
-    the :math:`N w_k` samples it should have.
-
-    Args:
-        samples: shape ``(N, D)``, in the mixture's dtype.
-        mixture: the data.
-        level: the level of the samples, shape ``()``, such as ``schedule(0)``; None is clean data.
-        radius: in stds of the component.
-
-    Raises:
-        ValueError: for samples that are not finite or unlike the mixture in D, dtype or device, a
-            level of another shape than ``()``, a radius that is not positive, or a component of
-            width 0 at :math:`\sigma = 0`.
-    """
-    check_samples(samples, "samples")
-    if not radius > 0:
-        raise ValueError(f"radius is {radius}; allowed: greater than 0")
-    if level is not None and level.alpha.ndim != 0:
-        raise ValueError(f"level has shape {tuple(level.alpha.shape)}; allowed: ()")
-    _, z, rho = mixture._coordinates(samples, level)
-    std = mixture._variance(rho).sqrt().expand(len(mixture))
-    nearest, distance = [], []
-    for part in z.split(max(_CHUNK // len(mixture), 1)):
-        table = torch.cdist(part, mixture.means) / std  # (rows, K)
-        best = table.min(dim=1)
-        nearest.append(best.indices)
-        distance.append(best.values)
-    inside = torch.cat(distance) <= radius
-    counts = torch.bincount(torch.cat(nearest)[inside], minlength=len(mixture))
-    wanted = len(samples) * mixture.weights
-    return ModeCoverage(
-        covered=(counts >= wanted / 2).double().mean().item(),
-        inside=inside.double().mean().item(),
-        counts=counts,
-    )
-
-
-def _pair(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _pair(x: Tensor, y: Tensor, least: int = 1) -> tuple[Tensor, Tensor]:
     """Both sets checked and in float64 (on the CPU, if their device has none)."""
     for name, value in (("x", x), ("y", y)):
         check_samples(value, name)
-        if value.ndim != 2 or len(value) == 0:
-            raise ValueError(f"{name} has shape {tuple(value.shape)}; allowed: (N, D) with N >= 1")
+        if value.ndim != 2 or len(value) < least:
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)}; allowed: (N, D) with N >= {least}"
+            )
     if x.shape[1] != y.shape[1] or x.device != y.device:
         raise ValueError(
             f"x has D = {x.shape[1]} on {x.device}, y has D = {y.shape[1]} on {y.device}; "
@@ -172,3 +104,81 @@ def _mean_distance(x: Tensor, y: Tensor) -> float:
         for part in parts
     )
     return total / (len(x) * len(y))
+
+
+# -------------------------------------------------------------------- sets of images' features
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    r"""Fréchet distance between the normal distributions that fit two sets, (n, D) and (m, D).
+
+    .. math:: \lVert\mu_a-\mu_b\rVert^2 + \operatorname{tr}(C_a + C_b - 2(C_aC_b)^{1/2})
+
+    Too large by about a constant over the number of samples. Source: Heusel et al. 2017 ("FID").
+    """
+    return frechet_to(b)(a)
+
+
+def frechet_to(b: Tensor) -> Callable[[Tensor], float]:
+    """:func:`frechet_distance` to b, with what belongs to b alone computed once."""
+    _, b = _pair(b, b, least=2)
+    values, vectors = torch.linalg.eigh(b.T.cov())
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    mean, spread = b.mean(0), values.sum()
+
+    def distance(a: Tensor) -> float:
+        a, _ = _pair(a, b, least=2)
+        covariance = a.T.cov()
+        # C_a C_b and its symmetric neighbour C_b^(1/2) C_a C_b^(1/2) have the same eigenvalues.
+        both = torch.linalg.eigvalsh(root @ covariance @ root).clamp(min=0)
+        apart = (a.mean(0) - mean).square().sum()
+        return float(apart + covariance.trace() + spread - 2 * both.sqrt().sum())
+
+    return distance
+
+
+def kernel_distance(a: Tensor, b: Tensor) -> float:
+    r"""Unbiased squared maximum mean discrepancy between two sets, (n, D) and (m, D).
+
+    With the kernel :math:`(a\cdot b/D + 1)^3`. Its expectation is 0 for two sets of one
+    distribution, so it may fall below. Source: Binkowski et al. 2018 ("KID").
+    """
+    return kernel_to(b)(a)
+
+
+def kernel_to(b: Tensor) -> Callable[[Tensor], float]:
+    """:func:`kernel_distance` to b, with what belongs to b alone computed once."""
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def within(x: Tensor) -> Tensor:
+        k, n = kernel(x, x), len(x)
+        return (k.sum() - k.trace()) / (n * (n - 1))  # no sample with itself
+
+    _, b = _pair(b, b, least=2)
+    own = within(b)
+
+    def distance(a: Tensor) -> float:
+        a, _ = _pair(a, b, least=2)
+        return float(within(a) + own - 2 * kernel(a, b).mean())
+
+    return distance
+
+
+def feature_distances(
+    real: Tensor, drawn: Tensor, subsets: int = 50, size: int = 500
+) -> tuple[float, float, float]:
+    """Fréchet distance, kernel distance and its spread, between two sets of features.
+
+    The kernel distance is the mean over random subsets of both, as is usual, its spread their
+    standard deviation. The subsets are always the same.
+    """
+    size = min(size, len(real), len(drawn))
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(subsets):
+        a, b = (x[torch.randperm(len(x), generator=generator)[:size]] for x in (real, drawn))
+        found.append(kernel_distance(a, b))
+    kernel = torch.tensor(found, dtype=torch.float64)
+    return frechet_to(real)(drawn), float(kernel.mean()), float(kernel.std(correction=0))

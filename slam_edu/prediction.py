@@ -30,12 +30,7 @@ PREDICTION_TYPES = ("epsilon", "sample", "v_prediction")
 
 @dataclass(frozen=True)
 class Prediction:
-    r"""A denoiser's answer at a level: ``x = alpha * x0 + sigma * eps`` holds exactly.
-
-    Attributes:
-        x0: predicted clean sample :math:`\hat x_0`, shape ``(B, *)``.
-        eps: predicted noise :math:`\hat\epsilon`, shape ``(B, *)``.
-    """
+    r"""A denoiser's :math:`\hat x_0` and :math:`\hat\epsilon`, of shape ``(B, *)``."""
 
     x0: Tensor
     eps: Tensor
@@ -48,13 +43,8 @@ Predictor = Callable[[Tensor, Level], Prediction]
 def add_noise(x0: Tensor, noise: Tensor, level: Level) -> Tensor:
     r"""The forward process: :math:`x_t = \alpha x_0 + \sigma\epsilon`.
 
-    Args:
-        x0: clean samples, shape ``(B, *)``.
-        noise: standard normal :math:`\epsilon`, shape ``(B, *)``.
-        level: with shape ``(B,)`` or ``()``.
-
-    Raises:
-        ValueError: for unlike shapes, dtypes or devices, or samples of rank below 2.
+    Clean samples and standard normal noise have shape ``(B, *)`` and rank 2 or more, the level
+    ``(B,)`` or ``()``.
     """
     if x0.ndim < 2:
         raise ValueError(f"x0 has shape {tuple(x0.shape)}; allowed: (B, *) with rank 2 or more")
@@ -68,17 +58,9 @@ def to_prediction(
 ) -> Prediction:
     r"""Read a network's raw output as ``(x0, eps)``; see the module's table.
 
-    The output may come in another floating-point dtype (a network under autocast); it is converted
-    to ``x``'s, in which the algebra is done.
-
-    Args:
-        output: the network's output at ``x``, shape ``(B, *)``.
-        x: the noisy sample, shape ``(B, *)``.
-        level: the level of ``x``, shape ``(B,)`` or ``()``.
-        prediction_type: one of ``"epsilon"``, ``"sample"``, ``"v_prediction"``.
-
-    Raises:
-        ValueError: for an unknown ``prediction_type`` or unlike shapes, dtypes or devices.
+    ``output`` is the network's at ``x``, both ``(B, *)``; ``level`` is that of ``x``, ``(B,)`` or
+    ``()``. An output in another floating-point dtype (a network under autocast) is converted to
+    ``x``'s, in which the algebra is done.
     """
     check_choice(prediction_type, PREDICTION_TYPES, "prediction_type")
     check_per_sample(level.alpha, x, "the level")

@@ -31,13 +31,10 @@ SPACINGS = ("trailing", "leading", "linspace")
 
 @dataclass(frozen=True)
 class SampleState:
-    """Where a sampler is.
+    """Samples ``x`` ``(B, *)`` after ``index`` steps of a sampler.
 
-    Attributes:
-        index: number of steps taken, from 0.
-        t: the next timestep to be used; None when the sample is finished.
-        x: the samples, shape ``(B, *)``.
-        x0: the latest predicted clean samples; None before the first step.
+    ``t`` is the next timestep to be used, None when the sample is finished; ``x0`` the latest
+    predicted clean samples, None before the first step.
     """
 
     index: int
@@ -98,11 +95,10 @@ def sample_ddim(
     steps: int,
     **options: object,
 ) -> Iterator[SampleState]:
-    """Sample with DDIM (eta = 0), one network evaluation a step; order 1.
+    """:func:`sample_pf_ode` with DDIM (eta = 0), one network evaluation a step; order 1.
 
-    See :func:`sample_pf_ode` for the arguments. Every step goes to the next timestep of the list.
-    diffusers' ``DDIMScheduler`` goes to ``t - T // n``, which is the same for ``"leading"``, and
-    for ``"trailing"`` when n divides T.
+    Every step goes to the next timestep of the list. diffusers' ``DDIMScheduler`` goes to ``t - T
+    // n``, which is the same for ``"leading"``, and for ``"trailing"`` when n divides T.
     """
     return sample_pf_ode(network, x, schedule, steps, method="ddim", **options)
 
@@ -114,11 +110,10 @@ def sample_dpmpp_2m(
     steps: int,
     **options: object,
 ) -> Iterator[SampleState]:
-    """Sample with DPM-Solver++(2M), one network evaluation a step; order 2.
+    """:func:`sample_pf_ode` with DPM-Solver++(2M), one network evaluation a step; order 2.
 
-    See :func:`sample_pf_ode` for the arguments. The same as diffusers'
-    ``DPMSolverMultistepScheduler`` with ``solver_type="midpoint"``, ``final_sigmas_type="zero"``
-    and ``timestep_spacing="trailing"``.
+    diffusers' ``DPMSolverMultistepScheduler`` with ``solver_type="midpoint"``,
+    ``final_sigmas_type="zero"`` and ``timestep_spacing="trailing"``.
     """
     return sample_pf_ode(network, x, schedule, steps, method="dpmpp_2m", **options)
 
@@ -139,22 +134,20 @@ def sample_pf_ode(
 ) -> Iterator[SampleState]:
     r"""Sample by following the PF-ODE through ``steps`` timesteps, then to the clean level (1, 0).
 
+    Yields ``steps + 1`` states.
+
     Args:
         network: ``network(x, t, cond)`` returns the raw output; ``t`` comes with shape ``(B,)``.
         x: initial noise, shape ``(B, *)``, standard normal for a variance-preserving schedule.
         schedule: the network's schedule.
-        steps: number of steps; two evaluations each for ``"heun"`` but the last, one for the
-            others.
+        steps: two evaluations each for ``"heun"`` but the last, one for ``"ddim"``.
         method: a solver of :data:`slam_edu.solver.METHODS`.
         prediction_type: what the network predicts.
         cond: passed to the network.
         uncond: passed for guidance; None: no guidance.
         guidance: :math:`w`; diffusers' ``guidance_scale`` less 1.
-        spacing: see :func:`spaced_timesteps`.
-        steps_offset: see :func:`spaced_timesteps`.
-
-    Yields:
-        ``steps + 1`` states.
+        spacing: of :func:`spaced_timesteps`, as ``steps_offset``.
+        steps_offset: added to ``"leading"`` timesteps.
     """
     t = spaced_timesteps(steps, schedule, spacing, steps_offset)
     levels = schedule(t)
@@ -195,25 +188,21 @@ def sample_consistency(
 
     At each timestep t of :func:`consistency_timesteps`, :math:`f(x, t)` is the student's clean
     sample (at :math:`\gamma = 1`); it is noised to the next timestep with fresh noise. The last
-    :math:`f(x, t)` is the sample. Source: Song et al. 2023, algorithm 1; diffusers
-    ``LCMScheduler``.
+    :math:`f(x, t)` is the sample. Yields ``steps + 1`` states. Source: Song et al. 2023, algorithm
+    1; diffusers ``LCMScheduler``.
 
     Args:
-        student: ``student(x, t, cond, gamma)`` returns the raw output.
+        student: called as :class:`slam_edu.consistency.ConsistencyFunction` does, at gamma = 1.
         x: initial noise, shape ``(B, *)``.
         schedule: the student's schedule.
         steps: number of student evaluations.
         generator: source of the fresh noise, on ``x``'s device.
         subpaths: the N of the distillation.
-        conditioning: ``"gamma"`` (called with integer t and gamma = 1) or ``"level"`` (real t,
-            None).
+        conditioning: ``"gamma"`` or ``"level"``, as it was distilled.
         prediction_type: what the student predicts.
         cond: passed to the student.
         sigma_data: of the boundary scalings.
         timestep_scaling: of the boundary scalings.
-
-    Yields:
-        ``steps + 1`` states.
     """
     check_choice(conditioning, CONDITIONINGS, "conditioning")
     check_choice(prediction_type, PREDICTION_TYPES, "prediction_type")

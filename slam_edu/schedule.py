@@ -15,7 +15,6 @@ the core takes levels.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,12 +31,10 @@ def expand(value: Tensor, x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Level:
-    r"""A noise level: ``x = alpha * x0 + sigma * eps``.
+    r"""A noise level, :math:`x = \alpha x_0 + \sigma\epsilon`.
 
-    Attributes:
-        alpha: signal coefficient :math:`\alpha > 0`, of shape ``(B,)`` (one per sample), ``()``
-            (one for the batch), or ``(n,)`` for a sequence of levels that a solver walks through.
-        sigma: noise coefficient :math:`\sigma \ge 0`, same shape, dtype and device.
+    :math:`\alpha > 0` and :math:`\sigma \ge 0` have shape ``(B,)`` (one per sample), ``()`` (one
+    for the batch), or ``(n,)`` for a sequence of levels that a solver walks through.
     """
 
     alpha: Tensor
@@ -57,7 +54,7 @@ class Level:
         return (self.alpha**2 + self.sigma**2).sqrt()
 
     def mix(self, x0: Tensor, eps: Tensor) -> Tensor:
-        r""":math:`\alpha x_0 + \sigma\epsilon` for samples ``(B, *)``: a sample at this level."""
+        r"""The sample :math:`\alpha x_0 + \sigma\epsilon`, shapes ``(B, *)``; unchecked."""
         return expand(self.alpha, x0) * x0 + expand(self.sigma, x0) * eps
 
     def __len__(self) -> int:
@@ -83,24 +80,17 @@ class Level:
     @classmethod
     def cat(cls, levels: list[Level]) -> Level:
         """Join levels of shape ``()`` or ``(n,)`` into one sequence."""
-        return cls(
-            torch.cat([level.alpha.reshape(-1) for level in levels]),
-            torch.cat([level.sigma.reshape(-1) for level in levels]),
-        )
+        alphas, sigmas = ([getattr(v, n).reshape(-1) for v in levels] for n in ("alpha", "sigma"))
+        return cls(torch.cat(alphas), torch.cat(sigmas))
 
 
 @dataclass(frozen=True)
 class SubPathGrid:
-    r"""N sub-paths ``[s, t]`` of equal length ``k`` that tile a schedule.
+    r"""N sub-paths ``[s, t]`` of equal length ``k``, in timesteps, that tile a schedule.
 
     ``t = k-1, 2k-1, ..., T-1`` is the noisy end and ``s = max(t - k, 0)`` the clean end, so that
-    the last sub-path is one step shorter and ends at timestep 0. Source: official script,
-    ``DDIMSolver``.
-
-    Attributes:
-        t: noisy ends, integers of shape ``(N,)``, increasing.
-        s: clean ends, integers of shape ``(N,)``.
-        k: length of a sub-path, in timesteps.
+    the last sub-path is one step shorter and ends at timestep 0; both are integers of shape
+    ``(N,)``, increasing. Source: official script, ``DDIMSolver``.
     """
 
     t: Tensor
@@ -123,8 +113,11 @@ class NoiseSchedule(nn.Module):
     levels are interpolated linearly in :math:`\log\rho` and in the norm :math:`\sqrt{\alpha^2 +
     \sigma^2}`, so that a variance-preserving schedule stays so and :meth:`timestep` is the exact
     inverse. The tables are buffers: ``.to(device)`` moves them. Their dtype is the precision of
-    all algebra done with the schedule; networks may run in another one. ``alpha`` and ``sigma``
-    have shape ``(T,)``, are finite and positive, and their :math:`\rho` increases strictly.
+    all algebra done with the schedule; networks may run in another one.
+
+    Raises:
+        ValueError: unless ``alpha`` and ``sigma`` have one shape ``(T,)``, are finite and
+            positive, and :math:`\rho = \sigma/\alpha` increases strictly.
     """
 
     alpha: Tensor
@@ -136,34 +129,37 @@ class NoiseSchedule(nn.Module):
         super().__init__()
         if alpha.ndim != 1 or len(alpha) < 2:
             raise ValueError(f"alpha has shape {tuple(alpha.shape)}; allowed: (T,) with T >= 2")
-        check_alike(sigma, alpha, "sigma", "alpha")
+        level = Level(alpha, sigma)
         for name, table in (("alpha", alpha), ("sigma", sigma)):
-            if not bool((torch.isfinite(table) & (table > 0)).all()):
-                bad = int((~(torch.isfinite(table) & (table > 0))).nonzero()[0])
+            bad = (~(torch.isfinite(table) & (table > 0))).nonzero()
+            if len(bad):
                 raise ValueError(
-                    f"{name}[{bad}] is {table[bad].item():g}; allowed: finite and greater than 0"
+                    f"{name}[{bad[0].item()}] is {table[bad[0]].item():g}; allowed: finite and "
+                    f"greater than 0"
                 )
-        rho = sigma / alpha
-        if not bool((rho[1:] > rho[:-1]).all()):
-            bad = int((rho[1:] <= rho[:-1]).nonzero()[0])
+        rho = level.rho
+        falls = (~(rho[1:] > rho[:-1])).nonzero()
+        if len(falls):
+            i = falls[0].item()
             raise ValueError(
-                f"rho = sigma/alpha goes from {rho[bad].item():g} to {rho[bad + 1].item():g} at "
-                f"timestep {bad + 1}; allowed: increasing from timestep 0 to T-1"
+                f"rho = sigma/alpha goes from {rho[i].item():g} to {rho[i + 1].item():g} at "
+                f"timestep {i + 1}; allowed: increasing from timestep 0 to T-1"
             )
-        self.register_buffer("alpha", alpha)
-        self.register_buffer("sigma", sigma)
-        self.register_buffer("rho", rho)
-        self.register_buffer("norm", Level(alpha, sigma).norm)
-        # Plain numbers, so that no one waits for a GPU to read them.
+        for name, table in (
+            ("alpha", alpha),
+            ("sigma", sigma),
+            ("rho", rho),
+            ("norm", level.norm),
+        ):
+            self.register_buffer(name, table)
+        # Plain numbers, so that nobody waits for a GPU to read them.
         self._rho_ends = (rho[0].item(), rho[-1].item())
 
     @classmethod
     def from_alphas_cumprod(
         cls, alphas_cumprod: Tensor, dtype: torch.dtype = torch.float32
     ) -> NoiseSchedule:
-        r"""Variance-preserving: :math:`\alpha_t = \sqrt{\bar\alpha_t}`, :math:`\sigma_t =
-        \sqrt{1 - \bar\alpha_t}`, computed in float64, then cast.
-        """
+        r"""Variance-preserving: :math:`\alpha_t^2 = \bar\alpha_t`; made in float64, then cast."""
         abar = alphas_cumprod.detach().to("cpu", torch.float64)
         if abar.ndim != 1 or not bool(((abar > 0) & (abar < 1)).all()):
             raise ValueError(
@@ -177,23 +173,9 @@ class NoiseSchedule(nn.Module):
         """Stable Diffusion's schedule: 1000 timesteps, scaled-linear betas 0.00085 to 0.012.
 
         ``beta_t = linspace(sqrt(0.00085), sqrt(0.012), 1000)[t]**2`` and ``abar_t = prod(1 -
-        beta)``, computed in float64, then cast. Source: CompVis ``make_beta_schedule``; diffusers'
-        DDPMScheduler.
+        beta)``. Source: CompVis ``make_beta_schedule``; diffusers' DDPMScheduler.
         """
         beta = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
-        return cls.from_alphas_cumprod(torch.cumprod(1 - beta, dim=0), dtype)
-
-    @classmethod
-    def cosine(cls, timesteps: int = 1000, dtype: torch.dtype = torch.float32) -> NoiseSchedule:
-        r"""Cosine schedule: :math:`\bar\alpha = \cos^2(\tfrac{u + .008}{1.008}\tfrac\pi2)`.
-
-        The betas are capped at 0.999. Source: Nichol and Dhariwal 2021, eq. 17; diffusers'
-        ``squaredcos_cap_v2``.
-        """
-        check_count(timesteps, "timesteps", low=2)
-        u = torch.arange(timesteps + 1, dtype=torch.float64) / timesteps
-        abar = torch.cos((u + 0.008) / 1.008 * math.pi / 2) ** 2
-        beta = (1 - abar[1:] / abar[:-1]).clamp(max=0.999)
         return cls.from_alphas_cumprod(torch.cumprod(1 - beta, dim=0), dtype)
 
     @classmethod
@@ -226,26 +208,24 @@ class NoiseSchedule(nn.Module):
 
     def forward(self, t: Tensor | int | float) -> Level:
         r"""Level of timestep ``t``: integer or real, of any shape, ``0 <= t <= T-1``."""
-        if not isinstance(t, Tensor):
+        given = isinstance(t, Tensor)
+        if not given:
             # A Python float would become float32, whatever the schedule's precision.
             t = torch.as_tensor(t, dtype=self.dtype if isinstance(t, float) else None)
-            check_between(t, 0, len(self) - 1, "t")
-            t = t.to(self.device)
         elif t.device != self.device:
             raise ValueError(f"t is on {t.device} but the schedule is on {self.device}")
-        else:
-            check_between(t, 0, len(self) - 1, "t")
+        check_between(t, 0, len(self) - 1, "t")
+        t = t.to(self.device)
         if not t.is_floating_point():
             return self.at(t.long())  # uint8 and bool would index as masks
         i = t.floor().long().clamp(max=len(self) - 2)
         f = (t - i).to(self.dtype)
         rho = torch.exp((1 - f) * self.rho[i].log() + f * self.rho[i + 1].log())
-        level = self._at_rho(rho, i, f)
+        level, table, whole = self._at_rho(rho, i, f), self.at(t.round().long()), f == f.round()
         # At an integer, the table itself, to the last bit.
-        whole, n = f == f.round(), t.round().long()
         return Level(
-            torch.where(whole, self.alpha[n], level.alpha),
-            torch.where(whole, self.sigma[n], level.sigma),
+            torch.where(whole, table.alpha, level.alpha),
+            torch.where(whole, table.sigma, level.sigma),
         )
 
     def at(self, t: Tensor) -> Level:
@@ -281,14 +261,14 @@ class NoiseSchedule(nn.Module):
         return expand(own.alpha / level.alpha, x) * x, own, i + f
 
     def _check_rho(self, level: Level) -> None:
-        rho = level.rho.to(self.dtype)
-        if rho.device != self.device:
-            raise ValueError(f"the level is on {rho.device} but the schedule is on {self.device}")
+        if level.alpha.device != self.device:
+            raise ValueError(
+                f"the level is on {level.alpha.device} but the schedule is on {self.device}"
+            )
         # A level that was computed (a sub-path point at gamma = 0 or 1) may leave the table by
         # rounding.
-        slack = 64 * torch.finfo(self.dtype).eps
-        low, high = self._rho_ends
-        check_between(rho, low * (1 - slack), high * (1 + slack), "rho")
+        slack, (low, high) = 64 * torch.finfo(self.dtype).eps, self._rho_ends
+        check_between(level.rho.to(self.dtype), low * (1 - slack), high * (1 + slack), "rho")
 
     def _locate(self, level: Level) -> tuple[Tensor, Tensor, Tensor]:
         """Table row below the level's rho, fraction of the way to the next, and that rho."""
@@ -311,10 +291,10 @@ class NoiseSchedule(nn.Module):
         steps = len(self)
         check_count(n, "the number of sub-paths", low=1, high=steps)
         if steps % n:
-            divisors = [d for d in range(1, steps + 1) if steps % d == 0]
+            divisors = ", ".join(str(d) for d in range(1, steps + 1) if steps % d == 0)
             raise ValueError(
                 f"the number of sub-paths is {n}, which does not divide the {steps} timesteps; "
-                f"allowed: {', '.join(map(str, divisors))}"
+                f"allowed: {divisors}"
             )
         k = steps // n
         t = torch.arange(1, n + 1, device=self.device) * k - 1
@@ -322,7 +302,5 @@ class NoiseSchedule(nn.Module):
 
     def extra_repr(self) -> str:
         """One line for ``print(schedule)``."""
-        return (
-            f"timesteps={len(self)}, rho={self.rho[0].item():.3g}...{self.rho[-1].item():.3g}, "
-            f"dtype={self.dtype}"
-        )
+        low, high = self._rho_ends
+        return f"timesteps={len(self)}, rho={low:.3g}...{high:.3g}, dtype={self.dtype}"

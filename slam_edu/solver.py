@@ -13,6 +13,7 @@ A solver takes a ``predictor(x, level) -> Prediction`` and a sequence of levels,
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -26,13 +27,9 @@ from slam_edu.schedule import Level, expand
 
 @dataclass(frozen=True)
 class PFODEState:
-    """Where a solver is.
+    """Samples ``x`` ``(B, *)`` at ``level`` ``()``, after ``index`` steps of a solver.
 
-    Attributes:
-        index: number of steps taken, from 0.
-        level: the level of ``x``, shape ``()``.
-        x: samples, shape ``(B, *)``.
-        prediction: the prediction at the start of the step that led here; None at index 0.
+    ``prediction`` is that of the start of the step that led here, None at index 0.
     """
 
     index: int
@@ -105,9 +102,9 @@ def dpmpp_2m_step(
         D = \hat x_0 + \tfrac{1}{2r}\,(\hat x_0 - \hat x_0^\text{previous}), \qquad
         z_s = \tfrac{\rho_s}{\rho_t}\, z_t + \big(1 - \tfrac{\rho_s}{\rho_t}\big) D.
 
-    Without a previous prediction, or at :math:`\sigma_s = 0` where :math:`h` is infinite,
-    :math:`D = \hat x_0`, which is DDIM. Source: Lu et al. 2022 (DPM-Solver++), algorithm 2;
-    diffusers' ``DPMSolverMultistepScheduler`` with ``solver_type="midpoint"``.
+    Without the ``previous`` step's prediction and level, or at :math:`\sigma_s = 0` where h is
+    infinite, :math:`D = \hat x_0`, which is DDIM. Source: Lu et al. 2022 (DPM-Solver++), algorithm
+    2; diffusers' ``DPMSolverMultistepScheduler`` with ``solver_type="midpoint"``.
     """
     direction = prediction.x0
     if previous is not None and not bool((level_s.sigma == 0).all()):
@@ -115,10 +112,34 @@ def dpmpp_2m_step(
         h = (level.rho / level_s.rho).log()
         r = (level_before.rho / level.rho).log() / h
         direction = direction + expand(0.5 / r, x) * (prediction.x0 - earlier.x0)
-    # In x: sigma_s/sigma_t = (alpha_s rho_s)/(alpha_t rho_t), and 1 - rho_s/rho_t = -expm1(-h).
+    # In x: sigma_s/sigma_t = (alpha_s rho_s)/(alpha_t rho_t).
     keep = expand(level_s.sigma / level.sigma, x)
-    new = expand(level_s.alpha * (1 - level_s.rho / level.rho), x)
-    return keep * x + new * direction
+    return keep * x + expand(level_s.alpha * (1 - level_s.rho / level.rho), x) * direction
+
+
+def _move(x: Tensor, level: Level, level_s: Level, eps: Tensor) -> Tensor:
+    r"""Move along a given slope: :math:`z_s = z_t + (\rho_s - \rho_t)\,\epsilon`, written in x."""
+    scale = expand(level_s.alpha / level.alpha, x)
+    return scale * x + expand(level_s.alpha * (level_s.rho - level.rho), x) * eps
+
+
+def _ddim(predictor: Predictor, x: Tensor, level: Level, level_s: Level, _: object):
+    prediction = predictor(x, level)
+    return level_s.mix(prediction.x0, prediction.eps), prediction
+
+
+def _dpmpp_2m(predictor: Predictor, x: Tensor, level: Level, level_s: Level, previous: object):
+    prediction = predictor(x, level)
+    return dpmpp_2m_step(prediction, x, level, level_s, previous), prediction
+
+
+METHODS: dict[str, Callable[..., tuple[Tensor, Prediction]]] = {
+    "ddim": _ddim,
+    "heun": lambda predictor, x, level, level_s, _: heun_step(predictor, x, level, level_s),
+    "dpmpp_2m": _dpmpp_2m,
+    "rk4": lambda predictor, x, level, level_s, _: rk4_step(predictor, x, level, level_s),
+}
+"""Solvers by name: ``(predictor, x, level, level_s, previous) -> (x_s, prediction)``."""
 
 
 def solve_pf_ode(
@@ -146,13 +167,13 @@ def solve_pf_ode(
         )
     check_per_sample(levels.alpha[0], x, "levels")
     check_samples(x, "x")
-    rho = levels.rho
-    if not bool((rho[1:] < rho[:-1]).all()):
-        bad = int((~(rho[1:] < rho[:-1])).nonzero()[0])
-        raise ValueError(
-            f"rho goes from {rho[bad].item():g} to {rho[bad + 1].item():g} at levels {bad} and "
-            f"{bad + 1}; allowed: decreasing, from noisy to clean"
-        )
+    rho = levels.rho.tolist()  # once a trajectory, so also from another device
+    for i, (before, after) in enumerate(itertools.pairwise(rho)):
+        if not after < before:
+            raise ValueError(
+                f"rho goes from {before:g} to {after:g} at levels {i} and {i + 1}; allowed: "
+                f"decreasing, from noisy to clean"
+            )
     step = METHODS[method]
 
     def states(x: Tensor) -> Iterator[PFODEState]:
@@ -172,29 +193,3 @@ def pf_ode_trajectory(
 ) -> Tensor:
     """All states of :func:`solve_pf_ode`, stacked: shape ``(n + 1, B, *)``."""
     return torch.stack([state.x for state in solve_pf_ode(predictor, x, levels, method)])
-
-
-def _move(x: Tensor, level: Level, level_s: Level, eps: Tensor) -> Tensor:
-    r"""Move along a given slope: :math:`z_s = z_t + (\rho_s - \rho_t)\,\epsilon`, written in x."""
-    scale = expand(level_s.alpha / level.alpha, x)
-    slope = expand(level_s.alpha * (level_s.rho - level.rho), x)
-    return scale * x + slope * eps
-
-
-def _ddim(predictor: Predictor, x: Tensor, level: Level, level_s: Level, _: object):
-    prediction = predictor(x, level)
-    return level_s.mix(prediction.x0, prediction.eps), prediction
-
-
-def _dpmpp_2m(predictor: Predictor, x: Tensor, level: Level, level_s: Level, previous: object):
-    prediction = predictor(x, level)
-    return dpmpp_2m_step(prediction, x, level, level_s, previous), prediction
-
-
-METHODS: dict[str, Callable[..., tuple[Tensor, Prediction]]] = {
-    "ddim": _ddim,
-    "heun": lambda predictor, x, level, level_s, _: heun_step(predictor, x, level, level_s),
-    "dpmpp_2m": _dpmpp_2m,
-    "rk4": lambda predictor, x, level, level_s, _: rk4_step(predictor, x, level, level_s),
-}
-"""Solvers by name: ``(predictor, x, level, level_s, previous) -> (x_s, prediction)``."""

@@ -40,17 +40,8 @@ def interpolate(
     :math:`\gamma = 1` gives :math:`x_t`; :math:`\gamma = 0` gives :math:`a\,x_s`, which has s's
     signal-to-noise ratio at t's signal coefficient.
 
-    Args:
-        x_t: samples at the noisy end, shape ``(B, *)``.
-        x_s: samples at the clean end, shape ``(B, *)``.
-        level_t: level of ``x_t``, shape ``(B,)`` or ``()``.
-        level_s: level of ``x_s``, same shape.
-        gamma: position on the chord, shape ``(B,)`` or ``()``, in [0, reach].
-        reach: largest gamma that is allowed; see :func:`sub_level`.
-
-    Raises:
-        ValueError: if s is not cleaner than t, gamma leaves [0, reach], or shapes, dtypes, devices
-            or ranks do not fit.
+    The samples have shape ``(B, *)``; their levels, and gamma in [0, reach] (see
+    :func:`sub_level`), ``(B,)`` or ``()``. s is to be cleaner than t.
     """
     check_samples(x_t, "x_t")
     check_samples(x_s, "x_s", like=x_t)
@@ -86,17 +77,9 @@ def sub_level(
     :math:`\sigma_\text{linear}^2 - \sigma_\text{markov}^2 = 2\gamma(1-\gamma)\,a\sigma_s(\sigma_t
     - a\sigma_s)`.
 
-    Args:
-        level_t: noisy end, shape ``(B,)`` or ``()``.
-        level_s: clean end, same shape.
-        gamma: position in [0, reach], broadcastable to the levels' shape.
-        coupling: ``"markov"`` or ``"linear"``.
-        reach: largest gamma that is allowed; above 1 the chord goes on, straight, past
-            :math:`x_t` to noisier levels, of which the linear coupling alone is exact.
-
-    Raises:
-        ValueError: for an unknown coupling, a gamma outside [0, reach] or of another dtype or
-            device, or an s that is not cleaner than t.
+    The levels of the noisy and the clean end have shape ``(B,)`` or ``()``; gamma in [0, reach]
+    broadcasts with them. With a ``reach`` above 1 the chord goes on, straight, past :math:`x_t` to
+    noisier levels, of which the linear coupling alone is exact.
     """
     check_choice(coupling, COUPLINGS, "coupling")
     _check_ends(level_t, level_s)
