@@ -10,6 +10,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import functools
+import math
 import random
 import signal
 import sys
@@ -17,6 +18,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 import torch
@@ -259,6 +261,32 @@ def require_close(
     """Raise :class:`Wrong` with the sentence unless the two agree within the tolerance."""
     if not torch.allclose(answer.to(expected), expected, rtol=rtol, atol=atol):
         raise Wrong(sentence)
+
+
+def number(answer: object, what: str = "What your function returns") -> float:
+    """One finite number, from a number or a tensor of one element."""
+    if answer is ... or answer is None:
+        raise NotImplementedError
+    if isinstance(answer, Tensor) and answer.numel() != 1:
+        raise Wrong(f"{what} has shape {tuple(answer.shape)}; return one number.")
+    value = answer.item() if hasattr(answer, "item") else answer
+    if isinstance(value, complex):
+        if abs(value.imag) > 1e-6 * (1 + abs(value.real)):
+            raise Wrong(f"{what} is a complex number. A distance is real.")
+        value = value.real
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise Wrong(f"{what} is a {type(value).__name__}; return one number.")
+    require(math.isfinite(value), f"{what} is {value}; it should be finite.")
+    return float(value)
+
+
+def refuse_numbers(
+    value: float, mistakes: Sequence[tuple[float, str]], *, rtol: float = 1e-6
+) -> None:
+    """Raise :class:`Wrong` with the sentence of the mistake that gives exactly this number."""
+    for wrong, sentence in mistakes:
+        if math.isclose(value, wrong, rel_tol=rtol):
+            raise Wrong(sentence)
 
 
 # -------------------------------------------------------------------- the guard

@@ -9,14 +9,19 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from slam_course.checks import Wrong, exercise, require, require_function, require_shape
+from slam_course.checks import (
+    call,
+    compare,
+    exercise,
+    number,
+    refuse_numbers,
+    require,
+    require_function,
+)
 from slam_edu.prediction import add_noise
 from slam_edu.schedule import Level, NoiseSchedule
 
 _CLOSE = {"rtol": 1e-5, "atol": 1e-7}
-
-
-# -------------------------------------------------------------------- exercise 1
 
 
 class _Network(nn.Module):
@@ -37,7 +42,6 @@ def loss(answer: Callable[..., Tensor]) -> str:
 
     ``student`` and ``target`` are consistency functions ``f(x, level)`` of shape ``(B, 2)``.
     """
-    require_function(answer)
     generator = torch.Generator().manual_seed(51)
     schedule = NoiseSchedule.stable_diffusion(torch.float64)
     t = torch.tensor([999, 819, 599, 399, 199])
@@ -47,13 +51,10 @@ def loss(answer: Callable[..., Tensor]) -> str:
     level_gamma = Level(level_t.alpha, sigma)
     x_t, x_s, x_gamma = torch.randn(3, 5, 2, generator=generator, dtype=torch.float64)
     student, target = _Network(0.7, 0.3), _Network(0.9, -0.2)
-    points = (x_t, x_s, x_gamma, level_t, level_s, level_gamma)
-    before = x_t.clone(), x_s.clone(), x_gamma.clone()
-    value = require_shape(answer(student, target, *points), (), "What your function returns")
-    require(
-        all(map(torch.equal, before, (x_t, x_s, x_gamma))),
-        "Your function changes one of the points itself; make new tensors.",
-    )
+    value = call(
+        answer, (), student=student, target=target, x_t=x_t, x_s=x_s, x_gamma=x_gamma,
+        level_t=level_t, level_s=level_s, level_gamma=level_gamma,
+    )  # fmt: skip
 
     def of(f: _Network, x: Tensor, level: Level) -> Tensor:
         return f(x, level).detach()
@@ -86,14 +87,13 @@ def loss(answer: Callable[..., Tensor]) -> str:
         ((p - y).abs().mean(), "This is the mean of absolute differences; square them."),
         ((p - y).square().mean().sqrt(), "One square root too many: the loss is the mean square."),
     )  # fmt: skip
-    right = squared(p, y)
-    for wrong, sentence in mistakes:
-        if torch.allclose(value.detach().to(wrong), wrong, **_CLOSE):
-            raise Wrong(sentence)
-    require(
-        torch.allclose(value.detach().to(right), right, **_CLOSE),
+    compare(
+        value,
+        squared(p, y),
+        mistakes,
         "The value is wrong. Three lines are enough: where the path ends for the target, from "
         "x_s; where it ends for the student, from x_gamma; the mean square of the difference.",
+        **_CLOSE,
     )
     require(
         value.requires_grad,
@@ -130,21 +130,18 @@ class _Function:
 @exercise("Exercise 2, multistep sampling")
 def multistep(answer: Callable[..., Tensor]) -> str:
     """``answer(f, x, schedule, times, noises) -> samples``; see the lesson."""
-    require_function(answer)
     generator = torch.Generator().manual_seed(52)
     schedule = NoiseSchedule.stable_diffusion(torch.float64)
     times = [999, 759, 499, 259]
     x = torch.randn(16, 2, generator=generator, dtype=torch.float64)
     noises = list(torch.randn(3, 16, 2, generator=generator, dtype=torch.float64))
     f = _Function(schedule)
-    start, fresh = x.clone(), [noise.clone() for noise in noises]
-    got = require_shape(
-        answer(f, x, schedule, list(times), list(noises)), (16, 2), "What your function returns"
-    )
+    fresh = [noise.clone() for noise in noises]
+    got = call(answer, (16, 2), f=f, x=x, schedule=schedule, times=[*times], noises=[*noises])
     asked = list(f.times)
     require(
-        torch.equal(x, start) and all(map(torch.equal, noises, fresh)),
-        "Your function changes x or the noises themselves; make new tensors.",
+        all(map(torch.equal, noises, fresh)),
+        "Your function changes the noises themselves; make new tensors.",
     )
 
     def walk(
@@ -195,14 +192,13 @@ def multistep(answer: Callable[..., Tensor]) -> str:
          "timestep t expects a point at that noise level."),
         (walk(steps=3), "The last of the times is not used."),
     )  # fmt: skip
-    right = walk()
-    for wrong, sentence in mistakes:
-        if torch.allclose(got.to(wrong), wrong, **_CLOSE):
-            raise Wrong(sentence)
-    require(
-        torch.allclose(got.to(right), right, **_CLOSE),
+    compare(
+        got,
+        walk(),
+        mistakes,
         f"The shape fits, the values do not. f was called at the timesteps {asked}; it should be "
         f"{times}. Print x after each return: its standard deviation should follow the level's.",
+        **_CLOSE,
     )
     require(
         len(asked) == len(times),
@@ -230,7 +226,7 @@ def paired_ratio(answer: Callable[..., Sequence[float]]) -> str:
         isinstance(got, (tuple, list)) and len(got) == 3,
         "Return three numbers: the ratio, and the lower and the upper end of its interval.",
     )
-    ratio, low, high = (float(value) for value in got)
+    ratio, low, high = map(number, got)
     require(
         torch.equal(a, before[0]) and torch.equal(b, before[1]),
         "Your function changes a or b itself; make new tensors.",
@@ -242,7 +238,7 @@ def paired_ratio(answer: Callable[..., Sequence[float]]) -> str:
     def near(x: float, y: float) -> bool:
         return math.isclose(x, y, rel_tol=1e-4)
 
-    for wrong, sentence in (
+    mistakes = (
         ((a / b).mean().item(), "This is the arithmetic mean of the ratios, by which a could be "
          "worse than b and b worse than a at once. Average the logarithms."),
         ((a.mean() / b.mean()).item(), "This is the ratio of the means: it forgets which a "
@@ -250,23 +246,24 @@ def paired_ratio(answer: Callable[..., Sequence[float]]) -> str:
         (math.exp(-mean), "The ratio is upside down: it is b over a."),
         (mean, "This is the mean of the logarithms; go back with exp."),
         ((a / b).median().item(), "This is a median; take the geometric mean."),
-    ):  # fmt: skip
-        if near(ratio, wrong):
-            raise Wrong(sentence)
+    )  # fmt: skip
+    refuse_numbers(ratio, mistakes, rtol=1e-4)
     require(near(ratio, math.exp(mean)), "The ratio is wrong: exp of the mean of log(a / b).")
     require(low < ratio < high, "The ratio should lie between the two ends of its interval.")
     biased = logs.std(correction=0).item()
     unpaired = math.hypot(a.log().std().item(), b.log().std().item())
-    for half, sentence in (
+    normal = (
+        "1.96 is right for very many seeds. With few, the standard deviation is itself uncertain: "
+        "take Student's t with n - 1 degrees of freedom."
+    )
+    halves = (
         (quantile * spread, "The interval is that of a single seed. The mean of n seeds is surer, "
          "by the square root of n."),
         (quantile * spread / n, "Divide by the square root of n, not by n."),
         (quantile * biased / n**0.5, "The standard deviation divides by n; for a sample of n "
          "seeds divide by n - 1."),
-        (1.959964 * spread / n**0.5, "1.96 is right for very many seeds. With few, the standard "
-         "deviation is itself uncertain: take Student's t with n - 1 degrees of freedom."),
-        (1.96 * spread / n**0.5, "1.96 is right for very many seeds. With few, the standard "
-         "deviation is itself uncertain: take Student's t with n - 1 degrees of freedom."),
+        (1.959964 * spread / n**0.5, normal),
+        (1.96 * spread / n**0.5, normal),
         (float(stats.t.ppf(0.95, n - 1)) * spread / n**0.5, "5 per cent are left out on each "
          "side; for 95 per cent in all it is 2.5 on each, the quantile .975."),
         (float(stats.t.ppf(0.975, n)) * spread / n**0.5, "With n seeds there are n - 1 degrees "
@@ -275,9 +272,8 @@ def paired_ratio(answer: Callable[..., Sequence[float]]) -> str:
          "share cancels in log(a / b); take the standard deviation of that."),
         (spread / n**0.5, "This is one standard error; for 95 per cent multiply it by Student's "
          "t."),
-    ):  # fmt: skip
-        if near(math.log(high) - mean, half):
-            raise Wrong(sentence)
+    )  # fmt: skip
+    refuse_numbers(math.log(high) - mean, halves, rtol=1e-4)
     half = quantile * spread / n**0.5
     require(
         not near(high - ratio, half),

@@ -5,41 +5,31 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
-from numbers import Real
 
 import torch
 from torch import Tensor
 
-from slam_course.checks import Wrong, exercise, refuse, require, require_function, require_shape
+from slam_course.checks import (
+    Wrong,
+    exercise,
+    number,
+    refuse,
+    refuse_numbers,
+    require,
+    require_function,
+    require_shape,
+)
 from slam_edu.embedding import GAMMA_INPUTS
 from slam_edu.sd.tracking import BIN_COLUMNS
 
 # -------------------------------------------------------------------- exercise 1
 
 
-def _number(value: object, what: str) -> float:
-    """What the learner's function returned, as a number; ``...`` counts as no answer yet."""
-    if value is ... or value is None:
-        raise NotImplementedError
-    if isinstance(value, Tensor) and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise Wrong(f"{what} is a {type(value).__name__}; it should be a number.")
-    require(math.isfinite(value), f"{what} is {value}; it should be a finite number.")
-    return float(value)
-
-
-def _same(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
-
-
 def _recognise(found: float, right: float, mistakes: Sequence[tuple[float, str]]) -> None:
     """Raise the sentence of the mistake that gives exactly this number, if it is not right."""
-    if _same(found, right):
+    if math.isclose(found, right, rel_tol=1e-6):
         return
-    for wrong, sentence in mistakes:
-        if _same(found, wrong):
-            raise Wrong(sentence)
+    refuse_numbers(found, mistakes)
     raise Wrong(
         f"Your function returns {found:g} here, and that is neither right nor a mistake this "
         f"check knows. Write down for one sample who is called, and how often; then for all."
@@ -56,7 +46,7 @@ def cost(answer: Callable[..., float]) -> str:
     updates, batch, image, text = 7, 3, 0.53, 0.19
     n, both = updates * batch, image + text
 
-    found = _number(answer(updates, batch, 3.0, image, text, None), "What your function returns")
+    found = number(answer(updates, batch, 3.0, image, text, None), "What your function returns")
     _recognise(
         found,
         n * (6 + both),
@@ -89,7 +79,7 @@ def cost(answer: Callable[..., float]) -> str:
     )  # fmt: skip
 
     few, many = 11, 50
-    found = _number(answer(updates, batch, 3.0, image, text, few), "With a cache, what it returns")
+    found = number(answer(updates, batch, 3.0, image, text, few), "With a cache, what it returns")
     known = (
         (n * (6 + both), "With a cache: you still encode every sample of every update."),
         (n * 6, "With a cache: filling it is not free. Each of its samples is encoded once."),
@@ -104,7 +94,7 @@ def cost(answer: Callable[..., float]) -> str:
         (n * 6 + n * image + few * text, "With a cache, latents lie in it, too."),
     )  # fmt: skip
     _recognise(found, n * 6 + few * both, known)
-    found = _number(answer(updates, batch, 3.0, image, text, many), "With a large cache, it")
+    found = number(answer(updates, batch, 3.0, image, text, many), "With a large cache, it")
     _recognise(
         found,
         n * 6 + many * both,
@@ -116,7 +106,7 @@ def cost(answer: Callable[..., float]) -> str:
         ),
     )  # fmt: skip
 
-    found = _number(answer(updates, batch, 0.0, image, text, None), "At w = 0, what it returns")
+    found = number(answer(updates, batch, 0.0, image, text, None), "At w = 0, what it returns")
     _recognise(
         found,
         n * (5 + both),
@@ -129,9 +119,9 @@ def cost(answer: Callable[..., float]) -> str:
              "goes away."),
         ),
     )  # fmt: skip
-    small = _number(answer(updates, batch, 0.5, image, text, None), "At w = 0.5, what it returns")
+    small = number(answer(updates, batch, 0.5, image, text, None), "At w = 0.5, what it returns")
     require(
-        _same(small, n * (6 + both)),
+        math.isclose(small, n * (6 + both)),
         "Right at w = 3 and w = 0. At w = 0.5 there is guidance as well, and it costs as much as "
         "at w = 3: the number of calls does not depend on how large w is.",
     )

@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from slam_course.checks import Wrong, exercise, require, require_function
-from slam_course.lesson_08.measures import frechet_distance, kernel_distance
-
-
-def _number(answer: object, what: str) -> float:
-    """One finite number, from a number or a tensor of one element."""
-    if answer is ... or answer is None:
-        raise NotImplementedError
-    if isinstance(answer, Tensor) and answer.numel() != 1:
-        raise Wrong(f"{what} has shape {tuple(answer.shape)}; return one number.")
-    if isinstance(answer, (tuple, list, str, dict)):
-        raise Wrong(f"{what} is a {type(answer).__name__}; return one number.")
-    value = answer.item() if hasattr(answer, "item") else answer
-    if isinstance(value, complex):
-        if abs(value.imag) > 1e-6 * (1 + abs(value.real)):
-            raise Wrong(f"{what} is a complex number. A distance is real.")
-        value = value.real
-    value = float(value)  # type: ignore[arg-type]
-    require(math.isfinite(value), f"{what} is {value}; it should be finite.")
-    return value
-
-
-def _name(value: float, mistakes: Sequence[tuple[float, str]], tolerance: float = 1e-4) -> None:
-    """Raise :class:`Wrong` with the sentence of the mistake that gives this number."""
-    for wrong, sentence in mistakes:
-        if math.isclose(value, wrong, rel_tol=tolerance, abs_tol=1e-9):
-            raise Wrong(sentence)
-
+from slam_course.checks import (
+    Wrong,
+    exercise,
+    number,
+    refuse_numbers,
+    require,
+    require_function,
+)
+from slam_edu.metrics import frechet_distance, kernel_distance
 
 # -------------------------------------------------------------------- exercise 1
 
@@ -52,9 +33,9 @@ def images(
     require_function(standard_error)
     require_function(images_needed)
     for p, n in ((0.9, 400), (0.2, 400), (0.98, 2500)):
-        found = _number(standard_error(p, n), "What standard_error returns")
+        found = number(standard_error(p, n), "What standard_error returns")
         right, v = math.sqrt(_variance(p) / n), _variance(p)
-        _name(
+        refuse_numbers(
             found,
             (
                 (v / n, "This is the variance of the rate; the standard error is its root."),
@@ -77,7 +58,7 @@ def images(
                  "error."),
                 (100 * right, "This is in per cent; rates here are fractions."),
             ),
-            1e-3,
+            rtol=1e-3,
         )  # fmt: skip
         require(
             # n - 1 in place of n is no mistake: it differs by a part in 800 here.
@@ -87,7 +68,7 @@ def images(
             f"n.",
         )
     for p, q in ((0.9, 0.93), (0.93, 0.9), (0.98, 0.987), (0.6, 0.75)):
-        found = _number(images_needed(p, q), "What images_needed returns")
+        found = number(images_needed(p, q), "What images_needed returns")
         gap, both = (p - q) ** 2, _variance(p) + _variance(q)
         exact, pooled = 4 * both / gap, 8 * _variance((p + q) / 2) / gap
         if found in (math.ceil(exact), math.ceil(pooled)):
@@ -95,11 +76,11 @@ def images(
         sides = (math.sqrt(_variance(p)) + math.sqrt(_variance(q))) ** 2
         require(found > 0, f"images_needed({p}, {q}) is {found:g}; which of the two rates is "
                 "larger should not matter.")  # fmt: skip
-        _name(
+        refuse_numbers(
             found,
             ((exact, "Right but for the last step: return the smallest whole number that is "
               "enough."),),
-            1e-9,
+            rtol=1e-9,
         )  # fmt: skip
         for n, sentence in (
             (both / gap, "At your n the difference is one standard error. It should be two, and "
@@ -165,7 +146,7 @@ def frechet(answer: Callable[[Tensor, Tensor], float]) -> str:
     for n, m, first in ((12, 12, True), (30, 45, False)):
         a, b = _features(n, 4, 81, 0.3), _features(m, 4, 82, -0.4)
         before = a.clone(), b.clone()
-        found = _number(answer(a, b), "What your function returns")
+        found = number(answer(a, b))
         require(
             torch.equal(a, before[0]) and torch.equal(b, before[1]),
             "Your function changes a or b itself; make new tensors.",
@@ -225,8 +206,8 @@ def frechet(answer: Callable[[Tensor, Tensor], float]) -> str:
         if rows is not None:
             mistakes.append((rows, "Your covariance is that of the images, not of the features: "
                              "torch.cov takes the variables as rows."))  # fmt: skip
-        _name(found, mistakes)
-        shift = _number(answer(a + 5, b + 5), "What your function returns")
+        refuse_numbers(found, mistakes, rtol=1e-4)
+        shift = number(answer(a + 5, b + 5))
         require(
             math.isclose(shift, found, rel_tol=1e-4, abs_tol=1e-6),
             "When both sets are shifted by the same, your distance changes. Use the difference "
@@ -256,7 +237,7 @@ def kernel(answer: Callable[[Tensor, Tensor], float]) -> str:
         d = 5
         a, b = 0.5 * _features(n, d, 83, 0.5), 0.3 * _features(m, d, 84, -0.5)
         before = a.clone(), b.clone()
-        found = _number(answer(a, b), "What your function returns")
+        found = number(answer(a, b))
         require(
             torch.equal(a, before[0]) and torch.equal(b, before[1]),
             "Your function changes a or b itself; make new tensors.",
@@ -333,7 +314,7 @@ def kernel(answer: Callable[[Tensor, Tensor], float]) -> str:
         for k, sentence in kernels:
             p, q, r = of(k)
             mistakes += [(p + q - 2 * r, sentence), (with_diagonal(k), sentence)]
-        _name(found, mistakes)
+        refuse_numbers(found, mistakes, rtol=1e-4)
         raise Wrong(
             f"With {n} images and {m} the distance is {found:.4f}; it should be {right:.4f}. "
             f"Three means of the kernel: within a, within b, between a and b; from the first two "
@@ -343,9 +324,9 @@ def kernel(answer: Callable[[Tensor, Tensor], float]) -> str:
     a, b = (torch.randn(40, 3, generator=generator, dtype=torch.float64) for _ in range(2))
     for i in range(0, 40, 4):
         x, y = a[i : i + 4], b[i : i + 4]
-        found, right = _number(answer(x, y), "What your function returns"), kernel_distance(x, y)
+        found, right = number(answer(x, y)), kernel_distance(x, y)
         if not math.isclose(found, right, rel_tol=1e-4, abs_tol=1e-9):
-            _name(
+            refuse_numbers(
                 found,
                 (
                     (-right, "You take the absolute value. For two sets of one distribution the "

@@ -47,8 +47,7 @@ from slam_course.lesson_08.students import (
     errors_given,
 )
 from slam_course.results import Ratio
-from slam_edu.digits.evaluate.scores import Scores
-from slam_edu.digits.evaluate.table import Setting
+from slam_edu.digits.evaluate import Scores, Setting
 
 _GREY = "#8c8c8c"
 #: Shades of blue for students in one, two and more steps.

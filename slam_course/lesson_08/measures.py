@@ -1,18 +1,12 @@
-r"""How far a measure can be trusted: what it says of many small sets of images (lesson 08).
+"""How far a measure can be trusted: its values on many small sets of images (lesson 08).
 
-:func:`feature_distances` compares two large sets once. Here a large set is cut into small ones,
-and each is measured, by
-
-- the fraction that is all right,
-- the Fréchet distance :math:`\lVert\mu_1-\mu_2\rVert^2 + \operatorname{tr}(C_1 + C_2 -
-  2(C_1C_2)^{1/2})`, which is too large by about a constant over the number of images,
-- the kernel distance, the unbiased squared maximum mean discrepancy with the kernel
-  :math:`(a\cdot b/d + 1)^3`, here of all images at once and not as a mean over subsets.
+A large set is cut into small ones, and each is measured: the fraction that is all right, the
+Fréchet distance, which is too large by about a constant over the number of images, and the
+unbiased kernel distance, of all images at once (:mod:`slam_edu.metrics`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +15,8 @@ from torch import Tensor
 from slam_edu._validation import check_count
 from slam_edu.digits.colours import palette
 from slam_edu.digits.data import DigitBatch, coloured
-from slam_edu.digits.evaluate.scores import Evaluator
+from slam_edu.digits.evaluate import Evaluator
+from slam_edu.metrics import frechet_to, kernel_to
 
 RIGHT, FRECHET, KERNEL = "all right", "Fréchet distance", "kernel distance"
 MEASURES = (RIGHT, FRECHET, KERNEL)
@@ -29,12 +24,7 @@ MEASURES = (RIGHT, FRECHET, KERNEL)
 
 @dataclass(frozen=True)
 class Judged:
-    """What an evaluator found in a set of images.
-
-    Attributes:
-        right: whether digit, stroke and background are as asked for, of shape (n, 3), bool.
-        features: the classifier's, of shape (n, 128).
-    """
+    """Of n images: whether digit, stroke and background are right (n, 3), features (n, 128)."""
 
     right: Tensor
     features: Tensor
@@ -68,55 +58,7 @@ def stamped(asked: DigitBatch) -> Tensor:
     return coloured(ink[stamp].clamp(0, 1), asked.stroke, asked.background)
 
 
-def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Fréchet distance between the normal distributions that fit (n, d) and (m, d)."""
-    return _frechet_to(b)(a)
-
-
-def kernel_distance(a: Tensor, b: Tensor) -> float:
-    """Unbiased squared maximum mean discrepancy between (n, d) and (m, d)."""
-    return _kernel_to(b)(a)
-
-
-def _frechet_to(b: Tensor) -> Callable[[Tensor], float]:
-    """The distance to b, with what belongs to b alone computed once."""
-    b = b.double()
-    values, vectors = torch.linalg.eigh(b.T.cov())
-    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
-    mean, spread = b.mean(0), values.sum()
-
-    def distance(a: Tensor) -> float:
-        a = a.double()
-        covariance = a.T.cov()
-        # C1 C2 and its symmetric neighbour C2^(1/2) C1 C2^(1/2) have the same eigenvalues.
-        both = torch.linalg.eigvalsh(root @ covariance @ root).clamp(min=0)
-        apart = (a.mean(0) - mean).square().sum()
-        return float(apart + covariance.trace() + spread - 2 * both.sqrt().sum())
-
-    return distance
-
-
-def _kernel_to(b: Tensor) -> Callable[[Tensor], float]:
-    """The distance to b, with what belongs to b alone computed once."""
-
-    def kernel(x: Tensor, y: Tensor) -> Tensor:
-        return (x @ y.T / x.shape[1] + 1) ** 3
-
-    def within(x: Tensor) -> Tensor:
-        k, n = kernel(x, x), len(x)
-        return (k.sum() - k.trace()) / (n * (n - 1))  # no image with itself
-
-    b = b.double()
-    own = within(b)
-
-    def distance(a: Tensor) -> float:
-        a = a.double()
-        return float(within(a) + own - 2 * kernel(a, b).mean())
-
-    return distance
-
-
-_DISTANCES = {FRECHET: _frechet_to, KERNEL: _kernel_to}
+_DISTANCES = {FRECHET: frechet_to, KERNEL: kernel_to}
 
 
 def estimates(measure: str, judged: Judged, reference: Tensor, count: int) -> list[float]:

@@ -29,7 +29,7 @@ from torch import Tensor
 from slam_course.figures import SOLVER_NAMES
 from slam_course.results import Ratio, paired_ratio
 from slam_edu._validation import check_choice
-from slam_edu.digits.evaluate.table import Setting
+from slam_edu.digits.evaluate import Setting
 from slam_edu.embedding import GAMMA_INPUTS
 from slam_edu.io import data_path
 from slam_edu.prediction import network_predictor

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from slam_course.checks import Wrong, exercise, require, require_function
+from slam_course.checks import Wrong, exercise, number, refuse_numbers, require, require_function
 
 # -------------------------------------------------------------------- exercise 1
 
@@ -115,19 +115,6 @@ def sample_numbers(answer: Callable[..., Sequence[int]]) -> str:
 # -------------------------------------------------------------------- exercise 2
 
 
-def _number(answer: object, what: str) -> float:
-    if answer is ... or answer is None:
-        raise NotImplementedError
-    if isinstance(answer, Tensor) and answer.numel() == 1:
-        answer = answer.item()
-    require(
-        isinstance(answer, (int, float)) and not isinstance(answer, bool),
-        f"{what} is a {type(answer).__name__}; it should be a number.",
-    )
-    require(math.isfinite(answer), f"{what} is {answer}.")
-    return float(answer)
-
-
 def _near(x: float, y: float, rtol: float = 1e-9) -> bool:
     return math.isclose(x, y, rel_tol=rtol)
 
@@ -142,7 +129,7 @@ def kept_bytes(answer: Callable[..., float]) -> str:
         for dtype in (torch.float16, torch.float32)
         for name in ("adamw", "adamw8bit")
     ]
-    got = [_number(answer(n, m, *case), "What your function returns") for case in cases]
+    got = [number(answer(n, m, *case)) for case in cases]
     # size: bytes of a frozen weight; state: of the optimiser's averages of one parameter
     sizes = [(dtype.itemsize, 8 if name == "adamw" else 2) for dtype, name in cases]
 
@@ -244,7 +231,7 @@ def cost(answer: Callable[..., Sequence[float]]) -> str:
         isinstance(got, (tuple, list)) and len(got) == 2,
         "Return two numbers: days from begin to end, and money.",
     )
-    days, money = _number(got[0], "The number of days"), _number(got[1], "The money")
+    days, money = number(got[0], "The number of days"), number(got[1], "The money")
     seconds = batch * updates * flops / speed
     right = seconds / 86_400
     paid = right * 24 * gpus * price
@@ -252,7 +239,7 @@ def cost(answer: Callable[..., Sequence[float]]) -> str:
         not (_near(days, paid) and _near(money, right)),
         "The two numbers are in each other's place: days first.",
     )
-    for wrong, sentence in (
+    wrong_days = (
         (right / gpus, "The days are divided by the number of GPUs. Each of them takes `batch` "
          "samples an update of its own, at the same time: how long does one of them work?"),
         (right * gpus, "These are GPU-days, of all cards together. They work at the same time."),
@@ -268,15 +255,14 @@ def cost(answer: Callable[..., Sequence[float]]) -> str:
          "shorter."),
         (right * 24, "There are 24 hours in a day; these are too many by a factor of 24."),
         (right / 24, "These days are too few by a factor of 24."),
-    ):  # fmt: skip
-        if _near(days, wrong):
-            raise Wrong(sentence)
+    )  # fmt: skip
+    refuse_numbers(days, wrong_days)
     require(
         _near(days, right),
         "The days are wrong. How many samples does one card take in the whole run, how many "
         "operations are they, and how many seconds at its speed?",
     )
-    for wrong, sentence in (
+    wrong_money = (
         (paid / gpus, "The days are right; the money is that of one card, and all are paid."),
         (paid / 24, "The days are right; the price is for an hour, and you pay it once a day."),
         (paid / 24 / gpus, "The days are right; the price is for an hour of one card: you pay it "
@@ -289,9 +275,8 @@ def cost(answer: Callable[..., Sequence[float]]) -> str:
          "by."),
         (right * 86_400 * gpus * price, "The days are right; the price is for an hour, not for a "
          "second."),
-    ):  # fmt: skip
-        if _near(money, wrong):
-            raise Wrong(sentence)
+    )  # fmt: skip
+    refuse_numbers(money, wrong_money)
     require(
         _near(money, paid),
         "The days are right, the money is not: hours of all cards, times the price of one hour.",

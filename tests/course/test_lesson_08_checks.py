@@ -8,7 +8,7 @@ import scipy.linalg
 import torch
 
 from slam_course.lesson_08 import checks as checks
-from slam_course.lesson_08.measures import frechet_distance, kernel_distance
+from slam_edu.metrics import frechet_distance, kernel_distance
 
 # -------------------------------------------------------------------- exercise 1
 
