@@ -22,6 +22,7 @@ from slam_course.figures import (
     CourseFigure,
     figure,
     grid_points,
+    open_axes,
     paths,
     plane,
     points,
@@ -71,7 +72,7 @@ def noise_levels(schedule: NoiseSchedule, marks: Sequence[int] = ()) -> CourseFi
     right.set_title(r"$\rho = \sigma/\alpha$, logarithmic scale", fontsize=10)
     for ax in (left, right):
         ax.set(xlim=(-0.02 * last, 1.02 * last), xlabel="timestep t")
-        _open(ax)
+        open_axes(ax)
     return fig
 
 
@@ -208,7 +209,7 @@ def two_coordinates(
         for i, color in ((0, "noise"), (-1, "data")):
             at = time[i].expand(values.shape[1])
             ax.plot(at, values[i], "o", color=COLORS[color], ms=3, clip_on=False, zorder=3)
-        _open(ax)
+        open_axes(ax)
     left.legend(frameon=False, fontsize=9, loc="upper right", borderpad=0)
     left.set(xlim=(len(schedule) - 1, 0), ylim=(-LIMIT, LIMIT), xlabel="timestep t")
     middle.set(xlim=(rho[0].item(), 0), ylim=(-45, 45), xlabel=r"$\rho$", xticks=range(0, 15, 2))
@@ -260,7 +261,7 @@ def bends(timesteps: Tensor, rho: Tensor, change: Mapping[str, Tensor]) -> Cours
     right.set(xlim=(timesteps[0].item(), 0), ylim=(0, 102), xlabel="timestep t")
     right.set_title(f"share that is done, per cent ({first.replace('_', ' ')})", fontsize=10)
     for ax in (left, right):
-        _open(ax)
+        open_axes(ax)
     return fig
 
 
@@ -354,7 +355,7 @@ def staircase(angle: Tensor, end_angle: Tensor, t: int) -> CourseFigure:
     ax.yaxis.set_major_locator(MultipleLocator(45))
     ax.set_title("a staircase", fontsize=10)
     ax.legend(frameon=False, fontsize=9, loc="upper left")
-    _open(ax)
+    open_axes(ax)
     return fig
 
 
@@ -395,12 +396,6 @@ def _note(ax: Axes, x: float, y: float, text: str, side: str) -> None:
         textcoords="offset points", ha="left" if right else "right",
         va="bottom" if above else "top", fontsize=9,
     )  # fmt: skip
-
-
-def _open(ax: Axes) -> None:
-    """Axes without a box: only the two lines that carry numbers."""
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=9)
 
 
 def _legend(ax: Axes) -> None:

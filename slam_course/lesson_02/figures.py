@@ -7,21 +7,28 @@ is there.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator, ScalarFormatter
 from torch import Tensor
 
-from slam_course.figures import COLORS, CourseFigure, figure, paths, plane, points
-from slam_edu._validation import check_count
+from slam_course.figures import (
+    COLORS,
+    SOLVER_NAMES,
+    CourseFigure,
+    arcs,
+    evaluations,
+    figure,
+    legend_below,
+    legend_lines,
+    open_axes,
+    paths,
+    plane,
+    points,
+)
 from slam_edu.schedule import Level
-
-NAMES = {"ddim": "DDIM", "heun": "Heun", "dpmpp_2m": "DPM-Solver++ 2M", "rk4": "Runge-Kutta 4"}
-"""How the solvers of :data:`slam_edu.solver.METHODS` are called in figures."""
 
 # One colour says "a solver"; line, marker and shade say which.
 _STYLES = {
@@ -30,36 +37,6 @@ _STYLES = {
     "dpmpp_2m": {"color": "#f0a35e", "ls": "-.", "marker": "D"},
     "rk4": {"color": "#4d2200", "ls": ":", "marker": "^"},
 }
-
-
-def arcs(trajectory: Tensor, levels: Level, per_hop: int = 16) -> Tensor:
-    r"""A solver's path between its states, straight in z, as the arcs it is in x.
-
-    Args:
-        trajectory: states at ``levels``, shape ``(n + 1, B, D)``; variance preserving.
-        levels: shape ``(n + 1,)``.
-        per_hop: pieces that a hop is drawn with.
-
-    Returns:
-        Points of the path, shape ``(n * per_hop + 1, B, D)``.
-
-    Raises:
-        ValueError: for a number of pieces below 1, or unlike numbers of states and levels.
-    """
-    check_count(per_hop, "per_hop")
-    if len(trajectory) != len(levels):
-        raise ValueError(
-            f"the trajectory has {len(trajectory)} states; allowed: one per level, {len(levels)}"
-        )
-    z, rho = trajectory / levels.alpha[:, None, None], levels.rho
-    share = torch.linspace(0, 1, per_hop + 1, dtype=rho.dtype)[1:]
-    pieces = [trajectory[:1]]
-    for i in range(len(levels) - 1):
-        # Equal pieces of the angle arctan(rho), whose cosine is alpha.
-        angle = torch.lerp(rho[i].atan(), rho[i + 1].atan(), share)
-        part = ((angle.tan() - rho[i]) / (rho[i + 1] - rho[i]))[:, None, None]
-        pieces.append(angle.cos()[:, None, None] * torch.lerp(z[i], z[i + 1], part))
-    return torch.cat(pieces)
 
 
 # -------------------------------------------------------------------- one hop and many
@@ -109,7 +86,7 @@ def hops_and_path(
     right.set_title("every hop starts where the last one ended", fontsize=10)
     for ax in (left, right):
         ax.set(xlim=(rho_max, -0.05 * rho_max), ylim=(-4.2, 4.2), xlabel=r"$\rho$")
-        _open(ax)
+        open_axes(ax)
     left.set_ylabel("z, first coordinate")
     _legend(left, {"exact": "path", "one hop of DDIM": "teacher", "its error": "chord"})
     _legend(right, {"exact": "path", "DDIM": "teacher", "error at the end": "chord"})
@@ -165,8 +142,8 @@ def few_step_paths(
     for ax, (steps, (trajectory, levels)) in zip(axes, solved.items(), strict=True):
         plane(ax, evaluations(steps), limit=2.4)
         draw_paths(ax, trajectory, levels, exact, data)
-    handles = _handles(axes[0], {"exact": "path", "DDIM": "teacher", "error at the end": "chord"})
-    fig.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    entries = {"exact": "path", "DDIM": "teacher", "error at the end": "chord"}
+    legend_below(fig, legend_lines({label: (c, "-") for label, c in entries.items()}), 3)
     return fig
 
 
@@ -180,11 +157,6 @@ def draw_paths(ax: Axes, trajectory: Tensor, levels: Level, exact: Tensor, data:
     points(ax, exact[0], "noise", size=9, alpha=1, zorder=3)
     points(ax, exact[-1], "path", size=12, alpha=1, zorder=3)
     points(ax, trajectory[-1], "teacher", size=12, alpha=1, zorder=4)
-
-
-def evaluations(number: int) -> str:
-    """``"1 evaluation"``, ``"2 evaluations"``."""
-    return f"{number} evaluation" + "s" * (number != 1)
 
 
 # -------------------------------------------------------------------- errors
@@ -204,24 +176,24 @@ def orders(
         whole_way: for each method, the global error.
         slopes: for each method, minus the slope measured in the left and in the right panel.
     """
-    said = ", ".join(f"{NAMES[m]} {a:.1f} and {b:.1f}" for m, (a, b) in slopes.items())
+    exponents = ", ".join(f"{SOLVER_NAMES[m]} {a:.1f} and {b:.1f}" for m, (a, b) in slopes.items())
     fig, axes = figure(
         2,
         size=(4.3, 3.5),
         alt=f"Two logarithmic plots of error over the number of hops, with falling lines. "
-        f"Left, one hop; right, the whole way. Minus their slopes, left and right: {said}.",
+        f"Left, one hop; right, the whole way. Minus their slopes, left and right: {exponents}.",
     )
     panels = (("one hop: local error", one_hop), ("the whole way: global error", whole_way))
     for side, (ax, (title, errors)) in enumerate(zip(axes, panels, strict=True)):
         for method, values in errors.items():
-            label = f"{NAMES[method]}: {slopes[method][side]:.1f}"
+            label = f"{SOLVER_NAMES[method]}: {slopes[method][side]:.1f}"
             ax.plot(hops, values, ms=5, lw=1.5, label=label, **_STYLES[method])
         ax.set(xscale="log", yscale="log", xlabel="number of hops from t = 999 to 0")
         ax.set_xticks(hops, [str(n) for n in hops])
         ax.xaxis.set_minor_locator(NullLocator())
         ax.set_title(title, fontsize=10)
         ax.legend(frameon=False, fontsize=9, loc="lower left", title="measured exponent")
-        _open(ax)
+        open_axes(ax)
     axes[0].set_ylabel("distance in z, median")
     return fig
 
@@ -263,7 +235,7 @@ def error_along_the_path(
     for ax, title in zip(axes, titles, strict=True):
         ax.set(xlim=(1010, -10), xlabel="timestep t")
         ax.set_title(title, fontsize=10)
-        _open(ax)
+        open_axes(ax)
     return fig
 
 
@@ -290,7 +262,7 @@ def distance_by_evaluations(
     ax.axhline(twice, color="#8c8c8c", lw=1, ls=":", zorder=0)
     ax.text(1.03, 1.03 * twice, "twice the floor", fontsize=9, va="bottom", color="#555555")
     for method, curve in curves.items():
-        style = {**_STYLES[method], "label": NAMES[method]}
+        style = {**_STYLES[method], "label": SOLVER_NAMES[method]}
         ax.plot(list(curve), list(curve.values()), ms=5, lw=1.5, **style)
     ax.set(xscale="log", yscale="log", xlim=(0.95, 60), ylim=(0.03, 1.3))
     ax.set_xticks([1, 2, 3, 4, 6, 8, 12, 16, 25, 50])
@@ -302,7 +274,7 @@ def distance_by_evaluations(
     ax.set_ylabel("sliced Wasserstein distance")
     ax.set_title("fewer evaluations, further from the data", fontsize=10)
     ax.legend(frameon=False, fontsize=9, loc="upper right")
-    _open(ax)
+    open_axes(ax)
     return fig
 
 
@@ -324,24 +296,18 @@ def middle_level(
     _floor(ax, floor, 985, max(floor) + 0.035)
     for name, values in curves.items():
         style = {**_STYLES[name], "marker": ""}
-        ax.plot(t, values, lw=1.8, label=NAMES[name], **style)
+        ax.plot(t, values, lw=1.8, label=SOLVER_NAMES[name], **style)
         low = min(range(len(t)), key=values.__getitem__)
         ax.plot(t[low], values[low], _STYLES[name]["marker"], color=style["color"], ms=6)
     ax.set(xlim=(1000, 0), ylim=(0, 1.05), xlabel="timestep t of the second evaluation")
     ax.set_ylabel("sliced Wasserstein distance")
     ax.set_title("two evaluations: the first at t = 999, the second at t", fontsize=10)
     ax.legend(frameon=False, fontsize=9, loc="upper center")
-    _open(ax)
+    open_axes(ax)
     return fig
 
 
 # -------------------------------------------------------------------- parts
-
-
-def _open(ax: Axes) -> None:
-    """Axes without a box: only the two lines that carry numbers."""
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=9)
 
 
 def _floor(ax: Axes, floor: Sequence[float], x: float, y: float) -> None:
@@ -349,14 +315,7 @@ def _floor(ax: Axes, floor: Sequence[float], x: float, y: float) -> None:
     ax.text(x, y, "floor: two samples of the data", fontsize=9, va="center", color="#555555")
 
 
-def _handles(ax: Axes, entries: Mapping[str, str]) -> list[Line2D]:
-    """Lines that are nowhere to be seen but in a legend."""
-    return [
-        ax.plot([math.nan], [math.nan], color=COLORS[color], lw=1.6, label=label)[0]
-        for label, color in entries.items()
-    ]
-
-
 def _legend(ax: Axes, entries: Mapping[str, str]) -> None:
-    legend = ax.legend(handles=_handles(ax, entries), fontsize=8, loc="upper right")
+    lines = legend_lines({label: (color, "-") for label, color in entries.items()})
+    legend = ax.legend(handles=lines, fontsize=8, loc="upper right")
     legend.get_frame().set(edgecolor="none", alpha=0.85)

@@ -1,6 +1,6 @@
-"""Explorer of lesson 03: where N exact hops take points, and where the solution map takes them.
+"""Explorer of lesson 03: where N exact hops lead points, and where the solution map leads them.
 
-What a perfect consistency student would say: its N hops, learned without any error, composed.
+What a perfect consistency student would answer: its N hops, learned without any error, composed.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from functools import cache
 
 import ipywidgets
 import torch
+from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
 from torch import Tensor
 
-from slam_course.figures import CourseFigure
-from slam_course.lesson_03.figures import hops_figure
+from slam_course.figures import COLORS, CourseFigure, figure, open_axes, paths, plane, points
 from slam_course.widgets import explorer
-from slam_edu._validation import check_choice
 from slam_edu.prediction import add_noise
 from slam_edu.schedule import NoiseSchedule
 from slam_edu.solver import pf_ode_trajectory
@@ -34,7 +33,7 @@ _POINTS, _DRAWN = 400, 90  # that are measured, and that are drawn
 
 @dataclass(frozen=True)
 class _Ends:
-    """From one timestep: the starts, where they end, and where N hops take them instead."""
+    """From one timestep: the starts, where they end, and where N hops lead them instead."""
 
     start: Tensor
     end: Tensor
@@ -66,29 +65,44 @@ def _data(data_set: str) -> Tensor:
 
 
 def hop_figure(data_set: str, hops: int, t: int) -> CourseFigure:
-    """Where the DDIM hops of a grid take samples at timestep t, over their exact ends.
+    """Where the DDIM hops of a grid lead samples, against f*; beside it the error for every N.
 
     Args:
         data_set: a name of :data:`slam_edu.toy.DATASETS`.
         hops: N, how many hops the whole schedule is cut into; one of :data:`HOPS`.
         t: timestep of the starts; one of :data:`TIMES`.
-
-    Raises:
-        ValueError: for a value that is not among them.
     """
-    check_choice(data_set, tuple(DATASETS), "data_set")
-    check_choice(hops, HOPS, "hops")
-    check_choice(t, TIMES, "t")
     ends = _ends(data_set, t)
+    x, end, reached = (v[:_DRAWN] for v in (ends.start, ends.end, ends.reached[hops]))
     name = data_set.replace("_", " ")
     many = "1 hop" if hops == 1 else f"{hops} hops"
-    return hops_figure(
-        ends.start[:_DRAWN], ends.reached[hops][:_DRAWN], ends.end[:_DRAWN], _data(data_set),
-        ends.error, hops,
-        title=f"from t = {t}, schedule in {many}",
+    fig, (left, right) = figure(
+        2,
+        size=(3.5, 3.6),
         alt=f"{name}, from t = {t}, the schedule cut into {many}: on average they end "
         f"{ends.error[hops]:.3f} from where the exact map takes the point.",
-    )  # fmt: skip
+    )
+    plane(left, f"from t = {t}, schedule in {many}", limit=2.7)
+    points(left, _data(data_set), "#cfcfcf", size=2, alpha=0.8)
+    points(left, x, "noise", size=4, alpha=0.9)
+    paths(left, torch.stack([end, reached]), "chord", width=1.2, alpha=0.9)
+    points(left, end, "path", size=11, alpha=1, zorder=3)
+    points(left, reached, "teacher", size=11, alpha=1, zorder=3)
+    names = {"start": "noise", "f*": "path", "after the hops": "teacher"}
+    marks = [
+        right.plot([], [], "o", ms=4, color=COLORS[color], label=label)[0]
+        for label, color in names.items()
+    ]
+    right.legend(handles=marks, frameon=False, fontsize=9, loc="lower left")
+    right.plot(HOPS, list(ends.error.values()), "o-", color=COLORS["teacher"], lw=1.4, ms=4)
+    right.plot([hops], [ends.error[hops]], "o", color=COLORS["teacher"], ms=10, mec=COLORS["data"])
+    right.set(xscale="log", yscale="log", ylim=(5e-4, 3), xlabel="hops N of the whole schedule")
+    right.xaxis.set_major_locator(FixedLocator([1, 5, 20, 100]))
+    right.xaxis.set_major_formatter(ScalarFormatter())
+    right.xaxis.set_minor_locator(NullLocator())
+    right.set_title(f"mean distance to f*: {ends.error[hops]:.3f}", fontsize=10)
+    open_axes(right)
+    return fig
 
 
 def hops(
@@ -99,23 +113,12 @@ def hops(
 ) -> ipywidgets.VBox:
     """A menu for the data set, sliders for the number of hops and the timestep of the starts.
 
-    All ends are computed here, so that no redraw waits for them.
-
-    Args:
-        data_sets: names of :data:`slam_edu.toy.DATASETS`, the first is shown first.
-        values: numbers of hops, among :data:`HOPS`.
-        timesteps: among :data:`TIMES`, the first is shown first.
-        first: the number of hops that is shown first.
-
-    Raises:
-        ValueError: for a ``first`` that is not among the values, or a value that is unknown.
+    All ends are computed here, so that no redraw waits for them. ``values`` are among
+    :data:`HOPS`, ``timesteps`` among :data:`TIMES`; ``first`` is the number of hops shown first.
     """
-    check_choice(first, tuple(values), "first")
     for name in data_sets:
-        check_choice(name, tuple(DATASETS), "data_set")
         for t in timesteps:
-            check_choice(t, TIMES, "t")
             _ends(name, t)
-    box = explorer(hop_figure, data_set=data_sets, hops=values, t=timesteps)
-    next(control for control in box.children if control.description == "hops").value = first
-    return box
+    return explorer(
+        hop_figure, first={"hops": first}, data_set=data_sets, hops=values, t=timesteps
+    )

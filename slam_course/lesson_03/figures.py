@@ -14,7 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.patches import Circle
-from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+from matplotlib.ticker import NullLocator, ScalarFormatter
 from torch import Tensor
 
 from slam_course.figures import (
@@ -22,6 +22,9 @@ from slam_course.figures import (
     CourseFigure,
     field,
     figure,
+    legend_below,
+    legend_lines,
+    open_axes,
     paths,
     plane,
     points,
@@ -84,8 +87,10 @@ def guesses_along_path(t: Tensor, x: Tensor, guess: Tensor, data: Tensor) -> Cou
     right.set(xlim=(1010, -10), ylim=(low - 0.2, high + room))
     right.set(xlabel="timestep t", ylabel="first coordinate of the end")
     right.set_title("asked on the way: where does this path end?", fontsize=10)
-    _open(right)
-    _name(right, {"the solution map f*": ("path", "-"), "the denoiser's guess": ("teacher", "--")})
+    open_axes(right)
+    entries = {"the solution map f*": ("path", "-"), "the denoiser's guess": ("teacher", "--")}
+    legend = right.legend(handles=legend_lines(entries), fontsize=9, loc="upper left")
+    legend.get_frame().set(edgecolor="none", alpha=0.85)
     return fig
 
 
@@ -111,7 +116,7 @@ def boundary(t: Tensor, scalings: Mapping[str, tuple[Tensor, Tensor]]) -> Course
     ax.set(xlabel="timestep t")
     ax.set_title("who speaks: x itself, or the network", fontsize=10)
     ax.legend(frameon=False, fontsize=9, loc="center left")
-    _open(ax)
+    open_axes(ax)
     return fig
 
 
@@ -178,13 +183,12 @@ def health(runs: Mapping[str, Health], healthy: Health | None = None) -> CourseF
         for ax in row:
             ax.set(yscale="log", ylim=limit)
             ax.yaxis.set_minor_locator(NullLocator())
-            _open(ax)
+            open_axes(ax)
             ax.tick_params(labelsize=8)
-    handles, labels = grid[2, 0].get_legend_handles_labels()
+    handles = grid[2, 0].get_legend_handles_labels()[0]
     if healthy is not None:
-        handles += grid[0, 0].plot([], [], color=COLORS["noise"], lw=1.4)
-        labels.append("healthy run")
-    fig.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+        handles += legend_lines({"healthy run": ("noise", "-")}, 1.4)
+    legend_below(fig, handles, 4)
     return fig
 
 
@@ -277,10 +281,9 @@ def accounts(
         ax.axhline(bias[title], color=COLORS["teacher"], lw=1.4, ls=":", label="the hops' own")
         ax.set(yscale="log", ylim=(2e-3, 1), xlim=(1010, -10), xlabel="timestep t")
         ax.set_title(title, fontsize=10)
-        _open(ax)
+        open_axes(ax)
     axes[0].set_ylabel("mean distance")
-    handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    legend_below(fig, axes[0].get_legend_handles_labels()[0], 3)
     return fig
 
 
@@ -315,64 +318,11 @@ def hop_tradeoff(
     ax.set_ylabel("distance to f* at t = 999")
     ax.set_title("fewer hops arrive sooner, and at the wrong place", fontsize=10)
     ax.legend(frameon=False, fontsize=9, loc="lower left")
-    _open(ax)
-    return fig
-
-
-def hops_figure(
-    x: Tensor, reached: Tensor, end: Tensor, data: Tensor, curve: Mapping[int, float], hops: int,
-    *, title: str, alt: str,
-) -> CourseFigure:  # fmt: skip
-    """Where N exact hops take points, against f*; beside it the error for every N.
-
-    Args:
-        x: starts, shape ``(B, 2)``.
-        reached: ends of the hops from there, shape ``(B, 2)``.
-        end: f* of the starts, shape ``(B, 2)``.
-        data: clean samples, shape ``(n, 2)``.
-        curve: mean distance to f* by number of hops of the whole grid.
-        hops: the N that is shown.
-        title: of the left panel.
-        alt: what is to be seen.
-    """
-    fig, (left, right) = figure(2, size=(3.5, 3.6), alt=alt)
-    plane(left, title, limit=2.7)
-    points(left, data, "#cfcfcf", size=2, alpha=0.8)
-    points(left, x, "noise", size=4, alpha=0.9)
-    paths(left, torch.stack([end, reached]), "chord", width=1.2, alpha=0.9)
-    points(left, end, "path", size=11, alpha=1, zorder=3)
-    points(left, reached, "teacher", size=11, alpha=1, zorder=3)
-    names = {"start": "noise", "f*": "path", "after the hops": "teacher"}
-    marks = [
-        right.plot([], [], "o", ms=4, color=COLORS[color], label=label)[0]
-        for label, color in names.items()
-    ]
-    right.legend(handles=marks, frameon=False, fontsize=9, loc="lower left")
-    right.plot(list(curve), list(curve.values()), "o-", color=COLORS["teacher"], lw=1.4, ms=4)
-    right.plot([hops], [curve[hops]], "o", color=COLORS["teacher"], ms=10, mec=COLORS["data"])
-    right.set(xscale="log", yscale="log", ylim=(5e-4, 3), xlabel="hops N of the whole schedule")
-    right.xaxis.set_major_locator(FixedLocator([1, 5, 20, 100]))
-    right.xaxis.set_major_formatter(ScalarFormatter())
-    right.xaxis.set_minor_locator(NullLocator())
-    right.set_title(f"mean distance to f*: {curve[hops]:.3f}", fontsize=10)
-    _open(right)
+    open_axes(ax)
     return fig
 
 
 # -------------------------------------------------------------------- parts
-
-
-def _open(ax: Axes) -> None:
-    """Axes without a box: only the two lines that carry numbers."""
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=9)
-
-
-def _name(ax: Axes, entries: Mapping[str, tuple[str, str]]) -> None:
-    for label, (color, style) in entries.items():
-        ax.plot([math.nan], [math.nan], color=COLORS[color], ls=style, lw=1.6, label=label)
-    legend = ax.legend(fontsize=9, loc="upper left")
-    legend.get_frame().set(edgecolor="none", alpha=0.85)
 
 
 def _colorbar(fig: CourseFigure, image: object, ax: Axes, label: str) -> None:

@@ -9,10 +9,18 @@ import ipywidgets
 import torch
 from torch import Tensor
 
-from slam_course.figures import COLORS, CourseFigure, figure, paths, plane, points
-from slam_course.lesson_02.figures import arcs
+from slam_course.figures import (
+    COLORS,
+    CourseFigure,
+    arcs,
+    figure,
+    on_circles,
+    open_axes,
+    paths,
+    plane,
+    points,
+)
 from slam_course.widgets import explorer
-from slam_edu._validation import check_between, check_choice, check_count
 from slam_edu.schedule import Level, NoiseSchedule
 from slam_edu.toy import DATASETS, chords, make
 from slam_edu.toy.errors import exact_trajectory
@@ -34,9 +42,7 @@ def _exact(data_set: str) -> tuple[GaussianMixture, Tensor, Tensor, dict[int, Te
     schedule = NoiseSchedule.stable_diffusion(_F64)
     mixture = make(data_set, _F64)
     data = mixture.sample(1000, torch.Generator().manual_seed(0))
-    angle = (torch.arange(_PATHS, dtype=_F64) + 0.5) * (2 * torch.pi / _PATHS)
-    radius = torch.tensor([1.8, 0.9], dtype=_F64).repeat(_PATHS // 2)
-    starts = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
+    starts = on_circles(_PATHS, 1.8, 0.9)
     times = sorted({*range(0, 1000, 25), *T}, reverse=True)
     states = exact_trajectory(mixture, starts, schedule(torch.tensor(times)), tol=_TOL)
     return mixture, data, states, {t: states[times.index(t)] for t in T}
@@ -70,13 +76,7 @@ def sub_path_figure(data_set: str, t: int, k: int, gamma: float) -> CourseFigure
         t: noisy end, one of :data:`T`.
         k: length; the clean end is :math:`s = \max(t - k, 0)`.
         gamma: position on the chord, 0 to 2.
-
-    Raises:
-        ValueError: for a data set or t that is unknown, a k below 1, or a gamma outside [0, 2].
     """
-    check_choice(t, T, "t")
-    check_count(k, "k")
-    check_between(torch.tensor(gamma), 0.0, 2.0, "gamma")
     mixture, data, whole, at = _exact(data_set)
     schedule, s = NoiseSchedule.stable_diffusion(_F64), max(t - k, 0)
     level_t, level_s = schedule(t), schedule(s)
@@ -95,7 +95,7 @@ def sub_path_figure(data_set: str, t: int, k: int, gamma: float) -> CourseFigure
         alt=f"{name}, sub-path from {t} to {s}, gamma = {gamma:g}: what is taught at x_gamma is "
         f"{_short(mean)} off the truth on average; the law says {_short(law)}.",
     )
-    # The k that was asked for is said too: near the data it may be longer than what is left.
+    # The k that was asked for is written too: near the data it may be longer than what is left.
     plane(left, f"{name}, k = {k}: from {t} to {s}", _LIMIT)
     points(left, data, "#d4d4d4", size=2, alpha=0.8)
     paths(left, whole, "path", width=0.8, alpha=0.45)
@@ -131,8 +131,7 @@ def sub_path_figure(data_set: str, t: int, k: int, gamma: float) -> CourseFigure
     right.set(xlabel=r"$\rho$", ylabel="off the chord, in z")
     right.set_title(f"taught at $x_\\gamma$: off by {_short(mean)} on average", fontsize=10)
     right.legend(frameon=False, fontsize=8.5, loc="lower left")
-    right.spines[["top", "right"]].set_visible(False)
-    right.tick_params(labelsize=9)
+    open_axes(right)
     return fig
 
 
@@ -150,24 +149,12 @@ def sub_paths(
 ) -> ipywidgets.VBox:
     """Menu for the data set, sliders for t, the length k of the sub-path and gamma.
 
-    The exact paths of all data sets are computed here, so that no redraw waits for them.
-
-    Args:
-        data_sets: names of :data:`slam_edu.toy.DATASETS`, the first is shown first.
-        t: noisy ends, of :data:`T`.
-        k: lengths.
-        first: t, k and gamma that are shown first.
-
-    Raises:
-        ValueError: for a data set, t or value of ``first`` that is unknown.
+    The exact paths of all data sets are computed here, so that no redraw waits for them. ``t`` are
+    of :data:`T`; ``first`` are t, k and gamma that are shown first.
     """
-    values = {"t": tuple(t), "k": tuple(k), "gamma": GAMMAS}
-    for (name, allowed), value in zip(values.items(), first, strict=True):
-        check_choice(value, allowed, f"first {name}")
     for name in data_sets:
         _exact(name)
-    box = explorer(sub_path_figure, data_set=data_sets, **values)
-    for control in box.children:
-        if getattr(control, "description", "") in values:
-            control.value = first[list(values).index(control.description)]
-    return box
+    return explorer(
+        sub_path_figure, first=dict(zip(("t", "k", "gamma"), first, strict=True)),
+        data_set=data_sets, t=t, k=k, gamma=GAMMAS,
+    )  # fmt: skip

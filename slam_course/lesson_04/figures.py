@@ -15,8 +15,18 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from slam_course.figures import COLORS, CourseFigure, figure, paths, plane, points
-from slam_course.lesson_02.figures import arcs
+from slam_course.figures import (
+    COLORS,
+    CourseFigure,
+    arcs,
+    figure,
+    legend_below,
+    legend_lines,
+    open_axes,
+    paths,
+    plane,
+    points,
+)
 from slam_edu.prediction import Prediction
 from slam_edu.schedule import Level
 from slam_edu.subpath import sub_level
@@ -55,8 +65,8 @@ def cut_paths(
         points(
             ax, states.reshape(-1, 2), "chord", size=20 if number < 20 else 5, alpha=1, zorder=3
         )
-    handles = _handles(axes[0], {"exact path": ("path", "-"), "chords": ("chord", "-")})
-    fig.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    entries = {"exact path": ("path", "-"), "chords": ("chord", "-")}
+    legend_below(fig, legend_lines(entries, 1.8), 2)
     return fig
 
 
@@ -127,16 +137,13 @@ def triangle(
     right.set(xlim=(-0.1, 1.14), ylim=(-0.1, 1.14), aspect="equal")
     right.set(xlabel=r"$\alpha$, how much data", ylabel=r"$\sigma$, how much noise")
     right.set_title("its levels", fontsize=10)
-    _open(right)
+    open_axes(right)
     entries = {
         "levels of the schedule": (_NAIVE, "-"),
         r"chord: $\gamma\,x_t + (1-\gamma)\,a\,x_s$": ("chord", "-"),
         r"without $a$": (_NAIVE, "--"),
     }
-    fig.legend(
-        handles=_handles(left, entries), loc="outside lower center", ncols=3, frameon=False,
-        fontsize=9,
-    )  # fmt: skip
+    legend_below(fig, legend_lines(entries, 1.8), 3)
     return fig
 
 
@@ -209,7 +216,7 @@ def chord_beside_path(
         "chord to the DDIM step": ("chord", "-"),
         "chord to the true end": ("chord", "--"),
     }
-    left.legend(handles=_handles(left, entries), frameon=False, fontsize=8.5)
+    left.legend(handles=legend_lines(entries, 1.8), frameon=False, fontsize=8.5)
     line = torch.linspace(0, 1, 101)
     right.axhline(0, color="#d0d0d0", lw=0.8, zorder=0)
     right.plot(line, -((1 - line) ** 2), color=COLORS["chord"], lw=1.6)
@@ -229,7 +236,7 @@ def chord_beside_path(
         frameon=False, fontsize=8.5, loc="lower left", title="measured on", title_fontsize=8.5
     )
     for ax in (left, right):
-        _open(ax)
+        open_axes(ax)
     return fig
 
 
@@ -256,7 +263,7 @@ def deviation_by_t(measured: Mapping[int, Mapping[int, float]]) -> CourseFigure:
     ax.set_xticks(range(0, 1000, 100))
     ax.set_ylabel("distance in z, mean")
     ax.set_title("the chord's clean end, off the true one", fontsize=10)
-    _open(ax)
+    open_axes(ax)
     return fig
 
 
@@ -326,7 +333,7 @@ def two_noises(
     right.set_ylim(bottom=0, top=1.12 * max(values.max().item() for _, values in gap.values()))
     right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     right.set_title(r"$\sigma_\mathrm{linear}\, /\, \sigma_\mathrm{markov} - 1$", fontsize=10)
-    _open(right)
+    open_axes(right)
     return fig
 
 
@@ -398,7 +405,7 @@ def taught_law(
     right.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 0.1))
     right.set_title(r"true end minus taught end, in units of b", fontsize=10)
     for ax in (left, right):
-        _open(ax)
+        open_axes(ax)
     return fig
 
 
@@ -433,7 +440,7 @@ def gamma_features(gammas: Tensor, features: Tensor, mean_cosine: Tensor) -> Cou
     right.set_title("mean of the cosines", fontsize=10)
     for ax in (left, right):
         ax.set_xlabel(r"$\gamma$")
-        _open(ax)
+        open_axes(ax)
     return fig
 
 
@@ -442,17 +449,3 @@ def gamma_features(gammas: Tensor, features: Tensor, mean_cosine: Tensor) -> Cou
 
 def _line(ax: Axes, start: Tensor, end: Tensor, **style: object) -> None:
     ax.plot(*zip(start.tolist(), end.tolist(), strict=True), **style)
-
-
-def _open(ax: Axes) -> None:
-    """Axes without a box: only the two lines that carry numbers."""
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=9)
-
-
-def _handles(ax: Axes, entries: Mapping[str, tuple[str, str]]) -> list:
-    """Lines that are nowhere to be seen but in a legend: for each label, colour and line style."""
-    return [
-        ax.plot([], [], style, color=COLORS.get(color, color), lw=1.8, label=label)[0]
-        for label, (color, style) in entries.items()
-    ]

@@ -1,0 +1,270 @@
+"""Lesson 02: checks, figures and explorer."""
+
+import pytest
+import torch
+
+from slam_course import figures
+from slam_course.figures import arcs
+from slam_course.lesson_02 import explorer
+from slam_course.lesson_02 import figures as plots
+from slam_course.lesson_02.checks import ddim, heun
+from slam_course.lesson_02.explorer import EVEN_LOG_RHO, EVEN_T, grid, solver_figure
+from slam_edu import Level, NoiseSchedule, Prediction, ddim_step, heun_step, pf_ode_trajectory
+from slam_edu.toy import two_moons
+from slam_edu.toy.errors import exact_trajectory, geometric_levels, one_hop
+from tests.course import trying
+from tests.helpers import assert_near, noise
+
+SCHEDULE = NoiseSchedule.stable_diffusion(torch.float64)
+MIXTURE = two_moons(dtype=torch.float64)
+LEVELS = Level.cat([SCHEDULE(torch.tensor([999, 499])), Level.clean(SCHEDULE(0).alpha)])
+
+# -------------------------------------------------------------------- checks
+
+
+def x0_of(x, eps, t):
+    return (x - t.sigma * eps) / t.alpha
+
+
+def by_euler(x, eps, t, s):
+    return s.alpha * (x / t.alpha + (s.rho - t.rho) * eps)
+
+
+def to_numbers(x, eps, t, s):
+    a, b, c, d = (float(v) for v in (t.alpha, t.sigma, s.alpha, s.sigma))
+    return torch.stack([(c * (row - b * e) / a + d * e) for row, e in zip(x, eps, strict=True)])
+
+
+def seeded(x, seed=0):
+    """The same noise in every call: a fresh draw that two calls do not show."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype)
+
+
+RIGHT_DDIM = (
+    lambda x, eps, t, s: s.alpha * x0_of(x, eps, t) + s.sigma * eps,
+    by_euler,
+    lambda x, e, t, s: s.alpha / t.alpha * x + (s.sigma - s.alpha * t.sigma / t.alpha) * e,
+    lambda x, eps, t, s: ddim_step(Prediction(x0_of(x, eps, t), eps), s),
+    to_numbers,
+    lambda x, eps, t, s: by_euler(x, eps, t, s).float(),
+)
+WRONG_DDIM = trying.formulas("x, e, t, s", globals(), {
+    "x0_of(x, e, t)": "This is the clean sample x0",
+    "t.alpha * x0_of(x, e, t) + t.sigma * e": "This is x again",
+    "t.alpha * x0_of(x, e, t) + s.sigma * e": "alphas have cancelled",
+    "s.alpha * x0_of(x, e, t) + t.sigma * e": "has sigma_t",
+    "s.sigma * x0_of(x, e, t) + s.alpha * e": "alpha_s and sigma_s are swapped",
+    "s.alpha * (x - t.sigma * e) + s.sigma * e": "one division is missing",
+    "s.alpha * ((x - t.sigma * e) / s.alpha) + s.sigma * e": "alphas have cancelled",
+    "x + (s.sigma - t.sigma) * e": "alphas have cancelled",
+    "s.alpha * (x - s.sigma * e) / t.alpha + s.sigma * e": "x0 subtracts sigma_s eps",
+    "s.alpha * (x + t.sigma * e) / t.alpha + s.sigma * e": "x0 adds the noise",
+    "s.alpha * (x - t.sigma**2 * e) / t.alpha + s.sigma * e": "sigma_t is a standard deviation",
+    "s.alpha * (x - t.alpha * e) / t.sigma + s.sigma * e": "alpha_t and sigma_t are swapped",
+    "s.alpha * x0_of(x, e, t)": "has no noise yet",
+    "s.alpha * x0_of(x, e, t) - s.sigma * e": "noise of the new sample is subtracted",
+    "s.alpha * x0_of(x, e, t) + s.sigma**2 * e": "sigma_s is a standard deviation",
+    "by_euler(x, e, t, s) / s.alpha": "This is z_s",
+    "x + (s.rho - t.rho) * e": "rho is used, but on x",
+    "s.alpha * x0_of(x, e, t) + s.sigma * torch.randn_like(x)": "fresh noise",
+    "by_euler(x, e, t, s) + 0.01 * torch.randn_like(x)": "fresh noise",
+    "s.alpha * x0_of(x, e, t) + s.sigma * seeded(x)": "values do not",
+    "0.9 * by_euler(x, e, t, s)": "values do not",
+    "by_euler(x.mul_(2), e, t, s)": "changes x itself",
+    "by_euler(x, e.mul_(2), t, s)": "changes eps itself",
+})  # fmt: skip
+
+
+def by_formula(slope, x, t, s):
+    first = slope(x, t)
+    second = slope(by_euler(x, first, t, s), s)
+    return by_euler(x, (first + second) / 2, t, s)
+
+
+def as_correction(slope, x, t, s):
+    eps = slope(x, t)
+    end = by_euler(x, eps, t, s)
+    return end + s.alpha * (s.rho - t.rho) * (slope(end, s) - eps) / 2
+
+
+def by_library(slope, x, t, s):
+    def predictor(x, level):
+        eps = slope(x, level)
+        return Prediction(x0_of(x, eps, level), eps)
+
+    return heun_step(predictor, x, t, s)[0]
+
+
+def via_x0(slope, x, t, s):
+    first = slope(x, t)
+    end = s.alpha * x0_of(x, first, t) + s.sigma * first
+    mean = (first + slope(end, s)) / 2
+    return s.alpha * x0_of(x, mean, t) + s.sigma * mean
+
+
+def midpoint(slope, x, t, s):
+    half = Level.from_rho((t.rho + s.rho) / 2)
+    return by_euler(x, slope(by_euler(x, slope(x, t), t, half), half), t, s)
+
+
+def moves_x(slope, x, t, s):
+    answer = by_formula(slope, x.clone(), t, s)
+    x += 1
+    return answer
+
+
+def heun_with(combine):
+    """An answer from the slope, x, the levels, the first slope and the Euler point."""
+
+    def answer(slope, x, t, s):
+        first = slope(x, t)
+        return combine(slope, x, t, s, first, by_euler(x, first, t, s))
+
+    return answer
+
+
+RIGHT_HEUN = (by_formula, as_correction, by_library, via_x0)
+WRONG_HEUN = trying.formulas("slope, x, t, s, first, end", globals(), {
+    "end": "This is the Euler step",
+    "by_euler(x, slope(end, s), t, s)": "Only the slope at the end",
+    "by_euler(x, first + slope(end, s), t, s)": "added but not averaged",
+    "by_euler(x, (first - slope(end, s)) / 2, t, s)": "slopes are subtracted",
+    "by_euler(x, (first + slope(x, s)) / 2, t, s)": "but still at x",
+    "by_euler(x, (first + slope(end, t)) / 2, t, s)": "but at level t",
+    "by_euler(end, (first + slope(end, s)) / 2, t, s)": "walk the way twice",
+    "by_euler(end, slope(end, s), t, s)": "walk the way twice",
+    "(end + by_euler(end, slope(end, s), t, s)) / 2": "You average two positions",
+    "by_euler(x, (slope(x, t) + slope(end, s)) / 2, t, s)": "evaluated 3 times; two are enough",
+})  # fmt: skip
+WRONG_HEUN = [(heun_with(combine), sentence) for combine, sentence in WRONG_HEUN]
+WRONG_HEUN += [(midpoint, "midpoint method"), (moves_x, "changes x itself")]
+WRONG_HEUN += trying.formulas("slope, x, t, s", globals(), {
+    "by_formula(slope, x, t, s) / s.alpha": "This is z_s",
+    "0.9 * by_formula(slope, x, t, s)": "values do not",
+})  # fmt: skip
+GROUPS = [(ddim, RIGHT_DDIM, WRONG_DDIM), (heun, RIGHT_HEUN, WRONG_HEUN)]
+
+
+@trying.right(GROUPS)
+def test_accepts(check, answer):
+    verdict = check(answer)
+    assert verdict.passed, verdict.message
+
+
+@trying.wrong(GROUPS)
+def test_rejects(check, answer, sentence):
+    verdict = check(answer)
+    assert not verdict.passed
+    assert sentence in verdict.message
+
+
+# -------------------------------------------------------------------- figures
+
+
+def trajectory(points=6):
+    return pf_ode_trajectory(MIXTURE.predict, noise(points, 2), LEVELS)
+
+
+def test_arcs_pass_through_the_states_and_are_straight_in_z_between_them():
+    states = trajectory()
+    path = arcs(states, LEVELS, per_hop=4)
+    assert path.shape == (9, 6, 2)
+    assert_near(path[::4], states, rtol=1e-9, atol=1e-12)
+    z = states / LEVELS.alpha[:, None, None]
+    angle = torch.lerp(LEVELS.rho[0].atan(), LEVELS.rho[1].atan(), torch.tensor(0.25).double())
+    here = Level.from_rho(angle.tan())
+    share = (here.rho - LEVELS.rho[0]) / (LEVELS.rho[1] - LEVELS.rho[0])
+    assert_near(path[1], here.alpha * torch.lerp(z[0], z[1], share), rtol=1e-9, atol=1e-12)
+
+
+def local_and_global():
+    fine = geometric_levels(SCHEDULE(999), SCHEDULE(0), 12)
+    levels = geometric_levels(SCHEDULE(999), SCHEDULE(0), 3)
+    x = noise(4, 2)
+    starts = exact_trajectory(MIXTURE, x, levels)
+    reached = torch.stack([one_hop(MIXTURE, starts, levels, i) for i in range(3)])
+    path = pf_ode_trajectory(MIXTURE.predict, x, levels)
+    return plots.hops_and_path(
+        fine, exact_trajectory(MIXTURE, x, fine), levels, starts, reached, path
+    )
+
+
+def strip():
+    return plots.sample_strip(
+        {"a": noise(9, 2), "b": noise(9, 2)}, noise(5, 2), "Panels of samples."
+    )
+
+
+def few_steps():
+    exact = torch.stack([noise(6, 2), trajectory()[-1]])
+    return plots.few_step_paths({2: (trajectory(), LEVELS)}, exact, noise(9, 2))
+
+
+def orders():
+    errors = {"ddim": [0.4, 0.2], "heun": [0.1, 0.025], "dpmpp_2m": [0.2, 0.05]}
+    slopes = dict.fromkeys(errors, (2.0, 1.0))
+    return plots.orders((8, 16), errors, errors, slopes)
+
+
+def along_the_path():
+    t = torch.tensor([999.0, 500.0, 19.0])
+    return plots.error_along_the_path(t, t + 1, t / 1e4, t / 1e4, 1 / t)
+
+
+def distances():
+    curves = {"ddim": {1: 0.9, 2: 0.5}, "heun": {1: 0.9, 3: 0.2}, "dpmpp_2m": {1: 0.9, 2: 0.4}}
+    return plots.distance_by_evaluations(curves, [0.04, 0.06])
+
+
+def middle():
+    return plots.middle_level([900, 500, 100], {"ddim": [0.9, 0.4, 0.6]}, [0.04, 0.06])
+
+
+FIGURES = [local_and_global, strip, few_steps, orders, along_the_path, distances, middle]
+
+
+@pytest.mark.parametrize("make", FIGURES)
+def test_figures_describe_themselves(make):
+    trying.described(make())
+
+
+# -------------------------------------------------------------------- explorer
+
+
+def test_levels_of_the_explorer():
+    even = grid(EVEN_T, 4)
+    assert_near(even.rho[:-1], SCHEDULE(torch.tensor([999, 749, 499, 249])).rho, rtol=1e-12)
+    assert even.rho[-1] == 0
+    assert_near(grid(EVEN_LOG_RHO, 4).rho, geometric_levels(SCHEDULE(999), SCHEDULE(0), 4).rho)
+
+
+@pytest.mark.parametrize(
+    ("solver", "levels"),
+    [("DDIM", EVEN_T), ("Heun", EVEN_T), ("Heun", EVEN_LOG_RHO), ("DPM-Solver++ 2M", EVEN_T)],
+)
+def test_explorer_counts_the_evaluations_that_the_solver_makes(solver, levels):
+    calls = []
+
+    def predictor(x, level):
+        calls.append(level)
+        return MIXTURE.predict(x, level)
+
+    pf_ode_trajectory(predictor, noise(2, 2), grid(levels, 3), explorer.SOLVERS[solver])
+    text = solver_figure("two_moons", solver, levels, 3).alt
+    assert f", {figures.evaluations(len(calls))}:" in text
+
+
+def test_explorer_measures_how_far_off_the_ends_are():
+    def error(steps):
+        words = solver_figure("ring", "DDIM", EVEN_T, steps).alt.split()
+        return float(words[words.index("from") - 1])
+
+    errors = [error(steps) for steps in (1, 4, 50)]
+    assert errors[0] > 1 > errors[1] > 0.1 > errors[2]
+
+
+def test_explorer_follows_its_controls_and_starts_where_asked():
+    box = explorer.solvers(["two_moons", "ring"], steps=(1, 2, 4), first=4)
+    assert "two moons, DDIM, levels even in t, 4 evaluations" in box.children[-1].value
+    trying.walk(box)

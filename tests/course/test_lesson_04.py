@@ -1,0 +1,326 @@
+"""Lesson 04: checks, figures and explorer."""
+
+import numpy as np
+import pytest
+import torch
+
+from slam_course.lesson_04 import explorer
+from slam_course.lesson_04 import figures as plots
+from slam_course.lesson_04.checks import _Network, chord_sigma, data_guess, interpolate
+from slam_course.lesson_04.explorer import sub_path_figure
+from slam_edu import Level, NoiseSchedule, gamma_embedding, sub_level
+from slam_edu import interpolate as library_interpolate
+from slam_edu.toy import two_moons
+from slam_edu.toy.errors import exact_trajectory
+from tests.course import trying
+from tests.helpers import f64, noise
+
+SCHEDULE = NoiseSchedule.stable_diffusion(torch.float64)
+MIXTURE = two_moons(dtype=torch.float64)
+
+# -------------------------------------------------------------------- exercise 1
+
+
+def drift(t, s):
+    return t.alpha / s.alpha
+
+
+def point(x_t, x_s, t, s, g):
+    return g * x_t + (1 - g) * drift(t, s) * x_s
+
+
+def in_z(x_t, x_s, t, s, g):
+    z_t, z_s = x_t / t.alpha, x_s / s.alpha
+    return t.alpha * (z_s + g * (z_t - z_s))
+
+
+RIGHT_POINT = (
+    point,
+    in_z,
+    lambda x_t, x_s, t, s, g: x_t - (1 - g) * (x_t - drift(t, s) * x_s),
+    lambda x_t, x_s, t, s, g: library_interpolate(x_t, x_s, t, s, g[:, 0]),
+    lambda x_t, x_s, t, s, g: torch.lerp(drift(t, s) * x_s, x_t, g),
+    lambda *given: point(*given).float(),
+)
+WRONG_POINT = trying.formulas("x_t, x_s, t, s, g", globals(), {
+    "g * x_t + (1 - g) * x_s": "drift factor is missing",
+    "g * x_t + (1 - g) / drift(t, s) * x_s": "upside down",
+    "drift(t, s) * g * x_t + (1 - g) * x_s": "wrong end",
+    "drift(t, s) * (g * x_t + (1 - g) * x_s)": "on both ends",
+    "g * x_t + (1 - g) * t.alpha**2 / s.alpha**2 * x_s": "is squared",
+    "g * x_t + (1 - g) * t.sigma / s.sigma * x_s": "ratio of the sigmas",
+    "g * x_t + (1 - g) * t.rho / s.rho * x_s": "ratio of the rhos",
+    "point(x_t, x_s, t, s, 1 - g)": "gamma and 1 - gamma are swapped: gamma = 1",
+    "point(x_s, x_t, t, s, g)": "The two ends are swapped",
+    "(1 - g) * x_t + g * x_s": "are swapped, and the drift factor is missing",
+    "g * x_t / t.alpha + (1 - g) * x_s / s.alpha": "This is z_gamma",
+    "g * x_t / drift(t, s) + (1 - g) * x_s": "at x_s's alpha",
+    "(g * t.alpha + (1 - g) * s.alpha) * point(x_t, x_s, t, s, g) / t.alpha": "scale changes with",
+    "g * x_t + drift(t, s) * x_s": "not weighted with 1 - gamma",
+    "x_t + (1 - g) * drift(t, s) * x_s": "not weighted with gamma",
+    "g * (x_t - drift(t, s) * x_s)": "add a x_s, where it starts",
+    "x_t.clone()": "This is x_t for every gamma",
+    "drift(t, s) * x_s": "This is a x_s for every gamma",
+    "0.9 * point(x_t, x_s, t, s, g)": "values do not",
+    "point(x_t, x_s.mul_(2), t, s, g)": "changes x_s itself",
+})  # fmt: skip
+
+# -------------------------------------------------------------------- exercise 2
+
+
+def sigma(t, s, g):
+    return g * t.sigma + (1 - g) * drift(t, s) * s.sigma
+
+
+def markov(t, s, g):
+    return sub_level(t, s, g, "markov").sigma
+
+
+RIGHT_SIGMA = (
+    sigma,
+    lambda t, s, g: sub_level(t, s, g, "linear").sigma,
+    lambda t, s, g: t.alpha * torch.lerp(s.rho.expand_as(g), t.rho.expand_as(g), g),
+    lambda t, s, g: torch.stack([v * t.sigma + (1 - v) * t.alpha * s.rho for v in g]),
+)
+WRONG_SIGMA = trying.formulas("t, s, g", globals(), {
+    "g * t.sigma + (1 - g) * s.sigma": "The factor a is missing",
+    "g * t.sigma + (1 - g) * s.sigma / drift(t, s)": "upside down",
+    "drift(t, s) * (g * t.sigma + (1 - g) * s.sigma)": "a is on both ends",
+    "g * drift(t, s) * t.sigma + (1 - g) * s.sigma": "noisy end",
+    "g * t.sigma + (1 - g) * drift(t, s) ** 2 * s.sigma": "a is squared",
+    "markov(t, s, g)": "This is the other sigma",
+    "markov(t, s, g) ** 2": "and of the other sigma",
+    "(g * t.sigma**2 + (1 - g) * (drift(t, s) * s.sigma) ** 2).sqrt()": "mix the two variances",
+    "g * t.sigma**2 + (1 - g) * (drift(t, s) * s.sigma) ** 2": "mixes the two variances, and is",
+    "((g * t.sigma) ** 2 + ((1 - g) * drift(t, s) * s.sigma) ** 2).sqrt()": "noises. The",
+    "((g * t.sigma) ** 2 + ((1 - g) * s.sigma) ** 2).sqrt()": "and a is missing",
+    "sigma(t, s, g) ** 2": "This is the variance; return",
+    "sigma(t, s, 1 - g)": "gamma and 1 - gamma are swapped",
+    "sigma(t, s, g) / t.alpha": "This is rho_gamma = sigma_gamma / alpha_t",
+    "g * t.rho + (1 - g) * s.rho": "This is rho_gamma",
+    "Level.from_rho(sigma(t, s, g) / t.alpha).sigma": "after rescaling",
+    "t.sigma.expand_as(g).clone()": "This is sigma_t for every gamma",
+    "(1 - (g * t.alpha + (1 - g) * s.alpha) ** 2).sqrt()": "a point inside the chord has less",
+    "drift(t, s) * g * t.sigma + (1 - drift(t, s)) * drift(t, s) * s.sigma": "mixed up",
+    "0.9 * sigma(t, s, g)": "values do not",
+    "sigma(t, s, g.mul_(2))": "changes gamma itself",
+    "sub_level(t, s, g, 'linear')": "is a Level",
+})  # fmt: skip
+
+# -------------------------------------------------------------------- exercise 3
+
+
+def ask(network, x, level):
+    n = (level.alpha**2 + level.sigma**2) ** 0.5
+    eps = network(x / n, Level(level.alpha / n, level.sigma / n))
+    return (x - level.sigma * eps) / level.alpha
+
+
+def ask_on_the_circle(network, x, level):
+    here = Level.from_rho(level.rho)
+    x = x * here.alpha / level.alpha
+    return (x - here.sigma * network(x, here)) / here.alpha
+
+
+def circle(level):
+    return Level(level.alpha, (1 - level.alpha**2) ** 0.5)
+
+
+def guess_of(combine):
+    """An answer from the network, the point, its level, its norm, and the level on the circle."""
+
+    def answer(network, x, level):
+        n = level.norm
+        return combine(network, x, level, n, Level(level.alpha / n, level.sigma / n))
+
+    return answer
+
+
+# Wrong questions, each followed by the right last line.
+QUESTIONS = trying.formulas("x, c, n, unit", globals(), {
+    "(x, c)": _Network.refused,
+    "(x / n, c)": _Network.refused,
+    "(x, Level(c.alpha / (c.alpha + c.sigma), c.sigma / (c.alpha + c.sigma)))": _Network.refused,
+    "(x, unit)": "You rescale the level, but ask about x_gamma itself",
+    "(x / n, circle(c))": "at the level of t",
+    "(x, circle(c))": "holds more noise than x_gamma",
+    "(x / n**2, unit)": "divide the point by n twice",
+    "(x / c.alpha, unit)": "You ask about z",
+    "(x * n, unit)": "You multiply the point by n",
+})  # fmt: skip
+# The right question, eps its answer, and a wrong last line.
+LAST_LINES = trying.formulas("x, c, n, unit, eps", globals(), {
+    "eps": "This is the noise",
+    "x / n": "This is the rescaled point",
+    "x - c.sigma * eps": "the division by alpha is missing",
+    "x / n - unit.sigma * eps": "the division by alpha is missing",
+    "(x / n - c.sigma * eps) / c.alpha": "The point is divided by n, but the level in",
+    "(x - unit.sigma * eps) / unit.alpha": "The level is divided by n, but the point in",
+    "(x - circle(c).sigma * eps) / c.alpha": "sigma_gamma, not sigma_t",
+    "(x - c.sigma * eps) / c.alpha / n": "do not divide it by n again",
+    "(x - c.sigma * eps) / c.alpha * n": "do not multiply it by n",
+    "(x + c.sigma * eps) / c.alpha": "The noise is added",
+    "0.9 * (x - c.sigma * eps) / c.alpha": "values do not",
+})  # fmt: skip
+
+
+def with_question(question):
+    return guess_of(
+        lambda network, x, c, n, unit: (x - c.sigma * network(*question(x, c, n, unit))) / c.alpha
+    )
+
+
+def with_last_line(line):
+    return guess_of(lambda network, x, c, n, unit: line(x, c, n, unit, network(x / n, unit)))
+
+
+RIGHT_GUESS = (ask, ask_on_the_circle)
+WRONG_GUESS = [(with_question(question), words) for question, words in QUESTIONS]
+WRONG_GUESS += [(with_last_line(line), words) for line, words in LAST_LINES]
+WRONG_GUESS += trying.formulas("network, x, c", globals(), {
+    "(ask(network, x, c), ask(network, x, c))[0]": "asked 2 times; once is enough",
+    "ask(network, x.div_(2), c)": "changes x_gamma itself",
+})  # fmt: skip
+GROUPS = [
+    (interpolate, RIGHT_POINT, WRONG_POINT),
+    (chord_sigma, RIGHT_SIGMA, WRONG_SIGMA),
+    (data_guess, RIGHT_GUESS, WRONG_GUESS),
+]
+
+
+@trying.right(GROUPS)
+def test_accepts(check, answer):
+    verdict = check(answer)
+    assert verdict.passed, verdict.message
+
+
+@trying.wrong(GROUPS)
+def test_rejects(check, answer, sentence):
+    verdict = check(answer)
+    assert not verdict.passed
+    assert sentence in verdict.message
+
+
+# -------------------------------------------------------------------- figures
+
+LEVEL_T, LEVEL_S = SCHEDULE(499), SCHEDULE(249)
+LINE = torch.linspace(0, 1, 9, dtype=torch.float64)
+
+
+def cuts():
+    levels = {n: SCHEDULE(torch.linspace(999, 0, n + 1).long()) for n in (1, 4)}
+    exact = exact_trajectory(MIXTURE, noise(5, 2), levels[4], tol=1e-5)
+    return plots.cut_paths({1: (exact[::4], levels[1]), 4: (exact, levels[4])}, exact, noise(9, 2))
+
+
+def triangle(gammas=(0.25, 0.5, 0.75)):
+    x_t = f64([[1.45, 1.4]])
+    guess = MIXTURE.predict(x_t, LEVEL_T)
+    return plots.triangle(x_t, guess, LEVEL_T, LEVEL_S, noise(9, 2), gammas)
+
+
+def beside():
+    rho = torch.linspace(2, 1, 9, dtype=torch.float64)
+    measured = {"9 to 8": {"teacher": -((1 - LINE) ** 2), "exact": LINE * (1 - LINE)}}
+    return plots.chord_beside_path(rho, rho**2, 4 * rho - 4, 3 * rho - 2, LINE, measured)
+
+
+def by_t():
+    return plots.deviation_by_t({5: {199: 0.2, 999: 0.1}, 50: {19: 0.02, 999: 0.001}})
+
+
+def noises():
+    linear, markov = (sub_level(LEVEL_T, LEVEL_S, LINE, c).sigma for c in ("linear", "markov"))
+    return plots.two_noises(LEVEL_T, LEVEL_S, {499: (LINE, linear / markov - 1)})
+
+
+def law():
+    rho = {0.5: torch.linspace(1.5, 1, 5), 2.0: torch.linspace(3, 1, 5)}
+    off = {g: g * (2 - g) * torch.linspace(0, 1, 5) ** 2 for g in rho}
+    return plots.taught_law(rho, off, 3 * LINE, {"9 to 8": 3 * LINE * (2 - 3 * LINE)})
+
+
+def features():
+    e = gamma_embedding(LINE, 16)
+    return plots.gamma_features(LINE, e, e[:, 8:].mean(dim=1))
+
+
+FIGURES = [cuts, triangle, beside, by_t, noises, law, features]
+
+
+@pytest.mark.parametrize("make", FIGURES)
+def test_figures_describe_themselves(make):
+    trying.described(make())
+
+
+def dots(ax):
+    """Centres of the single markers in axes: ``(n, 2)``."""
+    lines = [line for line in ax.lines if len(line.get_xdata()) == 1]
+    return np.array([np.ravel(line.get_xydata()) for line in lines])
+
+
+def test_both_panels_of_the_triangle_show_the_same_points():
+    """The left panel is the right one, mapped by x = alpha x0 + sigma eps."""
+    left, right = triangle().axes
+    guess = MIXTURE.predict(f64([[1.45, 1.4]]), LEVEL_T)
+    basis = torch.cat([guess.x0, guess.eps]).numpy()
+    assert len(dots(right)) == 12  # 2 corners, 3 of each line, 3 ends, the origin
+    np.testing.assert_allclose(dots(right) @ basis, dots(left), atol=1e-12)
+
+
+def test_laws_are_drawn_beside_the_measurements():
+    """Where measurements follow a law to the last digit they lie on its curve."""
+    for ax in (beside().axes[1], law().axes[1]):
+        curves = [line for line in ax.lines if len(line.get_xdata()) > 50]
+        measured = [line for line in ax.lines if len(line.get_xdata()) == len(LINE)]
+        for curve, line in zip(curves, measured, strict=True):
+            expected = np.interp(line.get_xdata(), curve.get_xdata(), curve.get_ydata())
+            np.testing.assert_allclose(line.get_ydata(), expected, atol=1e-3)
+
+
+# -------------------------------------------------------------------- explorer
+
+
+def measured_and_law(data_set, t, k, gamma):
+    """The two distances in the figure's description."""
+    words = sub_path_figure(data_set, t, k, gamma).alt.split()
+    return float(words[words.index("off") - 1]), float(words[-1].rstrip("."))
+
+
+def test_measured_and_law_agree_on_short_sub_paths():
+    for gamma in (0.5, 1.0, 1.5):
+        measured, law = measured_and_law("two_moons", 199, 20, gamma)
+        assert measured == pytest.approx(law, rel=0.15)
+    assert measured_and_law("two_moons", 199, 20, 0.0) == (0, 0)
+
+
+def test_answers_of_the_lesson():
+    """The three findings of the section "Play"."""
+
+    def off(t, k, gamma):
+        return measured_and_law("two_moons", t, k, gamma)[0]
+
+    def gain(t, k):
+        return off(t, k, 2.0) / off(t, k, 1.0)
+
+    assert max(gain(t, 20) for t in (99, 399, 999)) < 0.4
+    assert min(gain(19, 20), gain(999, 250), gain(399, 250)) > 0.7
+    assert 20 < off(199, 100, 1.0) / off(199, 20, 1.0) < 30
+    assert off(999, 20, 1.0) < off(199, 20, 1.0)
+
+
+def test_the_chord_is_the_horizontal_line_and_the_bar_ends_on_the_true_path():
+    _, right = sub_path_figure("ring", 299, 100, 0.5).axes
+    through_t, through_gamma = (line.get_xydata() for line in right.lines[1:3])
+    assert abs(through_t[0, 1]) < 1e-12
+    assert abs(through_gamma[0, 1]) < 1e-12
+    assert through_t[1, 1] > 0  # it leaves in the direction of its bend
+    [bar] = right.collections
+    [segment] = bar.get_segments()
+    assert sorted(segment[:, 1]) == pytest.approx(sorted([0, through_gamma[-1, 1]]))
+
+
+def test_explorer_follows_its_controls_and_starts_where_asked():
+    box = explorer.sub_paths(["ring"], first=(99, 50, 0.75))
+    assert "ring, sub-path from 99 to 49, gamma = 0.75" in box.children[-1].value
+    trying.walk(box, most=2)

@@ -1,0 +1,47 @@
+"""What the tests of the lessons share: answers tried on checks, and figures that are described."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def formulas(arguments, names, table):
+    """[(function of the arguments, sentence)] of {formula: sentence}, with a module's names."""
+    return [(eval(f"lambda {arguments}: {text}", names), table[text]) for text in table]
+
+
+def right(groups):
+    """Parametrises a test with every right answer of [(check, right, wrong)]."""
+    rows = [(check, answer) for check, answers, _ in groups for answer in answers]
+    ids = [f"{check.__name__}-{n}" for n, (check, _) in enumerate(rows)]
+    return pytest.mark.parametrize(("check", "answer"), rows, ids=ids)
+
+
+def wrong(groups):
+    """Parametrises a test with every wrong answer and what the check says to it."""
+    rows = [(check, answer, words) for check, _, answers in groups for answer, words in answers]
+    ids = [f"{check.__name__}-{words}" for check, _, words in rows]
+    return pytest.mark.parametrize(("check", "answer", "sentence"), rows, ids=ids)
+
+
+def described(fig):
+    """A figure that can be drawn has a description in whole sentences."""
+    assert fig.png().startswith(b"\x89PNG")
+    assert len(fig.alt) > 15
+    assert fig.alt.endswith(".")
+    assert "  " not in fig.alt
+
+
+def walk(box, most=3):
+    """Draws an explorer for several values of every control; [(values, picture, description)]."""
+    *controls, picture, caption = box.children
+    seen = []
+    for control in controls:
+        values = [option[1] if isinstance(option, tuple) else option for option in control.options]
+        for value in values[:: max(1, len(values) // most)]:
+            control.value = value
+            now = tuple(each.value for each in controls)
+            seen.append((now, bytes(picture.value), caption.value))
+    pictures = {values: picture for values, picture, _ in seen}
+    assert len(set(pictures.values())) == len(pictures), "two settings show one picture"
+    return seen
