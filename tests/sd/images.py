@@ -8,6 +8,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 CAPTIONS = ["a red seven on a yellow background", "handwritten 3", "a blue two", "the number 5"]
@@ -25,6 +26,15 @@ def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def values(image: Image.Image) -> torch.Tensor:
+    """An image's values in [-1, 1], of shape (3, H, W)."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def quiet(_: str) -> None:
+    """In place of print."""
 
 
 def caption(number: int) -> str:
