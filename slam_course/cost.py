@@ -29,7 +29,7 @@ import torch
 
 from slam_edu._validation import check_count
 from slam_edu.sd.memory import LiveBytes
-from slam_edu.sd.plan import Plan
+from slam_edu.sd.plan import MemoryPlan
 from slam_edu.sd.published import Architecture
 from slam_edu.sd.trace import trace_coding
 
@@ -42,7 +42,7 @@ TEACHER, TARGET = "teacher", "target"
 FORWARD, BACKWARD = "student, forward", "student, backward"
 
 
-def sample_parts(plan: Plan) -> dict[str, int]:
+def sample_parts(plan: MemoryPlan) -> dict[str, int]:
     """Operations of one sample by part: encoding, the teacher's calls, target, student.
 
     A run with a cache computes the autoencoder's and the text encoders' once for each image and

@@ -14,7 +14,7 @@ from slam_course.figures import COLORS, CourseFigure, figure, open_axes
 
 if TYPE_CHECKING:
     from slam_course.cost import RunCost
-    from slam_edu.sd.plan import Plan
+    from slam_edu.sd.plan import MemoryPlan
 
 _GIB = 2**30
 _AVERAGE, _GREY = "#56B4E9", "#8c8c8c"
@@ -94,7 +94,9 @@ def grouped(parts: Mapping[str, int]) -> dict[str, float]:
     return sums
 
 
-def memory_bars(plans: Mapping[str, Plan], cards: Mapping[str, float], alt: str) -> CourseFigure:
+def memory_bars(
+    plans: Mapping[str, MemoryPlan], cards: Mapping[str, float], alt: str
+) -> CourseFigure:
     """Memory of an update's fullest moment by part, one bar a plan, beside what cards have.
 
     A diamond stands where another phase of the run, encoding or decoding, needs more than that;

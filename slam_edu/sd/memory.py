@@ -1,19 +1,17 @@
-r"""What is in memory while a network computes, in bytes, by part.
+"""What is in memory while networks compute, and what a machine has left.
 
 :class:`LiveBytes` sees every operation, forward and backward, and follows each tensor's storage
-from its birth to its death, so that it knows at each moment what is alive. It works alike on real
-tensors, where it measures, and on tensors of the meta device, which have shapes and no data, where
-it tells what a computation would need.
-
-It does not see what an operation allocates for itself and frees before it returns (a convolution's
-workspace), nor the interpreter and its libraries: for those there is :func:`resident_bytes`.
+from its birth to its death. On real tensors it measures; on tensors of the meta device, which have
+shapes and no data, it predicts. It does not see what an operation allocates and frees before it
+returns (a convolution's workspace), nor the interpreter and its libraries.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,65 +25,53 @@ GIB = 2**30
 #: What no part was named for.
 REST = "activations"
 
+_aten = torch.ops.aten
+#: torch's own list has no attention on a CPU.
+_FLOPS = {
+    **flop_registry,
+    _aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
+        q.shape, k.shape, v.shape
+    ),
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+        lambda g, q, k, v, *_, **__: sdpa_backward_flop_count(g.shape, q.shape, k.shape, v.shape)
+    ),
+}
+
 
 class LiveBytes(TorchDispatchMode):
-    """Within the block, the bytes of live tensors.
+    """Within the block, the bytes of live tensors by part.
 
-    Tensors that were there before must be named (:meth:`own`); new ones belong to "activations"
-    until they are given to another part.
-
-    Args:
-        record: keep what was alive after each new tensor, as :attr:`moments`.
+    Tensors that were there before must be named (:meth:`own`); new ones are "activations" until
+    they are given to another part.
 
     Attributes:
         live: bytes of each part now.
-        peak: bytes of each part when their sum was largest.
-        largest: largest bytes of each part, each at its own moment.
-        moments: of each new tensor, the bytes of each part.
-        flops: of matrix products, convolutions and attention so far; a multiplication and an
-            addition are two.
+        moments: the same after each new tensor.
+        flops: of matrix products, convolutions and attention; a multiplication and an addition
+            are two.
     """
 
-    def __init__(self, record: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.live: dict[str, int] = {REST: 0}
-        self.peak: dict[str, int] = {}
-        self.largest: dict[str, int] = {}
         self.moments: list[dict[str, int]] = []
         self.flops = 0
-        self._record = record
         self._known: dict[int, tuple[str, int]] = {}  # storage to part and bytes
         self._hooks: list[Any] = []
 
     @property
-    def total(self) -> int:
-        """Bytes that are alive now."""
-        return sum(self.live.values())
+    def peak(self) -> dict[str, int]:
+        """Bytes of each part at the moment when their sum is largest."""
+        return max(self.moments, key=lambda parts: sum(parts.values()), default={})
 
-    def own(self, part: str, tensors: Iterable[Tensor | None]) -> None:
-        """Count tensors to a part, whether they are new or of another part so far.
-
-        Args:
-            part: its name.
-            tensors: None among them is passed over.
-        """
+    def own(self, part: str, tensors: Iterable[Tensor]) -> None:
+        """Count tensors to a part, whether they are new or of another part so far."""
         for tensor in tensors:
-            if tensor is not None:
-                self._count(tensor, part)
-        self._look()
-
-    def part_of(self, tensor: Tensor) -> str | None:
-        """The part that a tensor is counted to; None for one that is not known."""
-        found = self._known.get(tensor.untyped_storage()._cdata)
-        return None if found is None else found[0]
+            self._count(tensor, part)
+        self.moments.append(dict(self.live))
 
     def own_gradients(self, part: str, parameters: Iterable[Tensor]) -> None:
-        """Count the gradients of these to a part, each when it is complete; within the block.
-
-        Args:
-            part: its name.
-            parameters: leaves that require a gradient.
-        """
+        """Count the gradients of parameters to a part, each when it is complete."""
         for p in parameters:
             hook = p.register_post_accumulate_grad_hook(lambda p: self.own(part, [p.grad]))
             self._hooks.append(hook)
@@ -96,43 +82,34 @@ class LiveBytes(TorchDispatchMode):
         self._hooks.clear()
         super().__exit__(*error)
 
-    def forget_peak(self) -> None:
-        """Let the largest so far be what is alive now."""
-        self.peak, self.largest = {}, {}
-        self._look()
-
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
         """Call the operation, and look at what came of it."""
-        out = self._call(func, args, kwargs or {})
-        count = FLOPS.get(func._overloadpacket)
+        kwargs = kwargs or {}
+        out = self._call(func, args, kwargs)
+        count = _FLOPS.get(func._overloadpacket)
         if count is not None:
-            self.flops += count(*args, **(kwargs or {}), out_val=out)
-        new = False
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                new |= self._count(leaf)
-        if new:
-            self._look()
+            self.flops += count(*args, **kwargs, out_val=out)
+        new = [self._count(leaf) for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        if any(new):
+            self.moments.append(dict(self.live))
         return out
 
     def _call(self, func: Any, args: tuple, kwargs: dict) -> Any:
         return func(*args, **kwargs)
 
-    def _new(self, size: int) -> str:
-        """The part of a new tensor of so many bytes."""
+    def _part_of_new(self, size: int) -> str:
         return REST
 
     def _count(self, tensor: Tensor, part: str | None = None) -> bool:
         """Add a tensor's storage, once for all its views; a part given takes it from another."""
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key, size = storage._cdata, storage.nbytes()
         before = self._known.get(key)
         if before is not None and part is None:
             return False
-        size = storage.nbytes()
-        part = part or self._new(size)
+        part = part or self._part_of_new(size)
         if before is None:
             weakref.finalize(storage, self._drop, key).atexit = False
         else:
@@ -145,52 +122,12 @@ class LiveBytes(TorchDispatchMode):
         part, size = self._known.pop(key)
         self.live[part] -= size
 
-    def _look(self) -> None:
-        if self._record:
-            self.moments.append(dict(self.live))
-        for part, size in self.live.items():
-            if size > self.largest.get(part, 0):
-                self.largest[part] = size
-        if self.total > sum(self.peak.values()):
-            self.peak = dict(self.live)
-
-
-def _attention(query: Any, key: Any, value: Any, *_args: Any, **_more: Any) -> int:
-    return sdpa_flop_count(query.shape, key.shape, value.shape)
-
-
-def _attention_backward(
-    grad: Any, query: Any, key: Any, value: Any, *_args: Any, **_more: Any
-) -> int:
-    return sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape)
-
-
-_aten = torch.ops.aten
-#: Operation to its number of multiplications and additions; torch's own list has no attention on
-#: a CPU.
-FLOPS: dict[Any, Callable[..., int]] = {
-    **flop_registry,
-    _aten._scaled_dot_product_flash_attention_for_cpu: _attention,
-    _aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}
-
-
-# -------------------------------------------------------------------- of the machine
-
-
-def resident_bytes() -> int:
-    """What this process holds in memory, all included."""
-    import psutil
-
-    return psutil.Process().memory_info().rss
-
 
 def available_bytes(device: torch.device | str) -> int:
-    """What can still be taken on a device without pushing others out.
+    """What can still be taken on a device: a GPU's free memory, or the machine's.
 
-    Args:
-        device: a GPU, whose free memory counts, or what uses the machine's, of which the operating
-            system's estimate counts, and a container's limit where there is one.
+    Of the machine's, the operating system's estimate counts, and a container's limit (Linux's
+    control groups, version 2) where there is one.
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -203,28 +140,17 @@ def available_bytes(device: torch.device | str) -> int:
 
 
 def _container_room(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What a container's limit leaves, of version 2 or 1 of Linux's control groups."""
-    for most, used, stat, cached in (
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        (
-            "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes",
-            "memory/memory.stat", "total_inactive_file",
-        ),
-    ):  # fmt: skip
-        try:
-            limit, taken = (int((folder / name).read_text()) for name in (most, used))
-            stats = dict(line.split() for line in (folder / stat).read_text().splitlines())
-        except (OSError, ValueError):  # there is none, or it is "max"
-            continue
-        # Files that were read count as taken, and are given up when memory is asked for.
-        return max(0, limit - taken + int(stats.get(cached, 0)))
-    return None
+    try:
+        limit, taken = (int((folder / f"memory.{n}").read_text()) for n in ("max", "current"))
+        stats = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # there is none, or it is "max"
+        return None
+    # Files that were read count as taken, and are given up when memory is asked for.
+    return max(0, limit - taken + int(stats.get("inactive_file", 0)))
 
 
 def free_disk(folder: str | os.PathLike[str]) -> int:
     """Free bytes where a folder is, or will be."""
-    import shutil
-
     path = Path(folder).expanduser().resolve()
     while not path.exists():
         path = path.parent

@@ -1,16 +1,13 @@
 r"""What a distillation will take, before anything is loaded: ``slam-edu plan``.
 
-From the configuration alone: the networks are built without data and a step of them is traced
-(:mod:`slam_edu.sd.trace`). What is counted and what is assumed:
+- **Counted**, on the true networks without their weights (:mod:`slam_edu.sd.trace`): parameters,
+  weights, gradients, the optimiser's state, half-precision copies of weights, activations, the
+  autoencoder's working memory, operations (a multiplication and an addition are two).
+- **Assumed**: what libraries and allocator take (:func:`overhead`), and how many operations a card
+  does per second in such networks (:data:`CARDS`). Times are estimates.
 
-- **counted**: parameters, weights, gradients, the optimiser's state, half-precision copies of
-  weights, activations at each moment of a step, the autoencoder's working memory, multiplications
-  and additions (one of each is two operations);
-- **assumed**: what a device's libraries and its allocator take (:func:`overhead`), and how many
-  operations a card does per second in such networks (:data:`CARDS`). Times are estimates.
-
-A step is not the only thing that must fit: before the training the images or prompts are encoded,
-and along it the autoencoder decodes sample grids. A plan has all three as :class:`Phase`.
+A step is not all that must fit: before the training the images are encoded, and along it the
+autoencoder decodes sample grids. A plan has all three as :class:`Phase`.
 """
 
 from __future__ import annotations
@@ -18,14 +15,15 @@ from __future__ import annotations
 import argparse
 import functools
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch.utils.benchmark import Timer
 
 from slam_edu._validation import check_choice, check_count
 from slam_edu.sd.config import SDConfig
+from slam_edu.sd.data.latents import PIXELS
 from slam_edu.sd.memory import GIB, REST, available_bytes
 from slam_edu.sd.published import Architecture, architecture_of
 from slam_edu.sd.trace import (
@@ -42,6 +40,7 @@ GRID_BATCH = 4
 #: Largest batch that is looked for.
 MOST = 4096
 ITEM = {"float32": 4, "float16": 2, "bfloat16": 2}
+WORKING = "working memory"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +74,7 @@ CARDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """What is in memory when a part of a run needs most.
-
-    Attributes:
-        name: of it.
-        parts: bytes by part.
-    """
+    """Bytes by part when a part of a run needs most."""
 
     name: str
     parts: Mapping[str, int]
@@ -92,7 +86,7 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class MemoryPlan:
     """What a distillation will take. Made by :func:`make_plan`.
 
     Attributes:
@@ -100,7 +94,7 @@ class Plan:
         architecture: of the teacher.
         device: kind of it, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         processes: of the run, each with a device of its own.
-        card_gib: memory to plan for; None: none was named.
+        card_gib: memory to plan for beside the known cards; None: none was named.
         trace: of a step.
         parameters: number of parameters by part.
     """
@@ -113,81 +107,44 @@ class Plan:
     trace: StepTrace
     parameters: Mapping[str, int]
 
-    # ---- memory
-
     def update(self, batch: int | None = None) -> Phase:
-        """An update's fullest moment, on one device.
-
-        Args:
-            batch: samples a process takes at a time; default the configuration's.
-        """
-        batch = self.config.training.batch if batch is None else batch
-        check_count(batch, "batch")
-        full = self.gradient_bytes if self.config.training.accumulate > 1 else None
-        moment = self.trace.fullest(batch, full)
+        """An update's fullest moment, on one device; ``batch`` is by default the run's."""
+        training = self.config.training
+        full = self.gradient_bytes if training.accumulate > 1 else None
+        moment = self.trace.fullest(batch or training.batch, full)
         ending = {GRADIENTS: self.gradient_bytes, COPIES: 0, REST: 0}
-        moment = max(moment, ending, key=lambda parts: sum(parts.values()))
-        parts = {**self._networks(), **moment}
+        parts = self._networks() | max(moment, ending, key=lambda parts: sum(parts.values()))
         if not self.config.cache or self.device != "cuda":  # elsewhere they share the memory
             parts |= self._encoders()
         return self._phase("an update", parts)
 
     def phases(self, batch: int | None = None) -> list[Phase]:
-        """All that must fit, the largest first.
-
-        Args:
-            batch: as for :meth:`update`.
-        """
-        found = [self.update(batch)]
-        config = self.config
-        size = self.architecture.latent_shape(config.resolution)[1:]
-        pixels = size[0] * size[1] * self.architecture.factor**2
+        """All that must fit, the largest first."""
+        config, found = self.config, [self.update(batch)]
+        _, height, width = self.architecture.latent_shape(config.resolution)
         if config.data != "cache":
-            from slam_edu.sd.data.latents import PIXELS
-
-            images = max(1, min(32, PIXELS // pixels))
-            found.append(
-                self._phase(
-                    f"encoding {images} images",
-                    {
-                        "teacher's UNet": self._loaded_unet(),
-                        **self._encoders(),
-                        "working memory": self._coding("encode", images)[0],
-                    },
-                )
-            )
+            images = max(1, min(32, PIXELS // (height * width * self.architecture.factor**2)))
+            # A student of all weights is a float32 copy of the teacher, which is loaded as that.
+            item = 4 if config.train == "full" else ITEM[config.frozen_dtype]
+            loaded = {"teacher's UNet": item * self.parameters["teacher's UNet"]}
+            working = {WORKING: self._coding("encode", images)[0]}
+            parts = loaded | self._encoders() | working
+            found.append(self._phase(f"encoding {images} images", parts))
         if config.sample_count:
-            found.append(
-                self._phase(
-                    f"decoding {GRID_BATCH} samples",
-                    {
-                        **self._networks(),
-                        GRADIENTS: self.gradient_bytes,
-                        **self._encoders(all_=self.device != "cuda" or not config.cache),
-                        "working memory": self._coding("decode", GRID_BATCH)[0],
-                    },
-                )
-            )
+            parts = self._networks() | {GRADIENTS: self.gradient_bytes} | self._encoders()
+            if self.device == "cuda" and config.cache:
+                del parts["text encoders"]
+            parts[WORKING] = self._coding("decode", GRID_BATCH)[0]
+            found.append(self._phase(f"decoding {GRID_BATCH} samples", parts))
         return sorted(found, key=lambda phase: phase.total, reverse=True)
 
     def total(self, batch: int | None = None) -> int:
-        """Bytes that a device must have, for all phases.
-
-        Args:
-            batch: as for :meth:`update`.
-        """
+        """Bytes that a device must have, for all phases."""
         return self.phases(batch)[0].total
 
     def largest_batch(self, gib: float) -> int:
-        """The largest batch that fits; 0 if none does.
-
-        Args:
-            gib: memory that can be used.
-        """
-        low, high = 0, 1
-        while high <= MOST and self.total(high) <= gib * GIB:
-            low, high = high, 2 * high
-        high = min(high, MOST + 1)
+        """The largest batch that fits into so many GiB; 0 if none does."""
+        low, high = 0, MOST + 1
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if self.total(middle) <= gib * GIB else (low, middle)
@@ -200,11 +157,9 @@ class Plan:
 
     @property
     def optimizer_bytes(self) -> int:
-        """Of AdamW's two moments."""
-        count = self.trace.parameters["trained"]
-        # 8 bits a value and a float32 scale for each 256 of them; small tensors, which stay in
-        # float32, are too few to count.
-        return round(count * (2 + 8 / 256)) if self.config.optimizer == "adamw8bit" else 8 * count
+        """Of AdamW's two moments; in 8 bits with a float32 scale for each 256 values."""
+        each = 2 + 8 / 256 if self.config.optimizer == "adamw8bit" else 8
+        return round(each * self.trace.parameters["trained"])
 
     def _networks(self) -> dict[str, int]:
         """What a run has in memory all the time."""
@@ -218,36 +173,32 @@ class Plan:
             parts["gradients on their way to other processes"] = self.gradient_bytes
         return parts
 
-    def _encoders(self, all_: bool = True) -> dict[str, int]:
-        """Autoencoder and text encoders, float32."""
-        parts = {"autoencoder": 4 * self.parameters["autoencoder"]}
-        return parts | ({"text encoders": 4 * self.parameters["text encoders"]} if all_ else {})
-
-    def _loaded_unet(self) -> int:
-        count = self.parameters["teacher's UNet"]
-        # A student is a float32 copy of it, so it is loaded as that.
-        return count * (4 if self.config.train == "full" else ITEM[self.config.frozen_dtype])
+    def _encoders(self) -> dict[str, int]:
+        return {name: 4 * self.parameters[name] for name in ("autoencoder", "text encoders")}
 
     def _coding(self, kind: str, batch: int) -> tuple[int, int]:
         return trace_coding(self.architecture, kind, batch, self.config.resolution)
 
     def _phase(self, name: str, parts: Mapping[str, int]) -> Phase:
         parts = {part: size for part, size in parts.items() if size}
-        moving = sum(parts.get(part, 0) for part in (REST, "working memory"))
-        parts["libraries and allocator (assumed)"] = overhead(
-            self.device, sum(parts.values()), moving
-        )
-        return Phase(name=name, parts=parts)
+        moving = parts.get(REST, 0) + parts.get(WORKING, 0)
+        rest = overhead(self.device, sum(parts.values()), moving)
+        return Phase(name=name, parts=parts | {"libraries and allocator (assumed)": rest})
 
-    # ---- computation and disk
+    # ---- operations, time, disk
+
+    @property
+    def teacher_calls(self) -> int:
+        """Of one sample in an update; guidance takes two."""
+        method = self.config.distillation
+        return method.teacher_steps * (2 if method.guidance else 1)
 
     @property
     def sample_flops(self) -> int:
         """Operations of one sample in an update: teacher, target, student and gradient."""
-        flops, config = self.trace.flops, self.config
-        calls = config.distillation.teacher_steps * (2 if config.distillation.guidance else 1)
-        total = calls * flops["teacher"] + flops["target"] + flops["forward"] + flops["backward"]
-        return total + (0 if config.cache else self._coding("encode", 1)[1])
+        flops = self.trace.flops
+        total = (self.teacher_calls - 1) * flops["teacher"] + sum(flops.values())
+        return total + (0 if self.config.cache else self._coding("encode", 1)[1])
 
     @property
     def update_flops(self) -> int:
@@ -270,11 +221,7 @@ class Plan:
         return self.config.training.updates * self.update_flops / (1e12 * tflops)
 
     def drawing_seconds(self, tflops: float) -> float:
-        """An estimate of the time in which the teacher draws one latent (``data=prompts``).
-
-        Args:
-            tflops: as for :meth:`seconds`.
-        """
+        """An estimate of the time in which the teacher draws one latent (``data=prompts``)."""
         config = self.config
         w = config.distillation.guidance if config.draw_guidance is None else config.draw_guidance
         calls = config.draw_steps * (2 if w else 1)
@@ -282,114 +229,81 @@ class Plan:
 
     def disk(self) -> dict[str, int]:
         """Bytes on disk: the teacher's files, the checkpoints, and the cache of a sample."""
-        config, count = self.config, self.trace.parameters["trained"]
-        channels, height, width = self.architecture.latent_shape(config.resolution)
-        length, states = self.architecture.text_shape
-        values = channels * height * width + length * states
-        values += self.architecture.pooled_width or 0
-        one = 8 * count + self.optimizer_bytes
+        config, architecture = self.config, self.architecture
+        channels, height, width = architecture.latent_shape(config.resolution)
+        length, states = architecture.text_shape
+        values = channels * height * width + length * states + (architecture.pooled_width or 0)
+        names = ("teacher's UNet", "autoencoder", "text encoders")
+        count = sum(self.parameters[name] for name in names)
+        one = 8 * self.trace.parameters["trained"] + self.optimizer_bytes
         return {
-            "teacher": sum(self.parameters[name] for name in (
-                "teacher's UNet", "autoencoder", "text encoders"
-            )) * (2 if config.variant == "fp16" else 4),
-            # one more while it is written
-            "checkpoints": (config.keep + 1) * one,
+            "teacher": count * (2 if config.variant == "fp16" else 4),
+            "checkpoints": (config.keep + 1) * one,  # one more while it is written
             "cache of a sample": values * ITEM[config.cache_dtype],
-        }  # fmt: skip
+        }
 
-    # ---- words
+    # ---- text
 
     def as_text(self) -> str:
         """The plan as a page of text."""
-        config = self.config
+        config, training, flops = self.config, self.config.training, self.trace.flops
         _channels, height, width = self.architecture.latent_shape(config.resolution)
         f = self.architecture.factor
+        phases = [phase for phase in self.phases() if phase.name != "an update"]
+        tera = {name: f"{count / 1e12:.3g}" for name, count in flops.items()}
         lines = [
-            f"{self.architecture.name}, {f * height} x {f * width} pixels, "
-            f"train={config.train}, batch {config.training.batch} x accumulate "
-            f"{config.training.accumulate} x "
-            f"{self.processes} process{'es' if self.processes > 1 else ''}, on {self.device}",
+            f"{self.architecture.name}, {f * height} x {f * width} pixels, train={config.train}, "
+            f"batch {training.batch} x accumulate {training.accumulate} x {self.processes} "
+            f"process{'es' if self.processes > 1 else ''}, on {self.device}",
             "",
             "parameters",
             *(f"  {name:<42}{count:>16,}" for name, count in self.parameters.items()),
             "",
-            f"memory at the fullest moment of an update, batch {config.training.batch}",
-            *_table(self.update()),
-        ]
-        for phase in self.phases():
-            if phase.name != "an update":
-                lines.append(
-                    f"  {phase.name + ' needs':<42}{_size(phase.total)}, of that "
-                    f"{_size(phase.parts['working memory']).strip()} working memory"
-                )
-        plain, kept = self.saved()
-        lines += [
-            f"  a sample kept for the backward pass{_size(plain):>18}, with gradient "
-            f"checkpointing {_size(kept).strip()}",
+            f"memory at the fullest moment of an update, batch {training.batch}",
+            *(f"  {name:<42}{_size(size):>13}" for name, size in self.update().parts.items()),
+            f"  {'total':<42}{_size(self.update().total):>13}",
+            *(
+                f"  {phase.name + ' needs':<42}{_size(phase.total):>13}, of that "
+                f"{_size(phase.parts[WORKING])} {WORKING}"
+                for phase in phases
+            ),
             "",
             "disk",
-            *(f"  {name:<42}{_size(size)}" for name, size in self.disk().items()),
+            *(f"  {name:<42}{_size(size):>13}" for name, size in self.disk().items()),
             "",
-            *self._time_lines(),
+            f"computation: {self.sample_flops / 1e12:.3g} TFLOP a sample (teacher "
+            f"{self.teacher_calls} x {tera['teacher']}, target {tera['target']}, student "
+            f"{tera['forward']}, backward {tera['backward']}), {self.update_flops / 1e12:.3g} an "
+            f"update",
         ]
-        return "\n".join(lines)
-
-    def saved(self) -> tuple[int, int]:
-        """Bytes kept of a sample for the backward pass, without and with checkpointing."""
-        found = [
-            trace_step(
-                self.config.replace(gradient_checkpointing=on), self.architecture,
-                self.device == "cuda",
-            ).saved
-            for on in (False, True)
-        ]  # fmt: skip
-        return found[0], found[1]
-
-    def _time_lines(self) -> list[str]:
-        config, flops = self.config, self.trace.flops
-        calls = config.distillation.teacher_steps * (2 if config.distillation.guidance else 1)
-        tera = {name: count / 1e12 for name, count in flops.items()}
-        lines = [
-            f"computation: {_number(self.sample_flops / 1e12)} TFLOP a sample (teacher {calls} x "
-            f"{_number(tera['teacher'])}, target {_number(tera['target'])}, student "
-            f"{_number(tera['forward'])}, backward {_number(tera['backward'])}), "
-            f"{_number(self.update_flops / 1e12)} an update",
-        ]
+        estimate = f"time, an ESTIMATE, for {training.updates:,} updates"
         if self.device != "cuda":
             speed = cpu_tflops()
-            lines += [
-                f"time, an ESTIMATE: {_duration(self.seconds(speed))} for "
-                f"{config.training.updates:,} updates at {1000 * speed:.0f} GFLOP/s, which "
-                f"a convolution reaches just now on {torch.get_num_threads()} thread(s); "
+            return "\n".join([
+                *lines,
+                f"{estimate}: {_duration(self.seconds(speed))} at {1000 * speed:.0f} GFLOP/s, "
+                f"which a convolution reaches just now on {torch.get_num_threads()} thread(s); "
                 f"small networks may take twice as long",
-            ]
-            return lines
-        lines += [
-            f"time, an ESTIMATE, for {config.training.updates:,} updates, at an assumed "
-            f"{'half-precision' if self.half else 'float32'} rate; measured rates differ by a "
-            f"factor of two",
-            f"  {'card':<18}{'GiB':>6}{'fits':>6}{'largest batch':>15}{'TFLOP/s':>9}{'time':>10}"
-            + (f"{'1,000 latents drawn':>22}" if config.data == "prompts" else ""),
-        ]
-        cards = dict(CARDS)
-        if self.card_gib is not None and self.card_gib not in {c.gib for c in cards.values()}:
+            ])  # fmt: skip
+        kind = "half-precision" if self.half else "float32"
+        lines.append(f"{estimate}, at an assumed {kind} rate; measured rates differ by a factor "
+                     f"of two")  # fmt: skip
+        drawn = f"{'1,000 latents drawn':>22}" if config.data == "prompts" else ""
+        head = ("card", "GiB", "fits", "largest batch", "TFLOP/s", "time")
+        lines.append("  {:<18}{:>6}{:>6}{:>15}{:>9}{:>10}".format(*head) + drawn)
+        cards = [(c.name, c.gib, c.half if self.half else c.single) for c in CARDS.values()]
+        if self.card_gib is not None and all(self.card_gib != gib for _, gib, _ in cards):
+            cards.insert(0, ("this one", self.card_gib, None))
+        for name, gib, speed in cards:
+            fits = self.total() <= gib * GIB
+            time = "?" if speed is None else _duration(self.seconds(speed)) if fits else "-"
             lines.append(
-                f"  {'this one':<18}{self.card_gib:>6.1f}"
-                f"{'yes' if self.total() <= self.card_gib * GIB else 'no':>6}"
-                f"{self.largest_batch(self.card_gib):>15}{'?':>9}{'?':>10}"
+                f"  {name:<18}{gib:>6.1f}{'yes' if fits else 'no':>6}"
+                f"{self.largest_batch(gib):>15}{speed or '?':>9}{time:>10}"
             )
-        for card in cards.values():
-            speed = card.half if self.half else card.single
-            fits = self.total() <= card.gib * GIB
-            line = (
-                f"  {card.name:<18}{card.gib:>6.1f}{'yes' if fits else 'no':>6}"
-                f"{self.largest_batch(card.gib):>15}{speed:>9.0f}"
-                f"{_duration(self.seconds(speed)) if fits else '-':>10}"
-            )
-            if config.data == "prompts":
-                line += f"{_duration(1000 * self.drawing_seconds(speed)):>22}"
-            lines.append(line)
-        return lines
+            if drawn and speed:
+                lines[-1] += f"{_duration(1000 * self.drawing_seconds(speed)):>22}"
+        return "\n".join(lines)
 
 
 def make_plan(
@@ -398,7 +312,7 @@ def make_plan(
     card_gib: float | None = None,
     device: str | None = None,
     processes: int = 1,
-) -> Plan:
+) -> MemoryPlan:
     """Plan a distillation; nothing is loaded.
 
     Args:
@@ -417,45 +331,34 @@ def make_plan(
     check_count(processes, "processes")
     if card_gib is not None and not 0 < card_gib < float("inf"):
         raise ValueError(f"card_gib is {card_gib!r}; allowed: a finite number > 0")
+    device = device or config.device
+    if device == "auto":
+        meant = card_gib is not None or config.mixed_precision != "no"
+        device = "cuda" if meant or torch.cuda.is_available() else "cpu"
+    device = torch.device(device).type
+    check_choice(device, ("cpu", "cuda", "mps"), "device")
     architecture = architecture_of(config)
-    device = _device(config, device, card_gib)
     trace = trace_step(config, architecture, device == "cuda")
-    trained = trace.parameters["trained"]
+    full = config.train == "full"
     names = (
-        ("student's UNet, trained", "target's UNet")
-        if config.train == "full"
-        else ("adapters, trained", "their average")
+        "teacher's UNet",
+        "student's UNet, trained" if full else "adapters, trained",
+        "target's UNet" if full else "their average",
     )
-    return Plan(
+    counts = dict(zip(names, trace.parameters.values(), strict=True))
+    return MemoryPlan(
         config=config,
         architecture=architecture,
         device=device,
         processes=processes,
         card_gib=card_gib,
         trace=trace,
-        parameters={
-            "teacher's UNet": trace.parameters["teacher"],
-            names[0]: trained,
-            names[1]: trace.parameters["average"],
-            **count_parameters(architecture),
-        },
+        parameters=counts | count_parameters(architecture),
     )
 
 
-def _device(config: SDConfig, device: str | None, card_gib: float | None) -> str:
-    named = device or config.device
-    kind = _likely_device(config, card_gib) if named == "auto" else torch.device(named).type
-    check_choice(kind, ("cpu", "cuda", "mps"), "device")
-    return kind
-
-
-def _likely_device(config: SDConfig, card_gib: float | None) -> str:
-    meant = card_gib is not None or config.mixed_precision != "no"
-    return "cuda" if meant or torch.cuda.is_available() else "cpu"
-
-
 def overhead(device: str, tensors: int, moving: int) -> int:
-    """What is taken besides tensors, in bytes: an assumption.
+    """Bytes that are taken besides tensors, an assumption.
 
     Args:
         device: kind of it.
@@ -465,20 +368,12 @@ def overhead(device: str, tensors: int, moving: int) -> int:
     if device == "cuda":  # its context, and the workspaces of its libraries
         return round(0.8 * GIB + 0.05 * moving)
     # The interpreter and the libraries; then weights as convolutions reorder them, and gaps. The
-    # fifth is what the full-size run took (data/full-size/doctor.json).
+    # fifth is what a run at full size took (data/full-size/doctor.json).
     return round(0.6 * GIB + 0.2 * tensors)
 
 
-# -------------------------------------------------------------------- what cannot fit
-
-
-def check_fits(config: SDConfig, plan: Plan, available_bytes: int) -> None:
-    """Refuse what cannot fit.
-
-    Args:
-        config: of the run.
-        plan: of it.
-        available_bytes: of a device, for one process.
+def check_fits(config: SDConfig, plan: MemoryPlan, available_bytes: int) -> None:
+    """Refuse what cannot fit into the bytes that one process has.
 
     Raises:
         ValueError: with the numbers by part, and what would fit.
@@ -486,38 +381,34 @@ def check_fits(config: SDConfig, plan: Plan, available_bytes: int) -> None:
     phase = plan.phases()[0]
     if phase.total <= available_bytes:
         return
-    parts = ", ".join(f"{name} {_size(size).strip()}" for name, size in phase.parts.items())
+    parts = ", ".join(f"{name} {_size(size)}" for name, size in phase.parts.items())
     raise ValueError(
         f"this does not fit in memory: {phase.name} needs about {phase.total / GIB:.2f} GiB on "
         f"{plan.device} ({parts}) and {available_bytes / GIB:.2f} GiB are available; "
-        f"{_suggestion(config, plan, available_bytes)}"
+        f"{_suggestion(config, plan, available_bytes / GIB)}"
     )
 
 
-def _suggestion(config: SDConfig, plan: Plan, available: int) -> str:
-    gib = available / GIB
-    batch = min(plan.largest_batch(gib), config.training.batch - 1)
+def _suggestion(config: SDConfig, plan: MemoryPlan, gib: float) -> str:
+    training, now = config.training, config.settings()
+    batch = min(plan.largest_batch(gib), training.batch - 1)
     if batch:
-        parts = -(-config.training.batch * config.training.accumulate // batch)
+        parts = -(-training.batch * training.accumulate // batch)
         return f"what fits: batch={batch} (accumulate={parts} for as many samples an update)"
-    tried: dict[str, object] = {}
-    for name, value in (
-        ("gradient_checkpointing", True),
-        ("optimizer", "adamw8bit" if plan.device == "cuda" else config.optimizer),
-        ("train", "lora"),
-        ("frozen_dtype", "bfloat16" if config.mixed_precision == "bf16" else "float16"),
-        ("lora_rank", 16),
-        ("sample_count", 0),
-    ):
-        if config.settings()[name] == value or (name == "frozen_dtype" and plan.device != "cuda"):
+    tries: dict[str, object] = {"gradient_checkpointing": True, "train": "lora"}
+    if plan.device == "cuda":
+        frozen = "bfloat16" if config.mixed_precision == "bf16" else "float16"
+        tries = {**tries, "optimizer": "adamw8bit", "frozen_dtype": frozen}
+    changes: dict[str, object] = {}
+    for name, value in {**tries, "lora_rank": 16, "sample_count": 0}.items():
+        if now[name] == value:
             continue
-        tried[name] = value
-        other = make_plan(config.replace(**tried), device=plan.device, processes=plan.processes)
-        batch = min(other.largest_batch(gib), config.training.batch)
+        changes[name] = value
+        other = make_plan(config.replace(**changes), device=plan.device, processes=plan.processes)
+        batch = min(other.largest_batch(gib), training.batch)
         if batch:
-            settings = " ".join(f"{k}={str(v).lower()}" for k, v in tried.items())
-            smaller = f" batch={batch}" if batch < config.training.batch else ""
-            return f"what fits: {settings}{smaller}"
+            settings = " ".join(f"{k}={str(v).lower()}" for k, v in changes.items())
+            return f"what fits: {settings}" + (f" batch={batch}" if batch < training.batch else "")
     return (
         "no setting makes it fit: take a smaller resolution, a smaller teacher, or a larger device"
     )
@@ -525,13 +416,8 @@ def _suggestion(config: SDConfig, plan: Plan, available: int) -> str:
 
 def check_memory(
     config: SDConfig, device: torch.device | str, *, processes: int = 1
-) -> Plan | None:
+) -> MemoryPlan | None:
     """Refuse, before anything is loaded, what cannot fit on this machine.
-
-    Args:
-        config: of the run.
-        device: computed on.
-        processes: of the run.
 
     Returns:
         the plan; None for a teacher whose architecture is not known before it is loaded.
@@ -542,7 +428,7 @@ def check_memory(
     try:
         architecture_of(config)
     except (FileNotFoundError, ValueError):
-        return None  # the loading says what is wrong, or finds that nothing is
+        return None  # the loading names what is wrong, or finds that nothing is
     device = torch.device(device)
     plan = make_plan(config, device=device.type, processes=processes)
     room = available_bytes(device)
@@ -552,49 +438,31 @@ def check_memory(
     return plan
 
 
-# -------------------------------------------------------------------- speed and words
-
-
 @functools.lru_cache(maxsize=1)
 def cpu_tflops() -> float:
     """TFLOP/s of a convolution on this CPU, measured in a moment, with torch's threads."""
     x, weight = torch.randn(4, 128, 32, 32), torch.randn(128, 128, 3, 3)
-    flops = 2 * 4 * 32 * 32 * 128 * 128 * 9
-    best = 0.0
-    for _ in range(5):
-        begin = time.perf_counter()
-        torch.nn.functional.conv2d(x, weight, padding=1)
-        best = max(best, flops / (time.perf_counter() - begin) / 1e12)
-    return best
-
-
-def _table(phase: Phase) -> list[str]:
-    lines = [f"  {name:<42}{_size(size)}" for name, size in phase.parts.items()]
-    return [*lines, f"  {'total':<42}{_size(phase.total)}"]
+    timer = Timer(
+        "conv2d(x, weight, padding=1)", "from torch.nn.functional import conv2d",
+        globals={"x": x, "weight": weight}, num_threads=torch.get_num_threads(),
+    )  # fmt: skip
+    flops = 2 * x.numel() * weight.shape[0] * 9
+    return flops / min(timer.timeit(1).mean for _ in range(5)) / 1e12
 
 
 def _size(size: float) -> str:
-    value, unit = (size / 2**20, "MiB") if size < GIB / 10 else (size / GIB, "GiB")
-    return f"{value:>9.2f} {unit}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.3g}"
+    return f"{size / 2**20:.2f} MiB" if size < GIB / 10 else f"{size / GIB:.2f} GiB"
 
 
 def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
+    for most, unit, name in ((120, 1, "s"), (7200, 60, "min")):
+        if seconds < most:
+            return f"{seconds / unit:.0f} {name}"
     return f"{seconds / 3600:.1f} h" if seconds < 172800 else f"{seconds / 86400:.1f} days"
 
 
-# -------------------------------------------------------------------- the command
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of the command line."""
+    """Of ``slam-edu plan``."""
     from slam_edu.sd.cli import add_config_arguments
 
     add_config_arguments(parser)
@@ -611,9 +479,14 @@ def run(options: argparse.Namespace) -> int:
     """Print the plan; returns the exit status, 1 where it does not fit the card named."""
     from slam_edu.sd.cli import chosen_config
 
-    config, gib = chosen_config(options), None
-    if options.card is not None:
-        gib = _card_gib(options.card)
+    config, card, gib = chosen_config(options), options.card, None
+    if card is not None:
+        try:
+            gib = CARDS[card.lower()].gib if card.lower() in CARDS else float(card)
+        except ValueError:
+            raise ValueError(
+                f"card is {card!r}; allowed: {', '.join(map(repr, CARDS))}, or a number of GiB"
+            ) from None
     plan = make_plan(config, card_gib=gib, processes=options.processes)
     print(plan.as_text())
     if gib is None:
@@ -621,18 +494,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         check_fits(config, plan, round(gib * GIB))
     except ValueError as error:
-        print(f"\n{options.card}: {error}")
+        print(f"\n{card}: {error}")
         return 1
-    print(f"\n{options.card}: fits, up to batch={plan.largest_batch(gib)}")
+    print(f"\n{card}: fits, up to batch={plan.largest_batch(gib)}")
     return 0
-
-
-def _card_gib(text: str) -> float:
-    if text.lower() in CARDS:
-        return CARDS[text.lower()].gib
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(
-            f"card is {text!r}; allowed: {', '.join(map(repr, CARDS))}, or a number of GiB"
-        ) from None
