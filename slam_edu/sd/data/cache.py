@@ -213,34 +213,28 @@ def _tensors(cond: TextCondition) -> dict[str, Tensor]:
     return {name: part.cpu().contiguous() for name, part in parts.items() if part is not None}
 
 
+def _teacher_settings(config: SDConfig, pipeline: Pipeline) -> dict[str, Any]:
+    about = teacher_identity(config, pipeline)
+    return {f"teacher: {name}": value for name, value in about.items()}
+
+
 def _settings(config: SDConfig, pipeline: Pipeline, source: LatentSource) -> dict[str, Any]:
-    """All that the cache's content depends on, as JSON gives it back."""
+    """All that the cache's content depends on."""
     names = ("data", "resolution", "max_samples", "empty_captions", "cache_dtype")
-    data = {name: getattr(config, name) for name in names}
-    settings = {
-        "teacher": teacher_identity(config, pipeline), "data": {**data, **source.identity()},
-    }  # fmt: skip
-    return json.loads(json.dumps(settings))
+    data = {name: getattr(config, name) for name in names} | source.identity()
+    data = {f"data: {name}": value for name, value in data.items()}
+    return data | _teacher_settings(config, pipeline)
 
 
 def _require_same(there: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:
-    if odd := _differences(there, ours):
+    names = sorted(n for n in there.keys() | ours.keys() if there.get(n) != ours.get(n))
+    if names:
+        odd = [f"{n} is {there.get(n)!r} there and {ours.get(n)!r} here" for n in names]
         raise ValueError(
             f"the folder {str(folder)!r} holds a cache of other things: {'; '.join(odd)}. "
             f"Allowed: the same settings, data and teacher; or another cache_folder; or delete "
             f"the folder"
         )
-
-
-def _differences(there: dict[str, Any], ours: dict[str, Any], above: str = "") -> list[str]:
-    odd = []
-    for name in sorted(there.keys() | ours.keys()):
-        a, b = there.get(name), ours.get(name)
-        if isinstance(a, dict) and isinstance(b, dict):
-            odd += _differences(a, b, f"{above}{name}: ")
-        elif a != b:
-            odd.append(f"{above}{name} is {a!r} there and {b!r} here")
-    return odd
 
 
 def _is_finished(folder: Path, settings: dict[str, Any], show: Callable[[str], None]) -> bool:
@@ -299,7 +293,7 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 
 class LatentCache:
-    """A finished cache, read a batch at a time; the files are mapped into memory.
+    """A finished cache, read a batch at a time; the files of a large one are mapped into memory.
 
     Attributes:
         latent_shape: (C, h, w) of one latent.
@@ -324,11 +318,11 @@ class LatentCache:
         index = _read_index(self.folder / INDEX)
         self.settings, self._files = index["settings"], index["files"]
         self.counts = SampleCounts(**index["counts"])
-        self.latent_shape = tuple(self.settings["teacher"]["latent_shape"])
+        self.latent_shape = tuple(self.settings["teacher: latent_shape"])
         self.bytes = sum(about["bytes"] for about in self._files.values())
         self.verify(read=None)
         empty, _ = self._map(EMPTY)
-        self.empty = TextCondition(**empty)
+        self.empty = TextCondition(**empty).to("cpu", copy=True)
         parts, self._distinct = [], []
         for name in self._files:
             if name != EMPTY:
@@ -336,10 +330,10 @@ class LatentCache:
                 self._distinct += ShardHeader.parse(metadata).captions
                 parts.append(tensors)
         self._captions = torch.cat([part["rows"] for part in parts])
-        self._parts = {
-            name: _Rows([part[name] for part in parts if name in part])
-            for name in ("latents", *empty)
-        }
+        self._parts = {}
+        for name in ("latents", *empty):
+            rows = [part[name] for part in parts if name in part]
+            self._parts[name] = _Rows([torch.cat(rows)] if self.bytes <= SMALL else rows)
 
     def _map(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         """The tensors of a file, in memory only where they are touched, and its metadata."""
@@ -392,7 +386,8 @@ class LatentCache:
         Raises:
             ValueError: naming what differs.
         """
-        _require_same(self.settings["teacher"], teacher_identity(config, pipeline), self.folder)
+        ours = _teacher_settings(config, pipeline)
+        _require_same({name: self.settings.get(name) for name in ours}, ours, self.folder)
 
 
 class _Rows:

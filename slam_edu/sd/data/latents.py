@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from slam_edu.images import RejectedError, read_image
 from slam_edu.io import weights_digest
-from slam_edu.prediction import PREDICTION_TYPES
 from slam_edu.sampling import last, sample_pf_ode
 from slam_edu.schedule import NoiseSchedule
 from slam_edu.sd.components import (
@@ -164,23 +163,13 @@ def latents_of(samples: Sequence[Sample], config: SDConfig, pipeline: Pipeline) 
     """Scaled latents of images, of shape (B, C, h, w), float32 on the autoencoder's device.
 
     The autoencoder is put into float32 and stays so; in half precision some overflow.
-
-    Raises:
-        ValueError: if the autoencoder gives latents of another size than the UNet takes.
     """
     height, width = image_size(config, pipeline)
     if pipeline.vae.dtype != torch.float32:  # diffusers' own `to` would warn
         nn.Module.float(pipeline.vae)
     images = torch.stack([sample.values for sample in samples])
     batch = max(1, min(32, PIXELS // (height * width)))
-    latents = encode_images(pipeline.vae, images, batch).float()
-    wanted = wanted_shape(config, pipeline)
-    if tuple(latents.shape[1:]) != wanted:
-        raise ValueError(
-            f"the autoencoder makes latents of shape {tuple(latents.shape[1:])} of images of "
-            f"{height} x {width} pixels; allowed: what the UNet takes, {wanted}"
-        )
-    return latents
+    return encode_images(pipeline.vae, images, batch).float()
 
 
 def states_of(captions: Sequence[str], pipeline: Pipeline) -> TextCondition:
@@ -240,13 +229,7 @@ class EncodedLatents:
 
     def identity(self) -> dict[str, Any]:
         """The source's content, and how it is read."""
-        columns = {
-            "datasets": ("image_column", "caption_column"),
-            "folder": ("caption_column",),
-            "webdataset": ("caption_column",),
-        }.get(self.config.data, ())
-        names = {name: getattr(self.config, name) for name in columns}
-        return {**names, **self.source.identity()}
+        return self.source.identity()
 
     def total(self) -> int | None:
         """The number of entries, or ``max_samples``."""
@@ -291,11 +274,6 @@ class DrawnLatents:
         if self.guidance is None:
             self.guidance = config.distillation.guidance
         self.prediction_type = pipeline.scheduler.config.prediction_type
-        if self.prediction_type not in PREDICTION_TYPES:
-            raise ValueError(
-                f"the teacher's prediction_type is {self.prediction_type!r}; allowed: "
-                f"{', '.join(PREDICTION_TYPES)}"
-            )
         schedule = NoiseSchedule.from_scheduler(pipeline.scheduler)
         self.schedule = schedule.to(pipeline.unet.device)
 
@@ -343,15 +321,8 @@ class DrawnLatents:
             torch.randn(shape, generator=sample_generator(self.config.seed, n, DRAWN))
             for n in numbers
         ]).to(unet.device)  # fmt: skip
-        ids = None
-        if is_xl(self.pipeline):
-            ids = torch.tensor([whole_image(image_size(self.config, self.pipeline))])
-            ids = ids.expand(len(prompts), 6)
-        cond = text_condition(self.pipeline, prompts, ids)
-        uncond = None
-        if self.guidance:
-            empty = empty_condition(self.pipeline).expand(len(prompts))
-            uncond = TextCondition(empty.states, empty.pooled, cond.time_ids)
+        empty = empty_of(self.config, self.pipeline).expand(len(prompts))
+        cond = text_condition(self.pipeline, prompts, empty.time_ids)
         autocast = make_autocast(self.config, unet.device)
 
         def network(x: Tensor, t: Tensor, cond: TextCondition) -> Tensor:
@@ -360,7 +331,8 @@ class DrawnLatents:
 
         states = sample_pf_ode(
             network, noise, self.schedule, self.config.draw_steps, method="dpmpp_2m",
-            prediction_type=self.prediction_type, cond=cond, uncond=uncond, guidance=self.guidance,
+            prediction_type=self.prediction_type, cond=cond, guidance=self.guidance,
+            uncond=empty if self.guidance else None,
         )  # fmt: skip
         return last(states).float().cpu()
 

@@ -61,7 +61,7 @@ class ShardSource:
             else [Path(shard).name, Path(shard).stat().st_size]
             for shard in self.shards
         ]  # fmt: skip
-        return {"shards": hash_of(known)}
+        return {"shards": hash_of(known), "caption_column": self.caption_column}
 
     def items(self, position: Position) -> Iterator[tuple[Position, Entry]]:
         """The entries from a position (shard, entries of it) on, each with the one after it."""

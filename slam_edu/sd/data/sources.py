@@ -17,7 +17,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -242,7 +242,8 @@ class FolderSource(MapSource):
 
     def identity(self) -> dict[str, Any]:
         """Names and sizes of its files."""
-        return {"files": hash_of(list(self._sizes.items()))}
+        files = hash_of(list(self._sizes.items()))
+        return {"files": files, "caption_column": self.caption_column}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -263,19 +264,16 @@ class FolderSource(MapSource):
             where = f"{METADATA}:{number}"
             try:
                 row = json.loads(line.decode("utf-8-sig"))
-            except ValueError as error:
-                reason = "a metadata line that is not JSON"
-                yield where, RejectedError(reason, str(error), where)
+                path = PurePosixPath(row["file_name"].replace("\\", "/"))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                reason = "a metadata line without JSON and file_name"
+                yield where, RejectedError(reason, repr(error), where)
                 continue
-            name = row.get("file_name") if isinstance(row, dict) else None
-            if not isinstance(name, str) or not name:
-                yield where, RejectedError("a metadata line without file_name", name=where)
-                continue
-            path = PurePosixPath(name.replace("\\", "/"))
+            name = path.as_posix()
             if path.is_absolute() or ".." in path.parts or Path(name).drive:
                 yield name, RejectedError("a file outside of the folder", name=name)
-                continue
-            yield path.as_posix(), row
+            else:
+                yield name, row
 
     def _caption(self, name: str, row: dict[str, Any]) -> str:
         if self.caption_column in row:
@@ -349,26 +347,26 @@ class DatasetsSource(MapSource):
 
     def identity(self) -> dict[str, Any]:
         """The commit, or names and sizes of the files."""
+        columns = {"image_column": self.image_column, "caption_column": self.caption_column}
         if not self.local:
-            return {"id": self.path, "revision": self.revision}
+            return {"id": self.path, "revision": self.revision, **columns}
         path = Path(self.path)
         files = [(path.name, path.stat().st_size)] if path.is_file() else list_files(path)
-        return {"files": hash_of(files)}
+        return {"files": hash_of(files), **columns}
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def __getitem__(self, indices: Sequence[int]) -> list[Entry]:
         rows = zip(indices, self._dataset.__getitems__(list(indices)), strict=True)
-        return [self._entry(f"row {i}", row) for i, row in rows]
-
-    def _entry(self, name: str, row: dict[str, Any]) -> Entry:
-        caption = row[self.caption_column]
-        return entry(
-            name,
-            lambda: _picture(row[self.image_column] or {}),
-            lambda: check_caption(caption, self.empty_captions),
-        )
+        return [
+            entry(
+                f"row {i}",
+                partial(_picture, row[self.image_column]),
+                partial(check_caption, row[self.caption_column], self.empty_captions),
+            )
+            for i, row in rows
+        ]
 
     @cached_property
     def _dataset(self) -> Dataset:
@@ -434,8 +432,8 @@ class DatasetsSource(MapSource):
             ) from error
 
 
-def _picture(image: dict[str, Any]) -> bytes | Path:
-    if not (image.get("bytes") or image.get("path")):
+def _picture(image: dict[str, Any] | None) -> bytes | Path:
+    if not image or not (image.get("bytes") or image.get("path")):
         raise RejectedError("no image")
     return image.get("bytes") or Path(image["path"])
 
