@@ -153,6 +153,24 @@ class NoFloat64(TorchDispatchMode):
         return result
 
 
+class HostReads(TorchDispatchMode):
+    """Collects the operations that read a tensor's values into Python or into a shape."""
+
+    READS = ("_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2", "bincount")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        mask = func.__name__.startswith("index") and any(
+            isinstance(leaf, Tensor) and leaf.dtype == torch.bool for leaf in tree_leaves(args[1:])
+        )
+        if mask or func.__name__.split(".")[0] in self.READS:
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
 @st.composite
 def schedules(draw: st.DrawFn) -> NoiseSchedule:
     """Variance-preserving schedules of 4 to 240 steps, and others rescaled by a smooth norm."""

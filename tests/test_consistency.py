@@ -8,8 +8,15 @@ from diffusers import LCMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slam_edu import boundary_scalings, consistency_output
-from tests.helpers import SD, assert_near, f64, noise, on_devices, properties
+from slam_edu import (
+    DistillConfig,
+    NoiseSchedule,
+    boundary_scalings,
+    consistency_output,
+    to_prediction,
+)
+from slam_edu.consistency import ConsistencyFunction
+from tests.helpers import SD, TinyNet, assert_near, f64, noise, on_devices, properties
 
 
 @pytest.mark.parametrize("scaling", [10.0, 1.0, 3.5])
@@ -55,21 +62,38 @@ def test_consistency_output(shape):
     assert_near(f[1], 0.25 * x[1] + 0.5 * x0[1], rtol=1e-14)
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda: boundary_scalings(torch.tensor([5, -3])), r"t is -3; allowed: 0 <= t <= inf"),
-        (lambda: boundary_scalings(f64([math.nan])), r"t is nan; allowed: 0 <= t"),
-        (
-            lambda: consistency_output(noise(2, 2), noise(2, 2), f64([1.0] * 3), f64([1.0] * 3)),
-            r"c_skip has 3 values, the samples have shape \(2, 2\); allowed",
-        ),
-        (
-            lambda: consistency_output(noise(2, 2), noise(2, 2), f64(1.0), torch.tensor(1.0)),
-            r"c_out has dtype torch.float32 but the samples have torch.float64",
-        ),
-    ],
-)
-def test_wrong_input(call, message):
-    with pytest.raises(ValueError, match=message):
-        call()
+@pytest.mark.parametrize("conditioning", ["gamma", "level"])
+def test_consistency_function(conditioning):
+    """On the schedule; off it, on a sub-path, tests/test_distill.py has every formula."""
+    schedule, net = NoiseSchedule.stable_diffusion(torch.float64), TinyNet(1)
+    f = ConsistencyFunction(
+        schedule=schedule, conditioning=conditioning, prediction_type="v_prediction",
+        sigma_data=0.7, timestep_scaling=0.02,
+    )  # fmt: skip
+    x, t, cond = noise(3, 2), torch.tensor([0, 19, 999]), noise(3, 1, seed=7)
+    level = schedule(t)
+    found = f(net, x, t, level, cond)
+    [(seen, at, given, gamma)] = net.calls
+    assert seen is x
+    assert at.tolist() == t.tolist()
+    assert given is cond
+    if conditioning == "gamma":
+        assert at.dtype == torch.int64
+        assert gamma.tolist() == [1.0] * 3
+        assert gamma.dtype == torch.float64
+    else:
+        assert at.dtype == torch.float64
+        assert gamma is None
+    c_skip, c_out = boundary_scalings(t, 0.7, 0.02, dtype=torch.float64)
+    x0 = to_prediction(net(x, at, cond, gamma), x, level, "v_prediction").x0
+    assert_near(found, consistency_output(x, x0, c_skip, c_out), rtol=1e-14)
+    # With a gamma of 1 it is the same point, said in another way.
+    assert_near(f(net, x, t, level, cond, torch.ones(3).double()), found, rtol=1e-9, atol=1e-12)
+
+
+def test_consistency_functions_defaults():
+    f = ConsistencyFunction(schedule=NoiseSchedule.stable_diffusion())
+    config = DistillConfig()
+    for name in ("conditioning", "sigma_data", "timestep_scaling"):
+        assert getattr(f, name) == getattr(config, name)
+    assert f.prediction_type == config.output_type

@@ -24,12 +24,11 @@ from slam_edu import (
     sub_level,
     to_prediction,
 )
-from slam_edu.distill import GAMMAS
-from slam_edu.toy import ring, solution_map, two_moons
+from slam_edu.toy import solution_map, two_moons
 from tests.helpers import (
     KINDS,
+    HostReads,
     NoFloat64,
-    SmoothDenoiser,
     TinyNet,
     assert_near,
     column,
@@ -73,9 +72,6 @@ def tensors_of(output) -> dict[str, torch.Tensor]:
         else:
             found[field.name] = value
     return found
-
-
-# -------------------------------------------------------------------- gamma = 1
 
 
 def lcd_step(
@@ -148,8 +144,8 @@ def lcd_step(
 @pytest.mark.parametrize(
     ("conditioning", "coupling", "kind", "loss", "guided"),
     [
-        *itertools.product(CONDITIONINGS, COUPLINGS, KINDS, ["l2"], [True]),
-        *itertools.product(CONDITIONINGS, ["linear"], ["epsilon"], ["l2", "huber"], [False]),
+        *itertools.product(CONDITIONINGS, ["markov"], KINDS, ["l2"], [True]),
+        *itertools.product(CONDITIONINGS, ["linear"], ["epsilon"], ["huber"], [False]),
     ],
 )
 def test_gamma_one_is_latent_consistency_distillation(conditioning, coupling, kind, loss, guided):
@@ -172,15 +168,12 @@ def test_gamma_one_is_latent_consistency_distillation(conditioning, coupling, ki
     assert_near(ours["student"].weight.grad, theirs["student"].weight.grad, rtol=1e-11, atol=1e-12)
 
 
-# -------------------------------------------------------------------- off gamma = 1
-
-
 @pytest.mark.parametrize("coupling", COUPLINGS)
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("loss", ["l2", "huber"])
-def test_step_formula_by_formula(coupling, conditioning, kind, loss):
-    """The whole of method.md's step, each quantity made from the one before it."""
+def test_step_formula_by_formula(coupling, conditioning, kind):
+    """The whole step, each quantity made from the one before it."""
+    loss = "l2" if coupling == "linear" else "huber"
     distiller = distiller_for(
         coupling=coupling, conditioning=conditioning, loss=loss, huber_c=0.05, guidance=2.5,
         teacher_prediction_type="epsilon", student_prediction_type=kind,
@@ -269,10 +262,10 @@ def test_a_perfect_level_conditioned_student_sits_on_the_teachers_chord(schedule
         noise(3, 2), SubPathSample(index=index, gamma=gamma, noise=noise(3, 2, seed=1)),
         teacher=lambda x, t, c: fixed, student=student, target=lambda x, t, c, g: fixed,
     )  # fmt: skip
-    x, t, told = seen[0]
-    assert told is None
+    x, t, given_gamma = seen[0]
+    assert given_gamma is None
     here = schedule(t)
-    # The teacher's x0 and noise, put together at the level that the student is told.
+    # The teacher's x0 and noise, put together at the student's level.
     expected = column(here.alpha, x) * out.teacher.x0 + column(here.sigma, x) * out.teacher.eps
     assert_near(x, expected, rtol=1e-7, atol=1e-7)
     assert_near(here.rho, gamma * out.level_t.rho + (1 - gamma) * out.level_s.rho, rtol=1e-8)
@@ -282,7 +275,7 @@ def test_a_perfect_level_conditioned_student_sits_on_the_teachers_chord(schedule
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
-def test_what_the_networks_are_told(conditioning):
+def test_what_the_networks_are_conditioned_on(conditioning):
     distiller = distiller_for(conditioning=conditioning, coupling="linear")
     x0, sample, ours, order = noise(5, 2), sample_for(5, 2), nets(), []
     cond, uncond = noise(5, 1, seed=7), noise(5, 1, seed=8)
@@ -330,8 +323,7 @@ def test_at_the_lowest_sub_path_the_target_is_x_s():
         assert torch.equal(out.target, out.x_s)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 4, 5, 10, 20])
-@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize(("steps", "guided"), [(1, True), (2, False), (4, True), (20, False)])
 def test_teacher_steps(steps, guided):
     """M steps are M DDIM steps, k/M timesteps each, for every sub-path of every sample."""
     x0, sample, ours = noise(7, 2), sample_for(7, 2), nets()
@@ -359,153 +351,11 @@ def test_teacher_steps(steps, guided):
         assert_near(out.x_s[b : b + 1], x, rtol=1e-12, atol=1e-13)
 
 
-def test_more_teacher_steps_come_nearer_to_the_exact_path():
-    """For N(0, 1/4) the path is known: the error falls like 1/M."""
-
-    def teacher(x, t, cond):
-        here = SD(t)
-        return column(here.sigma / (here.alpha**2 / 4 + here.sigma**2), x) * x
-
-    errors = []
-    x0, sample = noise(40, 2), sample_for(40, 2, index=torch.arange(1, 41) % 10, subpaths=10)
-    for steps in (5, 10, 20):
-        distiller = distiller_for(subpaths=10, teacher_steps=steps)
-        out = distiller.step(x0, sample, teacher=teacher, student=TinyNet(2), target=TinyNet(3))
-        growth = ((0.25 + out.level_s.rho**2) / (0.25 + out.level_t.rho**2)).sqrt()
-        exact = column(out.level_s.alpha / out.level_t.alpha * growth, x0) * out.x_t
-        errors.append((out.x_s - exact).abs().max().item())
-    assert errors[0] / errors[1] == pytest.approx(2, rel=0.25)
-    assert errors[1] / errors[2] == pytest.approx(2, rel=0.25)
-
-
-# -------------------------------------------------------------------- hops of random length
-
-
-@pytest.mark.parametrize("conditioning", CONDITIONINGS)
-@pytest.mark.parametrize("coupling", COUPLINGS)
-def test_the_whole_hop_is_the_plain_step(conditioning, coupling):
-    """At gamma = 1 both hops are consistency distillation, to the last bit."""
-    x0, ones = noise(50, 2), torch.ones(50, dtype=torch.float64)
-    sample = sample_for(50, 2, index=torch.arange(50), gamma=ones)
-    cond, uncond = noise(50, 1, seed=7), noise(50, 1, seed=8)
-    outputs = []
-    for hop in ("full", "random"):
-        distiller = distiller_for(conditioning=conditioning, coupling=coupling, hop=hop)
-        outputs.append(distiller.step(x0, sample, **nets(), cond=cond, uncond=uncond))
-    plain, other = map(tensors_of, outputs)
-    assert plain.keys() == other.keys()
-    for name, tensor in plain.items():
-        assert torch.equal(tensor, other[name]), name
-
-
-@pytest.mark.parametrize(
-    ("gamma", "hop"),
-    [(0.0, 1), (1e-9, 1), (0.05, 1), (0.0501, 2), (0.5, 10), (0.501, 11), (0.951, 20), (1.0, 20)],
-)
-def test_length_of_a_random_hop(gamma, hop):
-    """t' - s = ceil(20 gamma), at least 1; the lowest sub-path has 19 timesteps."""
-    x0, gammas = noise(50, 2), torch.full((50,), gamma, dtype=torch.float64)
-    sample = sample_for(50, 2, index=torch.arange(50), gamma=gammas)
-    out = distiller_for(hop="random").step(x0, sample, **nets())
-    lowest = max(1, math.ceil(19 * gamma))
-    assert (out.t - out.s).tolist() == [lowest] + [hop] * 49
-    assert out.s.tolist() == [0, *range(19, 999, 20)]
-
-
-@on_devices
-@pytest.mark.parametrize("index", [0, 30])
-def test_random_hops_are_uniform(index, device):
-    """t' takes each of s+1 ... t as often."""
-    distiller = SubPathDistiller(
-        NoiseSchedule.stable_diffusion().to(device), DistillConfig(hop="random")
-    )
-    x0 = noise(20_000, 2, dtype=torch.float32).to(device)
-    sample = distiller.draw(x0, torch.Generator(device).manual_seed(0))
-    sample = dataclasses.replace(sample, index=torch.full_like(sample.index, index))
-
-    def network(x, t, cond=None, gamma=None):
-        return x
-
-    out = distiller.step(x0, sample, teacher=network, student=network, target=network)
-    t, s = 20 * index + 19, max(20 * index - 1, 0)
-    assert out.s.unique().tolist() == [s]
-    counts = (out.t.cpu() - s).bincount()
-    expected = 20_000 / (t - s)
-    assert counts[0] == 0
-    assert len(counts) == t - s + 1
-    assert (counts[1:] - expected).abs().max() < 5 * math.sqrt(expected)
-
-
-@pytest.mark.parametrize("conditioning", CONDITIONINGS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_random_hop_is_consistency_distillation_on_it(conditioning, kind):
-    """From t' to s with one teacher call at t', the student at t' too, every line written out."""
-    distiller = distiller_for(
-        hop="random", conditioning=conditioning, guidance=2.0, student_prediction_type=kind,
-        sigma_data=0.7, timestep_scaling=0.02,
-    )  # fmt: skip
-    x0, sample, ours = noise(12, 3, 2), sample_for(12, 3, 2), nets()
-    cond, uncond = noise(12, 1, 1, seed=7), noise(12, 1, 1, seed=8)
-    out = distiller.step(x0, sample, **ours, cond=cond, uncond=uncond)
-
-    abar = torch.from_numpy(np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2))
-    t, s = [], []
-    for index, gamma in zip(sample.index.tolist(), sample.gamma.tolist(), strict=True):
-        low, high = max(20 * index - 1, 0), 20 * index + 19
-        s.append(low)
-        t.append(max(low + 1, low + math.ceil(gamma * (high - low))))
-    t, s = torch.tensor(t), torch.tensor(s)
-    alpha_t, sigma_t = column(abar[t].sqrt(), x0), column((1 - abar[t]).sqrt(), x0)
-    alpha_s, sigma_s = column(abar[s].sqrt(), x0), column((1 - abar[s]).sqrt(), x0)
-    theirs = nets()
-    x_t = alpha_t * x0 + sigma_t * sample.noise
-    e_c, e_u = (theirs["teacher"](x_t, t, c).detach() for c in (cond, uncond))
-    e = e_c + 2.0 * (e_c - e_u)
-    x_s = alpha_s * (x_t - sigma_t * e) / alpha_t + sigma_s * e
-
-    def f(name, x, t, alpha, sigma):
-        told = (t.double(), None) if conditioning == "level" else (t, torch.ones(12).double())
-        raw = theirs[name](x, told[0], cond, told[1])
-        if kind == "epsilon":
-            clean = (x - sigma * raw) / alpha
-        else:
-            clean = raw if kind == "sample" else alpha * x - sigma * raw
-        tau2 = (0.02 * column(t, x)) ** 2
-        return 0.49 / (tau2 + 0.49) * x + (tau2 / (tau2 + 0.49)).sqrt() * clean
-
-    y, p = f("target", x_s, s, alpha_s, sigma_s), f("student", x_t, t, alpha_t, sigma_t)
-    loss = (p - y.detach()).square().mean()
-    near = {"rtol": 1e-9, "atol": 1e-10}
-    assert torch.equal(out.t, t)
-    assert torch.equal(out.s, s)
-    assert out.gamma.tolist() == [1.0] * 12
-    assert_near(out.x_t, x_t, **near)
-    assert_near(out.x_gamma, x_t, **near)
-    assert_near(out.x_s, x_s, **near)
-    assert_near(out.level_gamma.rho, out.level_t.rho, rtol=1e-12)
-    assert_near(out.target, y, **near)
-    assert_near(out.prediction, p, **near)
-    assert_near(out.loss, loss, rtol=1e-9)
-    out.loss.backward()
-    loss.backward()
-    assert_near(ours["student"].weight.grad, theirs["student"].weight.grad, **near)
-    # Once each for condition and none: no further call than on a whole hop.
-    assert [len(net.calls) for net in ours.values()] == [2, 1, 1]
-    assert torch.equal(ours["teacher"].calls[0][1], t)
-    told_t, told_gamma = ours["student"].calls[0][1], ours["student"].calls[0][3]
-    assert_near(told_t, t.double(), rtol=1e-12)
-    assert (told_gamma is None) == (conditioning == "level")
-
-
-# -------------------------------------------------------------------- the chord continued
-
-
 def level_distiller(dtype=torch.float64, **config) -> SubPathDistiller:
     return distiller_for(dtype, **LEVEL, **config)
 
 
-@pytest.mark.parametrize("gammas", ["uniform", "one", "upper_half"])
-@pytest.mark.parametrize("reach", [1.5, 2.0, 40.0])
+@pytest.mark.parametrize(("gammas", "reach"), [("uniform", 1.5), ("one", 2.0), ("uniform", 40)])
 def test_reach_multiplies_gamma_up_to_the_noisiest_level(gammas, reach):
     x0 = noise(4000, 2)
     plain = level_distiller(gammas=gammas).draw(x0, torch.Generator().manual_seed(0))
@@ -527,10 +377,9 @@ def test_reach_multiplies_gamma_up_to_the_noisiest_level(gammas, reach):
 
 
 @on_devices
-@pytest.mark.parametrize("reach", [1.0, 1.1, 2.2, 500.0])
-@pytest.mark.parametrize("gammas", ["one", "uniform"])
-def test_every_draw_is_taken_by_the_step(reach, gammas, device):
-    """In float32 1.1 is above 1.1, and the clipped level may round beyond the last one."""
+@pytest.mark.parametrize(("reach", "gammas"), [(1.0, "one"), (1.1, "uniform"), (500.0, "one")])
+def test_no_draw_goes_beyond_the_last_timestep(reach, gammas, device):
+    """The clipped level may round beyond the last one."""
     distiller = SubPathDistiller(
         NoiseSchedule.stable_diffusion().to(device),
         DistillConfig(**LEVEL, reach=reach, gammas=gammas),
@@ -538,31 +387,22 @@ def test_every_draw_is_taken_by_the_step(reach, gammas, device):
     x0 = noise(2000, 2, dtype=torch.float32).to(device)
     sample = distiller.draw(x0, torch.Generator(device).manual_seed(0))
     assert sample.gamma.dtype == torch.float32
-    told = []
+    given = []
 
     def network(x, t, cond=None, gamma=None):
-        told.append(t)
+        given.append(t)
         return x
 
     out = distiller.step(x0, sample, teacher=network, student=network, target=network)
     assert torch.isfinite(out.loss)
-    assert told[-1].max() <= 999
+    assert given[-1].max() <= 999
     if gammas == "one" and reach > 1:
-        assert told[-1].max() == 999  # of the last sub-path at the latest
+        assert given[-1].max() == 999  # of the last sub-path at the latest
 
 
-@pytest.mark.parametrize("reach", [1.5, 2.0, 300.0])
-def test_up_to_gamma_one_reach_changes_nothing(reach):
-    x0, sample = noise(50, 2), sample_for(50, 2, index=torch.arange(50))
-    plain = tensors_of(level_distiller().step(x0, sample, **nets()))
-    other = tensors_of(level_distiller(reach=reach).step(x0, sample, **nets()))
-    for name, tensor in plain.items():
-        assert torch.equal(tensor, other[name]), name
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 def test_the_continued_chord_formula_by_formula(kind):
-    """At gamma = 2: as far beyond x_t as x_s is behind it, and the student is told that level."""
+    """At gamma = 2: as far beyond x_t as x_s is behind it, and the student is given that level."""
     distiller = level_distiller(
         reach=2.0, student_prediction_type=kind, sigma_data=0.7, timestep_scaling=0.02
     )
@@ -593,46 +433,31 @@ def test_the_continued_chord_formula_by_formula(kind):
 
     # Between two timesteps log rho is linear.
     log_rho = SD.rho.log().numpy()
-    told = f64(np.interp(rho_2.flatten().log().numpy(), log_rho, np.arange(1000.0)))
-    assert bool((told > t).all())
+    at = f64(np.interp(rho_2.flatten().log().numpy(), log_rho, np.arange(1000.0)))
+    assert bool((at > t).all())
     n = (alpha_t**2 + sigma_2**2).sqrt()
     x, alpha, sigma = x_2 / n, alpha_t / n, sigma_2 / n
-    raw = theirs["student"](x, told)
+    raw = theirs["student"](x, at)
     if kind == "epsilon":
         clean = (x - sigma * raw) / alpha
     else:
         clean = raw if kind == "sample" else alpha * x - sigma * raw
-    tau2 = (0.02 * column(told, x)) ** 2
+    tau2 = (0.02 * column(at, x)) ** 2
     p = 0.49 / (tau2 + 0.49) * x + (tau2 / (tau2 + 0.49)).sqrt() * clean
     assert_near(ours["student"].calls[0][0], x, rtol=1e-8, atol=1e-8)
-    assert_near(ours["student"].calls[0][1], told, rtol=1e-8)
+    assert_near(ours["student"].calls[0][1], at, rtol=1e-8)
     assert_near(out.prediction, p, rtol=1e-7, atol=1e-7)
     assert [len(net.calls) for net in ours.values()] == [1, 1, 1]  # at no further teacher call
 
 
-def test_gamma_beyond_the_reach_is_refused():
-    gamma = f64([0.0, 1.0, 2.0, 2.01])
-    sample = sample_for(4, 2, index=torch.full((4,), 20), gamma=gamma)
-    with pytest.raises(ValueError, match=r"gamma is 2\.01; allowed: 0 <= gamma <= 2"):
-        level_distiller(reach=2.0).step(noise(4, 2), sample, **nets())
-
-
-def test_a_chord_beyond_the_noisiest_level_is_refused():
-    """Draws are clipped there; a gamma of one's own is not, and has no timestep."""
-    sample = sample_for(2, 2, index=torch.tensor([10, 49]), gamma=f64([2.0, 2.0]))
-    with pytest.raises(ValueError, match=r"rho is 16\.263; allowed: .* <= rho <= 14\.6"):
-        level_distiller(reach=2.0).step(noise(2, 2), sample, **nets())
-
-
-@pytest.mark.parametrize("data", [two_moons, ring])
-def test_order_of_what_is_taught(data):
+def test_order_of_what_is_taught():
     r"""The student at gamma is taught to end where x_s ends. How wrong is that?
 
     The exact path from x_gamma ends at the clean end's level elsewhere than x_s, by
     -1/2 h^2 z'' gamma (gamma - 2) to leading order in the hop h = rho_t - rho_s: of second order,
     but of third at gamma = 2, the midpoint rule.
     """
-    mixture, t = data(dtype=torch.float64), 599
+    mixture, t = two_moons(dtype=torch.float64), 599
     x0 = mixture.sample(40, torch.Generator().manual_seed(0))
     eps, hops, errors = noise(40, 2, seed=1), [], {gamma: [] for gamma in (0.5, 1.0, 2.0, 3.0)}
     for subpaths in (50, 100, 200):
@@ -664,65 +489,50 @@ def test_order_of_what_is_taught(data):
         assert along.item() == pytest.approx(expected, abs=near)
 
 
-# -------------------------------------------------------------------- the consistency function
-
-
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_predict_is_the_steps_target(conditioning, kind):
+    """And the student's output at gamma = 1, with its gradient."""
     distiller = distiller_for(conditioning=conditioning, student_prediction_type=kind)
-    x0, sample, ours = noise(50, 3, 2), sample_for(50, 3, 2, index=torch.arange(50)), nets()
+    x0, ours = noise(50, 3, 2), nets()
+    ones = torch.ones(50, dtype=torch.float64)
+    sample = sample_for(50, 3, 2, index=torch.arange(50), gamma=ones)
     cond = noise(50, 1, 1, seed=7)
     out = distiller.step(x0, sample, **ours, cond=cond)
-    assert torch.equal(distiller.predict(ours["target"], out.x_s, out.s, cond), out.target)
-    without = distiller.step(x0, sample, **ours)
-    assert torch.equal(distiller.predict(ours["target"], without.x_s, without.s), without.target)
-    # One timestep for all, as a number or as a tensor.
-    last = without.x_s[-1:].expand(6, 3, 2)
-    for t in (979, torch.tensor(979), torch.full((6,), 979)):
-        f = distiller.predict(ours["target"], last, t)
-        assert_near(f, without.target[-1:].expand(6, 3, 2), rtol=1e-13)
-        _, told, c, g = ours["target"].calls[-1]
-        assert c is None
-        assert told.tolist() == [979] * 6
-        if conditioning == "gamma":
-            assert g.tolist() == [1.0] * 6
-            assert not told.is_floating_point()
-        else:
-            assert g is None
-
-
-@pytest.mark.parametrize("conditioning", CONDITIONINGS)
-def test_predict_is_the_student_at_gamma_one(conditioning):
-    """With its gradient: a network may be trained through it."""
-    distiller, ours, ones = (
-        distiller_for(conditioning=conditioning),
-        nets(),
-        torch.ones(6).double(),
-    )
-    out = distiller.step(noise(6, 2), sample_for(6, 2, gamma=ones), **ours)
-    f = distiller.predict(ours["student"], out.x_t, out.t)
-    assert_near(f, out.prediction, rtol=1e-12, atol=1e-13)
+    near = {"rtol": 1e-9, "atol": 1e-12}
+    assert_near(distiller.predict(ours["target"], out.x_s, out.s, cond), out.target, **near)
+    f = distiller.predict(ours["student"], out.x_t, out.t, cond)
+    assert_near(f, out.prediction, **near)
     assert f.requires_grad
-
-
-def test_predict_at_zero_is_its_input():
-    for conditioning in CONDITIONINGS:
-        x = noise(4, 2)
-        assert_near(distiller_for(conditioning=conditioning).predict(TinyNet(1), x, 0), x, 1e-14)
+    x = noise(6, 3, 2)
+    assert_near(distiller.predict(ours["target"], x, 0), x, 1e-14)
+    # One timestep for all, as a number or as a tensor.
+    found = [distiller.predict(ours["target"], x, t)
+             for t in (979, torch.tensor(979), torch.full((6,), 979))]  # fmt: skip
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+    _, t, c, g = ours["target"].calls[-1]
+    assert c is None
+    assert t.tolist() == [979] * 6
+    if conditioning == "gamma":
+        assert g.tolist() == [1.0] * 6
+        assert not t.is_floating_point()
+    else:
+        assert g is None
+        assert t.dtype == torch.float64
 
 
 def test_predict_between_timesteps():
     """Under level conditioning timesteps are real."""
-    distiller, told = level_distiller(), []
+    distiller, given = level_distiller(), []
     t, x = f64([3.25, 500.5, 998.75]), noise(3, 2)
 
     def network(x, t, cond, gamma):
-        told.append(t)
+        given.append(t)
         return 0 * x
 
     f = distiller.predict(network, x, t)
-    assert_near(told[0], t, rtol=1e-11)
+    assert_near(given[0], t, rtol=1e-11)
     c_skip, c_out = boundary_scalings(t)
     assert_near(f, column(c_skip + c_out / SD(t).alpha, x) * x, rtol=1e-9)
 
@@ -733,22 +543,15 @@ def test_predict_between_timesteps():
         (noise(4, 2), 1000, r"t is 1000; allowed: 0 <= t <= 999"),
         (noise(4, 2), torch.tensor([0, 1, 2, -1]), r"t is -1; allowed: 0 <= t <= 999"),
         (noise(4, 2), torch.tensor([0, 1, 2]), r"t has shape \(3,\); allowed: \(\) or \(B,\)"),
-        (noise(4, 2), torch.tensor([5]), r"t has shape \(1,\); allowed: .* = \(4,\)"),
-        (noise(4, 2), torch.zeros(4, 1), r"t has shape \(4, 1\); allowed: .* = \(4,\)"),
-        (noise(4, 2, dtype=torch.float32), 5, r"alpha has dtype torch\.float64 but the samples"),
+        (noise(4, 2, dtype=torch.float32), 5, r"level has dtype torch\.float64 but the samples"),
     ],
 )
-@pytest.mark.parametrize("conditioning", CONDITIONINGS)
-def test_predict_refuses(x, t, message, conditioning):
+def test_predict_refuses(x, t, message):
     with pytest.raises(ValueError, match=message):
-        distiller_for(conditioning=conditioning).predict(TinyNet(1, x.dtype), x, t)
+        distiller_for().predict(TinyNet(1, x.dtype), x, t)
 
 
-# -------------------------------------------------------------------- gradients
-
-
-@pytest.mark.parametrize("conditioning", CONDITIONINGS)
-@pytest.mark.parametrize("teacher_steps", [1, 4])
+@pytest.mark.parametrize(("conditioning", "teacher_steps"), [("gamma", 1), ("level", 4)])
 @on_devices
 def test_the_gradient_reaches_the_student_alone(conditioning, teacher_steps, device):
     dtype = torch.float32
@@ -780,28 +583,64 @@ def test_one_network_in_all_three_parts(conditioning):
     assert torch.equal(one.weight.grad, copy.weight.grad)
 
 
-def test_the_gradient_by_finite_differences():
-    distiller = distiller_for(conditioning="level", coupling="linear", loss="huber", huber_c=0.1)
-    x0, sample, ours = noise(6, 2), sample_for(6, 2), nets()
-    distiller.step(x0, sample, **ours).loss.backward()
-    student, h = ours["student"], 1e-6
-    for i in range(3):
-        with torch.no_grad():
-            student.weight[i] += h
-            up = distiller.step(x0, sample, **ours).loss
-            student.weight[i] -= 2 * h
-            down = distiller.step(x0, sample, **ours).loss
-            student.weight[i] += h
-        assert student.weight.grad[i].item() == pytest.approx(
-            ((up - down) / (2 * h)).item(), rel=1e-5
-        )
+# -------------------------------------------------------------------- no waiting for a device
+
+
+STEPS = [
+    {"conditioning": "gamma", "loss": "huber"},
+    {"conditioning": "gamma", "coupling": "linear", "teacher_steps": 2},
+    {"conditioning": "level", "loss": "l2"},
+    {**LEVEL, "loss": "huber", "teacher_steps": 2, "reach": 2.0},
+    {**LEVEL, "reach": 2.0, "gammas": "one", "student_prediction_type": "v_prediction"},
+]
+
+
+@pytest.mark.parametrize("config", STEPS)
+@pytest.mark.parametrize("guided", [False, True])
+def test_a_step_reads_no_value_of_a_tensor(config, guided):
+    """On an accelerator each would wait for all the work that is queued."""
+    distiller, ours = distiller_for(**config), nets()
+    x0, cond = noise(6, 4, 8, 8), noise(6, 1, 1, 1, seed=7)
+    uncond = noise(6, 1, 1, 1, seed=8) if guided else None
+    with HostReads() as drawing:
+        sample = distiller.draw(x0, torch.Generator().manual_seed(0))
+    with HostReads() as stepping:
+        out = distiller.step(x0, sample, **ours, cond=cond, uncond=uncond)
+        out.loss.backward()
+    assert (drawing.found, stepping.found) == ([], [])
+
+
+def test_the_counter_of_reads_works():
+    with HostReads() as reads:
+        x = torch.ones(2)
+        _ = x.sum().item(), bool((x > 0).all()), x[x > 0]
+    assert len(reads.found) == 3
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("config", STEPS)
+def test_a_step_does_not_synchronise(config):
+    schedule = NoiseSchedule.stable_diffusion().cuda()
+    distiller = SubPathDistiller(schedule, DistillConfig(**config))
+    x0 = noise(6, 4, 8, 8, dtype=torch.float32).cuda()
+    cond, uncond = (noise(6, 1, 1, 1, seed=i, dtype=torch.float32).cuda() for i in (7, 8))
+    ours = {name: net.cuda() for name, net in nets(torch.float32).items()}
+    generator = torch.Generator("cuda").manual_seed(0)
+    distiller.step(x0, distiller.draw(x0, generator), **ours)  # what is set up once
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        sample = distiller.draw(x0, generator)
+        out = distiller.step(x0, sample, **ours, cond=cond, uncond=uncond)
+        out.loss.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(out.loss)
 
 
 # -------------------------------------------------------------------- shapes, precision, devices
 
 
-@pytest.mark.parametrize("conditioning", CONDITIONINGS)
-@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize(("conditioning", "coupling"), [("gamma", "markov"), ("level", "linear")])
 def test_rank_does_not_matter(conditioning, coupling):
     distiller = distiller_for(conditioning=conditioning, coupling=coupling)
     losses, predictions = [], []
@@ -827,7 +666,7 @@ def test_rank_does_not_matter(conditioning, coupling):
 
 
 @pytest.mark.parametrize("conditioning", CONDITIONINGS)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_float32_algebra_whatever_the_networks_return(conditioning, dtype):
     """Only the networks' rounding is left: outputs rounded in float32 give the same bits."""
     distiller = distiller_for(torch.float32, conditioning=conditioning)
@@ -850,12 +689,10 @@ def test_float32_algebra_whatever_the_networks_return(conditioning, dtype):
 
 
 @on_devices
-@pytest.mark.parametrize("conditioning", CONDITIONINGS)
-def test_autocast_reaches_the_networks_alone(conditioning, device):
+def test_autocast_reaches_the_networks_alone(device):
     torch.manual_seed(0)
-    distiller = SubPathDistiller(
-        NoiseSchedule.stable_diffusion().to(device), DistillConfig(conditioning=conditioning)
-    )
+    schedule = NoiseSchedule.stable_diffusion().to(device)
+    distiller = SubPathDistiller(schedule, DistillConfig(conditioning="level"))
     linear = torch.nn.Linear(2, 2).to(device)
     outputs = []
 
@@ -899,15 +736,10 @@ def test_float64_on_request(conditioning):
     assert abs(rough.loss.item() / out.loss.item() - 1) > 1e-12  # it is another computation
 
 
-@pytest.mark.parametrize("conditioning", CONDITIONINGS)
-@pytest.mark.parametrize("coupling", COUPLINGS)
-@pytest.mark.parametrize("loss", ["l2", "huber"])
-def test_no_float64_in_float32_mode(conditioning, coupling, loss):
+@pytest.mark.parametrize("config", STEPS)
+def test_no_float64_in_float32_mode(config):
     """What stands in for an Apple GPU here, which has no float64: not one operation makes one."""
-    distiller = distiller_for(
-        torch.float32, conditioning=conditioning, coupling=coupling, loss=loss, gammas="half_one",
-        teacher_steps=2, student_prediction_type="v_prediction",
-    )  # fmt: skip
+    distiller = distiller_for(torch.float32, **config)
     x0, ours = noise(6, 2, dtype=torch.float32), nets(torch.float32)
     cond = noise(6, 1, dtype=torch.float32)
     generator = torch.Generator().manual_seed(0)
@@ -918,30 +750,13 @@ def test_no_float64_in_float32_mode(conditioning, coupling, loss):
         distiller.predict(ours["target"], x0, 19, cond)
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        *({"gammas": gammas} for gammas in GAMMAS),
-        {"hop": "random"},
-        {**LEVEL, "reach": 2.5, "gammas": "upper_half"},
-    ],
-)
-def test_no_float64_in_float32_mode_however_gamma_is_drawn(config):
-    distiller, x0 = distiller_for(torch.float32, **config), noise(6, 2, dtype=torch.float32)
-    generator, ours = torch.Generator().manual_seed(0), nets(torch.float32)
-    with NoFloat64():
-        sample = distiller.draw(x0, generator)
-        distiller.step(x0, sample, **ours).loss.backward()
-
-
 def test_the_guard_against_float64_works():
     with pytest.raises(AssertionError, match="float64"), NoFloat64():
         torch.ones(2).double()
 
 
 @on_devices
-@pytest.mark.parametrize("conditioning", CONDITIONINGS)
-@pytest.mark.parametrize("moved", ["before", "after"])
+@pytest.mark.parametrize(("conditioning", "moved"), [("gamma", "before"), ("level", "after")])
 def test_a_device_gives_the_cpus_numbers(device, conditioning, moved):
     """Also when the schedule is moved after the distiller was made."""
     config = DistillConfig(conditioning=conditioning, coupling="linear")
@@ -964,9 +779,8 @@ def test_a_device_gives_the_cpus_numbers(device, conditioning, moved):
     assert_near(out.prediction, expected.prediction, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("conditioning", CONDITIONINGS)
-def test_inputs_are_not_modified(conditioning):
-    distiller = distiller_for(conditioning=conditioning, teacher_steps=2, coupling="linear")
+def test_inputs_are_not_modified():
+    distiller = level_distiller(teacher_steps=2)
     x0, sample, ours = noise(6, 2), sample_for(6, 2), nets()
     cond, uncond = noise(6, 1, seed=7), noise(6, 1, seed=8)
     inputs = [x0, sample.index, sample.gamma, sample.noise, cond, uncond, distiller.schedule.alpha]
@@ -994,64 +808,32 @@ def test_draw_order():
     assert torch.equal(sample.noise, torch.randn(1000, 2, 3, generator=g))
 
 
-def test_draw_order_with_half_at_one():
-    """One uniform number decides both: below a half gamma is 1, above it is uniform again."""
-    x0 = noise(1000, 2)
-    drawn = distiller_for(gammas="half_one").draw(x0, torch.Generator().manual_seed(3))
-    g = torch.Generator().manual_seed(3)
-    kind = {"generator": g, "dtype": torch.float64}
-    assert torch.equal(drawn.index, torch.randint(50, (1000,), generator=g))
-    u = torch.rand(1000, **kind)
-    expected = [1.0 if value < 0.5 else 2 * value - 1 for value in u.tolist()]
-    assert drawn.gamma.tolist() == expected
-    assert torch.equal(drawn.noise, torch.randn(1000, 2, **kind))
+def test_a_generator_each():
+    """Every sample draws what it would alone."""
+    x0, distiller = noise(3, 2), level_distiller(reach=2.0)
+    whole = distiller.draw(x0, [torch.Generator().manual_seed(i) for i in range(3)])
+    for i in range(3):
+        alone = distiller.draw(x0[i : i + 1], torch.Generator().manual_seed(i))
+        for name in ("index", "gamma", "noise"):
+            assert torch.equal(getattr(whole, name)[i : i + 1], getattr(alone, name))
 
 
-# What each way to draw gamma makes of a uniform number, and its distribution function.
-FROM_UNIFORM = {
-    "uniform": lambda u: u,
-    "upper_half": lambda u: 0.5 + 0.5 * u,
-    "half_one": lambda u: 1.0 if u < 0.5 else 2 * u - 1,
-    "toward_one": math.sqrt,
-    "toward_zero": lambda u: 1 - math.sqrt(1 - u),
-    "one": lambda u: 1.0,
-}
-BELOW = {
-    "uniform": lambda g: g,
-    "upper_half": lambda g: (2 * g - 1).clamp(min=0),
-    "half_one": lambda g: g / 2,
-    "toward_one": lambda g: g**2,
-    "toward_zero": lambda g: 1 - (1 - g) ** 2,
-    "one": torch.zeros_like,
-}
-
-
-def test_every_way_to_draw_gamma_is_tested():
-    assert tuple(FROM_UNIFORM) == tuple(BELOW) == GAMMAS
-
-
-@pytest.mark.parametrize("gammas", GAMMAS)
-def test_gamma_is_made_of_one_uniform_number(gammas):
-    x0 = noise(1000, 2)
-    drawn = distiller_for(gammas=gammas).draw(x0, torch.Generator().manual_seed(3))
-    g = torch.Generator().manual_seed(3)
-    torch.randint(50, (1000,), generator=g)
-    u = torch.rand(1000, generator=g, dtype=torch.float64)
-    expected = f64([FROM_UNIFORM[gammas](value) for value in u.tolist()])
-    assert_near(drawn.gamma, expected, rtol=1e-12, atol=1e-15)
+def test_gammas_of_ones_own():
+    x0 = noise(5, 2)
+    drawn = distiller_for(gammas=lambda u: 1 - u).draw(x0, torch.Generator().manual_seed(3))
+    plain = distiller_for().draw(x0, torch.Generator().manual_seed(3))
+    assert torch.equal(drawn.gamma, 1 - plain.gamma)
+    ones = distiller_for(gammas="one").draw(x0, torch.Generator().manual_seed(3))
+    assert ones.gamma.tolist() == [1.0] * 5
 
 
 @pytest.mark.parametrize(
     "config",
     [
-        *({"gammas": gammas} for gammas in GAMMAS),
-        *({"hop": "random", "gammas": gammas} for gammas in ("uniform", "toward_zero")),
-        *(
-            {"reach": reach, "gammas": gammas, "conditioning": "level", "coupling": "linear"}
-            for reach in (1.0, 2.0, 300.0)
-            for gammas in ("one", "uniform")
-        ),
-        {"conditioning": "level", "coupling": "linear", "loss": "huber", "teacher_steps": 4},
+        {"gammas": "one"},
+        {"gammas": torch.sqrt},
+        {**LEVEL, "reach": 2.0},
+        {**LEVEL, "loss": "huber", "teacher_steps": 4},
     ],
 )
 def test_all_methods_see_the_same_index_and_noise(config):
@@ -1066,32 +848,23 @@ def test_all_methods_see_the_same_index_and_noise(config):
 
 
 @on_devices
-@pytest.mark.parametrize("gammas", GAMMAS)
-def test_distribution_of_the_draws(gammas, device):
+def test_distribution_of_the_draws(device):
     x0 = noise(20_000, 2, dtype=torch.float32).to(device)
     schedule = NoiseSchedule.stable_diffusion().to(device)
-    distiller = SubPathDistiller(schedule, DistillConfig(gammas=gammas, subpaths=20))
+    distiller = SubPathDistiller(schedule, DistillConfig(subpaths=20))
     sample = distiller.draw(x0, torch.Generator(device).manual_seed(0))
-    counts = sample.index.cpu().bincount(minlength=20)
+    index, gamma, eps = sample.index.cpu(), sample.gamma.cpu(), sample.noise.cpu()
+    counts = index.bincount(minlength=20)
     assert len(counts) == 20
     assert bool((counts - 1000).abs().max() < 5 * math.sqrt(1000))
-    gamma = sample.gamma.cpu()
-    assert bool(((gamma >= 0) & (gamma <= 1)).all())
-    at_one = (gamma == 1).float().mean().item()
-    assert at_one == pytest.approx({"half_one": 0.5, "one": 1}.get(gammas, 0), abs=0.02)
-    # The share of draws below each of these is what the distribution says (5 standard deviations).
+    assert bool(((gamma >= 0) & (gamma < 1)).all())
     places = torch.linspace(0, 0.99, 100)
     share = (gamma[None] < places[:, None]).float().mean(dim=1)
-    assert (share - BELOW[gammas](places)).abs().max() < 5 * 0.5 / math.sqrt(20_000)
-    assert abs(sample.noise.mean().item()) < 0.03
-    assert sample.noise.std().item() == pytest.approx(1, abs=0.02)
+    assert (share - places).abs().max() < 5 * 0.5 / math.sqrt(20_000)
+    assert abs(eps.mean().item()) < 0.03
+    assert eps.std().item() == pytest.approx(1, abs=0.02)
     # Independent of one another.
-    columns = torch.stack(
-        [sample.index.cpu().float(), sample.noise[:, 0].cpu(), sample.noise[:, 1].cpu()]
-    )
-    if gammas != "one":
-        columns = torch.cat([columns, gamma[None]])
-    off = torch.corrcoef(columns) - torch.eye(len(columns))
+    off = torch.corrcoef(torch.stack([index.float(), gamma, eps[:, 0], eps[:, 1]])) - torch.eye(4)
     assert off.abs().max() < 5 / math.sqrt(20_000)
 
 
@@ -1109,23 +882,6 @@ def test_draws_repeat_and_leave_the_global_generator_alone():
         assert not torch.equal(getattr(first, name), getattr(other, name))
 
 
-def test_step_draws_nothing():
-    x0, sample, distiller = noise(6, 2), sample_for(6, 2), distiller_for()
-    assert torch.equal(
-        distiller.step(x0, sample, **nets()).loss, distiller.step(x0, sample, **nets()).loss
-    )
-
-
-@pytest.mark.parametrize("name", ["teacher", "student", "target"])
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_network_that_diverges_is_the_training_loops_business(name, value):
-    """Inputs are checked, outputs of networks are not: the loss shows it."""
-    ours = nets()
-    ours[name] = lambda x, t, cond=None, gamma=None: torch.full_like(x, value)
-    out = distiller_for().step(noise(6, 2), sample_for(6, 2), **ours)
-    assert not math.isfinite(out.loss.item())
-
-
 # -------------------------------------------------------------------- the config
 
 
@@ -1133,8 +889,9 @@ def test_config():
     config = DistillConfig()
     assert (config.subpaths, config.guidance, config.coupling) == (50, 8.0, "markov")
     assert (config.conditioning, config.loss, config.huber_c) == ("gamma", "l2", 1e-3)
-    assert (config.gammas, config.hop, config.reach) == ("uniform", "full", 1.0)
-    assert config.output_type == "epsilon"
+    assert (config.gammas, config.teacher_steps, config.reach) == ("uniform", 1, 1.0)
+    assert (config.teacher_prediction_type, config.output_type) == ("epsilon", "epsilon")
+    assert (config.sigma_data, config.timestep_scaling) == (0.5, 10.0)
     other = config.replace(student_prediction_type="v_prediction", subpaths=25)
     assert other.output_type == "v_prediction"
     assert other.subpaths == 25
@@ -1156,24 +913,17 @@ def test_config():
         ({"conditioning": "snr"}, r"conditioning is 'snr'; allowed: 'gamma', 'level'"),
         (
             {"gammas": "zero"},
-            r"gammas is 'zero'; allowed: 'uniform', 'upper_half', 'half_one', 'toward_one', "
-            r"'toward_zero', 'one'",
-        ),
-        ({"hop": "half"}, r"hop is 'half'; allowed: 'full', 'random'"),
-        (
-            {"hop": "random", "teacher_steps": 2},
-            r"teacher_steps is 2 with hop='random', whose hops have any length; allowed: 1",
+            r"gammas is 'zero'; allowed: 'uniform', 'one', or a function from u to gamma",
         ),
         ({**LEVEL, "reach": 0.99}, r"reach is 0\.99; allowed: a finite number >= 1"),
         ({**LEVEL, "reach": math.inf}, r"reach is inf; allowed: a finite number >= 1"),
         ({**LEVEL, "reach": math.nan}, r"reach is nan; allowed: a finite number >= 1"),
         (
             {**LEVEL, "reach": 2.0, "conditioning": "gamma"},
-            r"reach is 2\.0 with conditioning='gamma', coupling='linear', hop='full'; allowed: 1, "
-            r"or 'level', 'linear' and 'full'",
+            r"reach is 2\.0 with conditioning='gamma', coupling='linear'; allowed: 1, "
+            r"or 'level' and 'linear'",
         ),
-        ({**LEVEL, "reach": 1.5, "coupling": "markov"}, r"coupling='markov', hop='full'; allowed"),
-        ({**LEVEL, "reach": 1.5, "hop": "random"}, r"'linear', hop='random'; allowed: 1, or"),
+        ({**LEVEL, "reach": 1.5, "coupling": "markov"}, r"coupling='markov'; allowed: 1"),
         ({"loss": "l1"}, r"loss is 'l1'; allowed: 'l2', 'huber'"),
         (
             {"teacher_prediction_type": "v"},
@@ -1218,9 +968,6 @@ def test_config_that_does_not_fit_the_schedule(change, message):
         SubPathDistiller(SD, DistillConfig(**change))
 
 
-# -------------------------------------------------------------------- wrong input
-
-
 X0, GOOD = noise(4, 2), sample_for(4, 2)
 META = torch.device("meta")
 
@@ -1235,39 +982,20 @@ def change(**fields):
         (X0.float(), GOOD, r"x0 is torch\.float32 on cpu; allowed: the schedule's torch\.float64"),
         (X0.to(META), GOOD, r"x0 is torch\.float64 on meta; allowed: .* on cpu"),
         (X0[:, 0], change(noise=GOOD.noise[:, 0]), r"x0 has shape \(4,\); allowed: .*rank 2"),
-        (X0 * math.nan, GOOD, r"x0 holds 8 NaN or Inf of 8 values; allowed: finite"),
-        (X0, change(noise=GOOD.noise / 0), r"noise holds 8 NaN or Inf of 8 values; allowed"),
         (X0, change(noise=GOOD.noise[:3]), r"noise has shape \(3, 2\); allowed: .*\(4, 2\)"),
-        (
-            X0,
-            change(noise=GOOD.noise.float()),
-            r"noise has dtype torch\.float32; allowed: .*float64",
-        ),
+        (X0, change(noise=GOOD.noise.float()), r"noise has dtype torch\.float32; .*x0, .*float64"),
         (X0, change(noise=GOOD.noise.to(META)), r"noise has device meta; allowed: .*cpu"),
-        (X0, change(index=torch.tensor([0, 1, 2, 50])), r"index is 50; allowed: 0 <= index <= 49"),
-        (X0, change(index=torch.tensor([0, -1, 2, 3])), r"index is -1; allowed: 0 <= index <= 49"),
-        (X0, change(index=GOOD.index[:3]), r"index has shape \(3,\); allowed: \(B,\) = \(4,\)"),
+        (X0, change(index=GOOD.index[:3]), r"index has shape \(3,\).*allowed: \(B,\) = \(4,\)"),
         (
             X0,
             change(index=GOOD.index.double()),
             r"index has dtype torch\.float64; allowed: an int",
         ),
         (X0, change(index=GOOD.index > 0), r"index has dtype torch\.bool; allowed: an integer"),
-        (X0, change(index=GOOD.index.to(META)), r"index is on meta; allowed: x0's cpu"),
-        (X0, change(gamma=GOOD.gamma + 0.5), r"gamma is 1\.16667; allowed: 0 <= gamma <= 1"),
-        (X0, change(gamma=GOOD.gamma - 0.5), r"gamma is -0\.5; allowed: 0 <= gamma <= 1"),
-        (X0, change(gamma=GOOD.gamma * math.nan), r"gamma is nan; allowed: 0 <= gamma <= 1"),
-        (
-            X0,
-            change(gamma=GOOD.gamma[:, None]),
-            r"gamma has shape \(4, 1\); allowed: \(B,\) = \(4,\)",
-        ),
-        (
-            X0,
-            change(gamma=GOOD.gamma.float()),
-            r"gamma has dtype torch\.float32; allowed: .*float64",
-        ),
-        (X0, change(gamma=GOOD.gamma.to(META)), r"gamma is on meta; allowed: x0's cpu"),
+        (X0, change(index=GOOD.index.to(META)), r"index has .* on meta; allowed: .*x0's cpu"),
+        (X0, change(gamma=GOOD.gamma[:, None]), r"gamma has shape \(4, 1\).*\(B,\) = \(4,\)"),
+        (X0, change(gamma=GOOD.gamma.float()), r"gamma has dtype torch\.float32; .*float64"),
+        (X0, change(gamma=GOOD.gamma.to(META)), r"gamma has .* on meta; allowed: .*x0's cpu"),
     ],
 )
 def test_wrong_input(x0, sample, message):
@@ -1288,12 +1016,11 @@ def test_a_network_of_the_wrong_shape(name):
         distiller_for().step(X0, GOOD, **ours)
 
 
-def test_draw_refuses_a_generator_of_another_device():
+def test_draw_refuses_other_generators():
     with pytest.raises(ValueError, match=r"the generator is on cpu but x0 is on meta; allowed"):
         distiller_for().draw(X0.to(META), torch.Generator())
-
-
-# -------------------------------------------------------------------- the step's own parts
+    with pytest.raises(ValueError, match=r"there are 3 generators for 4 samples; allowed: one"):
+        distiller_for().draw(X0, [torch.Generator()] * 3)
 
 
 @pytest.mark.parametrize("loss", ["l2", "huber"])
@@ -1311,15 +1038,3 @@ def test_a_step_is_its_public_parts(loss):
     assert torch.equal(here.sigma, out.level_gamma.sigma)
     expected = (mse if loss == "l2" else pseudo_huber)(out.prediction, out.target)
     assert torch.equal(expected, out.loss)
-
-
-def test_smooth_denoiser_as_all_three_networks():
-    """A teacher that is nearly exact leaves a small loss for a student that equals it."""
-    net = SmoothDenoiser("v_prediction")
-    distiller = distiller_for(
-        teacher_prediction_type="v_prediction", conditioning="level", coupling="linear"
-    )
-    x0 = 0.5 * noise(200, 2)
-    sample = distiller.draw(x0, torch.Generator().manual_seed(0))
-    out = distiller.step(x0, sample, teacher=net, student=net, target=net)
-    assert out.loss < 1e-2

@@ -1,4 +1,4 @@
-"""The sinusoidal embedding that tells the official student gamma."""
+"""The embedding of gamma that the official student is conditioned on, and a smooth one."""
 
 import math
 
@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slam_edu import gamma_embedding, guidance_scale_embedding
+from slam_edu.embedding import GAMMA_INPUTS
 from tests.helpers import assert_near, f64, gammas, on_devices, properties
 
 
@@ -48,11 +49,21 @@ def test_gamma_one_is_all_sines_zero_and_all_cosines_one(device):
     assert_near(e, torch.cat([torch.zeros(3, 32), torch.ones(3, 32)], dim=1), rtol=0)
 
 
+def test_smooth_features_vanish_at_one():
+    gamma = torch.tensor([0.0, 0.25, 1.0])
+    found = GAMMA_INPUTS["smooth"](gamma)
+    for row, g in zip(found.tolist(), gamma.tolist(), strict=True):
+        angles = [2**j * math.pi * (1 - g) / 2 for j in range(3)]
+        assert row == pytest.approx([*map(math.sin, angles), *(1 - math.cos(a) for a in angles)],
+                                    abs=1e-6)  # fmt: skip
+    assert found[2].tolist() == [0.0] * 6
+    assert GAMMA_INPUTS["smooth"](gamma.double()).dtype == torch.float64
+    assert torch.equal(GAMMA_INPUTS["official"](gamma), gamma_embedding(gamma))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: gamma_embedding(f64([1.5])), r"gamma is 1\.5; allowed: 0 <= gamma <= 1"),
-        (lambda: gamma_embedding(f64([math.nan])), r"gamma is nan; allowed: 0 <= gamma <= 1"),
         (lambda: gamma_embedding(f64([[0.5]])), r"w has shape \(1, 1\), torch.float64; allowed"),
         (lambda: guidance_scale_embedding(torch.tensor([1])), r"torch.int64; allowed: floating"),
         (lambda: guidance_scale_embedding(f64([1.0]), 3), r"dim is 3; allowed: an integer >= 4"),
