@@ -13,7 +13,7 @@ import pytest
 from slam_edu.sd.config import SDConfig
 from slam_edu.sd.data import open_source
 from slam_edu.sd.data import shards as module
-from slam_edu.sd.data.shards import CUT, NO_TAR, ShardSource, expand_shards
+from slam_edu.sd.data.shards import CUT, NO_TAR, expand_shards
 from slam_edu.sd.data.sources import Item
 from tests.sd.images import CAPTIONS, caption, encoded, picture, sample_files, shards, tar_of
 
@@ -24,9 +24,13 @@ def names(source, position=(0, 0)):
     return [(e.name, e.caption if isinstance(e, Item) else e.reason) for _, e in entries]
 
 
+def source_of(path, **changes):
+    return open_source(SDConfig(data="webdataset", data_path=str(path), **changes))
+
+
 def of_bytes(tmp_path, content):
     (tmp_path / "a.tar").write_bytes(content)
-    return ShardSource(str(tmp_path / "a.tar"))
+    return source_of(tmp_path / "a.tar")
 
 
 def three_samples():
@@ -69,7 +73,7 @@ def test_shards_that_are_not_there(tmp_path):
 
 
 def test_samples_in_order(tmp_path):
-    source = open_source(SDConfig(data="webdataset", data_path=shards(tmp_path)))
+    source = source_of(shards(tmp_path))
     wanted = [
         (f"shard-{shard:02}.tar/{n:03}", caption(n))
         for n, shard in enumerate([0] * 4 + [1] * 4 + [2] * 3)
@@ -112,7 +116,7 @@ def test_captions_and_faulty_samples(tmp_path):
         ("a.tar/k", "no image"),
         ("a.tar", "a file name twice in a shard"),
     ]
-    source = ShardSource(source.shards[0], caption_column="caption", empty_captions="keep")
+    source = source_of(source.shards[0], caption_column="caption", empty_captions="keep")
     assert [names(source)[n] for n in (0, 5)] == [("a.tar/a", "not this"), ("a.tar/f", "")]
 
 
@@ -191,7 +195,7 @@ def test_streamed_shards(server, tmp_path):
     shards(tmp_path, (2, 1))
     server.files = {f"/{p.name}": p.read_bytes() for p in tmp_path.glob("*.tar")}
     server.codes = [503]  # it is busy at first
-    source = ShardSource(server.address + "/shard-{00..01}.tar?key=1")
+    source = source_of(server.address + "/shard-{00..01}.tar?key=1")
     assert [text for _, text in names(source)] == CAPTIONS[:3]
     assert [path for path, _ in server.asked] == [
         "/shard-00.tar?key=1", "/shard-00.tar?key=1", "/shard-01.tar?key=1"
@@ -215,7 +219,7 @@ def test_a_lost_connection_is_made_again(ranges, server):
 
 
 def test_an_address_that_cannot_be_read(server):
-    source = ShardSource(server.address + "/a.tar")
+    source = source_of(server.address + "/a.tar")
     with pytest.raises(ConnectionError, match=r"a.tar' cannot be read: it answered 404 Not Found"):
         names(source)
     assert len(server.asked) == 1  # asked again it would say the same

@@ -12,8 +12,16 @@ from slam_edu.images import RejectedError
 from slam_edu.sd.config import SDConfig
 from slam_edu.sd.data import SampleCounts, default_prompts, open_source, read_prompts
 from slam_edu.sd.data import sources as module
-from slam_edu.sd.data.sources import DatasetsSource, FolderSource, Item
+from slam_edu.sd.data.sources import Item
 from tests.sd.images import CAPTIONS, encoded, image_folder, picture
+
+
+def folder_of(path, **changes):
+    return open_source(SDConfig(data="folder", data_path=str(path), **changes))
+
+
+def library(path, **changes):
+    return open_source(SDConfig(data="datasets", data_path=str(path), **changes))
 
 
 def summary(source):
@@ -43,7 +51,7 @@ def test_digits(monkeypatch):
 
 @pytest.mark.parametrize("metadata", [True, False])
 def test_a_folder(metadata, tmp_path):
-    source = FolderSource(image_folder(tmp_path / "data", 6, metadata=metadata))
+    source = folder_of(image_folder(tmp_path / "data", 6, metadata=metadata))
     assert summary(source) == {f"{n:03}.png": CAPTIONS[n % 4] for n in range(6)}
     assert source[[2]][0].picture == tmp_path / "data" / "002.png"
     assert [p for p, _ in source.items(4)] == [5, 6]
@@ -52,9 +60,8 @@ def test_a_folder(metadata, tmp_path):
 def test_a_folder_in_a_configuration(tmp_path):
     folder = image_folder(tmp_path / "data", 2)
     (folder / "metadata.jsonl").write_text('{"file_name": "000.png", "words": ""}\n', "utf-8-sig")
-    settings = {"data": "folder", "data_path": str(folder), "caption_column": "words"}
-    config = SDConfig(**settings, empty_captions="keep")
-    assert summary(open_source(config)) == {"000.png": "", "001.png": "no caption"}
+    source = folder_of(folder, caption_column="words", empty_captions="keep")
+    assert summary(source) == {"000.png": "", "001.png": "no caption"}
 
 
 def test_every_kind_of_faulty_entry(tmp_path):
@@ -83,7 +90,7 @@ def test_every_kind_of_faulty_entry(tmp_path):
     (folder / ".hidden.png").write_bytes(b"")
     (folder / ".git").mkdir()
     (folder / ".git" / "x.png").write_bytes(b"")
-    source = FolderSource(folder)
+    source = folder_of(folder)
     assert list(summary(source).items()) == [
         ("000.png", "a red seven on it"),
         ("001.png", "an empty caption"),
@@ -105,23 +112,23 @@ def test_every_kind_of_faulty_entry(tmp_path):
 
 
 def test_no_folder_and_an_empty_one(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no folder '.*nowhere'; allowed: a"):
-        FolderSource(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"there is no folder '.*nowhere'; allowed: one"):
+        folder_of(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("no image")
     with pytest.raises(ValueError, match=r"holds no image; allowed: \.png, \.jpg, "):
-        FolderSource(tmp_path)
+        folder_of(tmp_path)
     with pytest.raises(ValueError, match="data is 'prompts', which has no images"):
         open_source(SDConfig(data="prompts"))
 
 
 def test_the_identity_of_a_folder_follows_its_files(tmp_path):
     folder = image_folder(tmp_path / "data", 3)
-    seen = [FolderSource(folder).identity(), FolderSource(folder).identity()]
+    seen = [folder_of(folder).identity(), folder_of(folder).identity()]
     assert seen[0] == seen[1]
     (folder / "metadata.jsonl").write_text((folder / "metadata.jsonl").read_text() + " ")
-    seen.append(FolderSource(folder).identity())
+    seen.append(folder_of(folder).identity())
     (folder / "003.png").write_bytes(encoded(picture(3)))
-    seen.append(FolderSource(folder).identity())
+    seen.append(folder_of(folder).identity())
     assert len(set(map(str, seen))) == 3
 
 
@@ -162,7 +169,7 @@ def test_parquet_files_and_folders_of_save_to_disk(hub_cache, tmp_path):
     table = table_of(hub_cache)
     path = tmp_path / "rows.parquet"
     table.to_parquet(str(path))
-    source = open_source(SDConfig(data="datasets", data_path=str(path), **COLUMNS))
+    source = library(path, **COLUMNS)
     assert summary(source) == WANTED
     assert source[[0]][0].picture == encoded(picture(0))
     for columns, message in (
@@ -171,35 +178,35 @@ def test_parquet_files_and_folders_of_save_to_disk(hub_cache, tmp_path):
         ({"caption_column": "n"}, r"and Value\('int64'\); allowed: .* text as caption_column"),
     ):
         with pytest.raises(ValueError, match=message):
-            len(DatasetsSource(str(path), **{**COLUMNS, **columns}))
+            len(library(path, **{**COLUMNS, **columns}))
     splits = hub_cache.DatasetDict({"a": table, "train": table.select([0])})
     splits.save_to_disk(str(tmp_path / "splits"))
-    assert summary(DatasetsSource(str(tmp_path / "splits"), **COLUMNS)) == {
+    assert summary(library(tmp_path / "splits", **COLUMNS)) == {
         "row 0": "a red seven"
     }  # fmt: skip
     splits["b"] = splits.pop("train")
     splits.save_to_disk(str(tmp_path / "two"))
     with pytest.raises(ValueError, match="has the splits 'a', 'b'; allowed: one split, or one"):
-        len(DatasetsSource(str(tmp_path / "two"), **COLUMNS))
+        len(library(tmp_path / "two", **COLUMNS))
 
 
 def test_what_the_library_makes_of_an_image_folder(hub_cache, tmp_path):
     """Paths, not bytes."""
-    source = DatasetsSource(str(image_folder(tmp_path / "data", 3)))
+    source = library(image_folder(tmp_path / "data", 3))
     assert set(summary(source).values()) == set(CAPTIONS[:3])
     assert Path(source[[0]][0].picture).is_file()
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 it is not")
     with pytest.raises(ValueError, match=r"bad.parquet' cannot be loaded by the datasets library"):
-        len(DatasetsSource(str(tmp_path / "bad.parquet")))
+        len(library(tmp_path / "bad.parquet"))
 
 
 def test_a_path_that_is_not_there_and_an_id_without_a_commit():
     for path in ("./none", "/nowhere/data", "none.parquet", "C:\\none", "a/b/c"):
         with pytest.raises(FileNotFoundError, match=r"is not there; allowed: a folder, a \.parq"):
-            DatasetsSource(path)
+            library(path)
     for revision in (None, "main", "a" * 39, "A" * 40):
         with pytest.raises(ValueError, match=rf"data_revision is {revision!r}.*40 hexadecimal"):
-            DatasetsSource("owner/name", revision)
+            library("owner/name", data_revision=revision)
 
 
 def test_no_network(tmp_path):
@@ -208,8 +215,9 @@ def test_no_network(tmp_path):
     code = f"""if True:
         import sys, slam_edu.sd.data
         print([n for n in ("diffusers", "transformers", "PIL", "datasets") if n in sys.modules])
-        from slam_edu.sd.data.sources import DatasetsSource
-        source = DatasetsSource("owner/name", "{"a" * 40}")
+        from slam_edu.sd.config import SDConfig
+        settings = {{"data_path": "owner/name", "data_revision": "{"a" * 40}"}}
+        source = slam_edu.sd.data.open_source(SDConfig(data="datasets", **settings))
         assert source.identity()["revision"] == "{"a" * 40}"
         try:
             len(source)
@@ -230,7 +238,7 @@ def test_without_the_library(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     message = r"data='datasets' needs datasets; install .* `pip install slam_edu\[data\]`"
     with pytest.raises(ModuleNotFoundError, match=message):
-        len(DatasetsSource(str(tmp_path)))
+        len(library(tmp_path))
 
 
 # -------------------------------------------------------------------- counts and prompts

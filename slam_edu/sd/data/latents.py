@@ -151,7 +151,8 @@ def load(found: Entry, size: tuple[int, int]) -> Sample | RejectedError:
     try:
         return Sample(found.name, found.caption, *fit(found.picture, size))
     except RejectedError as error:
-        return RejectedError(error.reason, error.detail, found.name)
+        error.name = found.name
+        return error
 
 
 def loading_pool() -> ThreadPoolExecutor:

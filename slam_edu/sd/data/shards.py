@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from slam_edu.images import SUFFIXES, RejectedError
+from slam_edu.sd.config import SDConfig
 from slam_edu.sd.data.sources import Entry, Position, check_caption, entry, hash_of
 
 ENDS = (".tar", ".tar.gz", ".tgz")
@@ -35,11 +36,9 @@ CUT, NO_TAR = "a shard that is cut short", "a shard that cannot be read"
 class ShardSource:
     """Images and captions in shards, in the shards' order and within them.
 
-    Args:
-        shards: paths or http(s) addresses with braces, ``shards-{0000..0099}.tar``, a path with
-            ``*``, or a folder of .tar, .tar.gz and .tgz files.
-        caption_column: the caption's name in a sample's JSON; ``caption`` is looked for next.
-            A .txt comes before both.
+    ``data_path`` is paths or http(s) addresses with braces, ``shards-{0000..0099}.tar``, a path
+    with ``*``, or a folder of .tar, .tar.gz and .tgz files. A caption is in a sample's .txt, or in
+    its JSON by the name ``caption_column``, or else ``caption``.
 
     Raises:
         FileNotFoundError: if a local shard is not there.
@@ -48,11 +47,8 @@ class ShardSource:
 
     start = (0, 0)
 
-    def __init__(
-        self, shards: str, *, caption_column: str = "text", empty_captions: str = "reject"
-    ) -> None:
-        self.caption_column, self.empty_captions = caption_column, empty_captions
-        self.shards = expand_shards(shards)
+    def __init__(self, config: SDConfig) -> None:
+        self.config, self.shards = config, expand_shards(config.data_path)
 
     def identity(self) -> dict[str, Any]:
         """Names and sizes of files; addresses without what follows "?", such as a key."""
@@ -61,7 +57,7 @@ class ShardSource:
             else [Path(shard).name, Path(shard).stat().st_size]
             for shard in self.shards
         ]  # fmt: skip
-        return {"shards": hash_of(known), "caption_column": self.caption_column}
+        return {"shards": hash_of(known), "caption_column": self.config.caption_column}
 
     def items(self, position: Position) -> Iterator[tuple[Position, Entry]]:
         """The entries from a position (shard, entries of it) on, each with the one after it."""
@@ -102,7 +98,9 @@ class ShardSource:
             raise RejectedError("no image", kinds)
 
         return entry(
-            name, picture, lambda: check_caption(self._caption(files), self.empty_captions, kinds)
+            name,
+            picture,
+            lambda: check_caption(self._caption(files), self.config.empty_captions, kinds),
         )
 
     def _caption(self, files: dict[str, bytes]) -> object:
@@ -116,7 +114,7 @@ class ShardSource:
             raise RejectedError("a caption file that is not JSON", str(error)) from error
         if not isinstance(about, dict):
             raise RejectedError("a caption file that is not JSON", "no object")
-        return about.get(self.caption_column, about.get("caption"))
+        return about.get(self.config.caption_column, about.get("caption"))
 
 
 def _samples(

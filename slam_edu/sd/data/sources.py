@@ -136,17 +136,14 @@ def open_source(config: SDConfig) -> MapSource | ShardSource:
         FileNotFoundError: if it is not there.
         ValueError: if it is empty, or has no images.
     """
-    options = {"caption_column": config.caption_column, "empty_captions": config.empty_captions}
     if config.data == "folder":
-        return FolderSource(config.data_path, **options)
+        return FolderSource(config)
     if config.data == "webdataset":
         from slam_edu.sd.data.shards import ShardSource
 
-        return ShardSource(config.data_path, **options)
+        return ShardSource(config)
     if config.data == "datasets":
-        return DatasetsSource(
-            config.data_path, config.data_revision, config.image_column, **options
-        )
+        return DatasetsSource(config)
     model = shipped(config.data)
     if model is None:
         raise ValueError(
@@ -177,7 +174,8 @@ def entry(name: str, picture: Callable[[], Any], caption: Callable[[], str]) -> 
     try:
         return Item(name, picture=picture(), caption=caption())
     except RejectedError as error:
-        return RejectedError(error.reason, error.detail, name)
+        error.name = name
+        return error
 
 
 def hash_of(value: object) -> str:
@@ -218,22 +216,18 @@ class FolderSource(MapSource):
         ValueError: if it holds no image.
     """
 
-    def __init__(
-        self, folder: str | os.PathLike[str], *, caption_column: str = "text",
-        empty_captions: str = "reject",
-    ) -> None:  # fmt: skip
-        self.folder = Path(folder)
-        self.caption_column, self.empty_captions = caption_column, empty_captions
+    def __init__(self, config: SDConfig) -> None:
+        self.config, self.folder = config, Path(config.data_path)
         where = f"captions in {METADATA} or in a .txt beside each"
         if not self.folder.is_dir():
             raise FileNotFoundError(
-                f"there is no folder {str(folder)!r}; allowed: a folder of images with {where}"
+                f"there is no folder {config.data_path!r}; allowed: one of images with {where}"
             )
         self._sizes = dict(list_files(self.folder, (*SUFFIXES, ".txt", METADATA)))
         images = [name for name in self._sizes if name.lower().endswith(SUFFIXES)]
         if not images:
             raise ValueError(
-                f"the folder {str(folder)!r} holds no image; allowed: {', '.join(SUFFIXES)} "
+                f"the folder {config.data_path!r} holds no image; allowed: {', '.join(SUFFIXES)} "
                 f"files, with {where}"
             )
         self._rows = list(self._metadata()) if METADATA in self._sizes else []
@@ -243,7 +237,7 @@ class FolderSource(MapSource):
     def identity(self) -> dict[str, Any]:
         """Names and sizes of its files."""
         files = hash_of(list(self._sizes.items()))
-        return {"files": files, "caption_column": self.caption_column}
+        return {"files": files, "caption_column": self.config.caption_column}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -276,21 +270,25 @@ class FolderSource(MapSource):
                 yield name, row
 
     def _caption(self, name: str, row: dict[str, Any]) -> str:
-        if self.caption_column in row:
-            return check_caption(row[self.caption_column], self.empty_captions, "null")
+        if self.config.caption_column in row:
+            return check_caption(
+                row[self.config.caption_column], self.config.empty_captions, "null"
+            )
         beside = (self.folder / name).with_suffix(".txt")
         try:
             text = beside.read_text("utf-8-sig")
         except FileNotFoundError:
             missing = f"no {beside.name} beside it"
             if row:
-                missing += f"; no {self.caption_column!r} in its line, which has {', '.join(row)}"
+                missing += (
+                    f"; no {self.config.caption_column!r} in its line, which has {', '.join(row)}"
+                )
             raise RejectedError("no caption", missing) from None
         except UnicodeDecodeError as error:
             raise RejectedError("a caption that is not UTF-8", str(error)) from error
         except OSError as error:
             raise RejectedError("a file that cannot be read", str(error)) from error
-        return check_caption(text, self.empty_captions)
+        return check_caption(text, self.config.empty_captions)
 
 
 def list_files(folder: Path, ends: tuple[str, ...] = ("",)) -> list[tuple[str, int]]:
@@ -314,22 +312,18 @@ def list_files(folder: Path, ends: tuple[str, ...] = ("",)) -> list[tuple[str, i
 class DatasetsSource(MapSource):
     """A data set that the ``datasets`` library can load; it is loaded when it is first read.
 
-    Args:
-        path: an id on the Hugging Face hub, a folder (also of ``save_to_disk``), a parquet file.
-        revision: the commit of an id, 40 hexadecimal digits.
+    ``data_path`` is an id on the Hugging Face hub, with its commit ``data_revision``, a parquet
+    file, or a folder, also of ``save_to_disk``.
 
     Raises:
         FileNotFoundError: for a path that is not there.
         ValueError: for an id without a commit.
     """
 
-    def __init__(
-        self, path: str, revision: str | None = None, image_column: str = "image", *,
-        caption_column: str = "text", empty_captions: str = "reject",
-    ) -> None:  # fmt: skip
-        self.path, self.revision = path, revision
-        self.image_column, self.caption_column = image_column, caption_column
-        self.empty_captions = empty_captions
+    def __init__(self, config: SDConfig) -> None:
+        path, revision = config.data_path, config.data_revision
+        self.path, self.revision, self.empty_captions = path, revision, config.empty_captions
+        self.columns = {name: getattr(config, name) for name in ("image_column", "caption_column")}
         self.local = Path(path).exists()
         if self.local:
             return
@@ -347,26 +341,25 @@ class DatasetsSource(MapSource):
 
     def identity(self) -> dict[str, Any]:
         """The commit, or names and sizes of the files."""
-        columns = {"image_column": self.image_column, "caption_column": self.caption_column}
         if not self.local:
-            return {"id": self.path, "revision": self.revision, **columns}
+            return {"id": self.path, "revision": self.revision, **self.columns}
         path = Path(self.path)
         files = [(path.name, path.stat().st_size)] if path.is_file() else list_files(path)
-        return {"files": hash_of(files), **columns}
+        return {"files": hash_of(files), **self.columns}
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def __getitem__(self, indices: Sequence[int]) -> list[Entry]:
         rows = zip(indices, self._dataset.__getitems__(list(indices)), strict=True)
+        columns = [(i, *map(row.get, self.columns.values())) for i, row in rows]
         return [
             entry(
-                f"row {i}",
-                partial(_picture, row[self.image_column]),
-                partial(check_caption, row[self.caption_column], self.empty_captions),
+                f"row {i}", partial(_picture, image),
+                partial(check_caption, caption, self.empty_captions),
             )
-            for i, row in rows
-        ]
+            for i, image, caption in columns
+        ]  # fmt: skip
 
     @cached_property
     def _dataset(self) -> Dataset:
@@ -390,7 +383,7 @@ class DatasetsSource(MapSource):
         return self._columns(rows, datasets.Image(decode=False))
 
     def _columns(self, rows: Dataset, image: Any) -> Dataset:
-        columns = [self.image_column, self.caption_column]
+        columns = list(self.columns.values())
         for column in columns:
             if column not in rows.column_names:
                 raise ValueError(
@@ -401,7 +394,7 @@ class DatasetsSource(MapSource):
         try:
             if getattr(kinds[1], "dtype", None) not in ("string", "large_string"):
                 raise TypeError
-            return rows.select_columns(columns).cast_column(self.image_column, image)
+            return rows.select_columns(columns).cast_column(columns[0], image)
         except Exception as error:  # what Arrow raises depends on the column's type
             raise ValueError(
                 f"the columns {columns} of {self.path!r} hold {kinds[0]} and {kinds[1]}; allowed: "
