@@ -6,131 +6,130 @@ through: saving, loading, distilling, exporting, sampling. Latents are 4 x 8 x 8
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
+from slam_edu.io import data_path
 from slam_edu.seeding import seeded
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
-    from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+    from transformers import CLIPTokenizer, PreTrainedModel
 
 #: Widths of XL's first and second text encoder, of the pooled embedding, and of each time id.
 XL_WIDTHS = (16, 24)
 POOLED, TIME_ID = 20, 8
 #: By this the layers that bring the words in are enlarged: as they are drawn, words hardly matter.
 LOUDER = 3
+_UNET = {"sample_size": 8, "block_out_channels": (16, 32), "layers_per_block": 1,
+         "norm_num_groups": 8}  # fmt: skip
 
 
 def tiny_pipeline(seed: int = 0, prediction_type: str = "epsilon") -> StableDiffusionPipeline:
-    """A Stable Diffusion 1 of 0.4 million random parameters, whose words and timesteps matter.
+    """A Stable Diffusion 1 of 0.4 million random parameters, whose words and timesteps matter."""
+    from diffusers import StableDiffusionPipeline
 
-    Args:
-        seed: of the weights.
-        prediction_type: what the scheduler says that the UNet predicts.
-
-    Returns:
-        the pipeline, on the CPU in float32, without its progress bar.
-    """
-    from slam_edu.digits.networks import (
-        TextToLatents,
-        build_text_encoder,
-        build_tokenizer,
-        build_unet,
-        build_vae,
+    tokenizer = tiny_tokenizer()
+    unet = _unet(
+        seed,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
+        attention_head_dim=4,  # the number of heads: diffusers' name for it is misleading
+        cross_attention_dim=32,
     )
-    from slam_edu.digits.train.export import build_pipeline
-
-    network = TextToLatents(
-        build_unet(seed, (16, 32), text_width=32), build_text_encoder(build_tokenizer(), seed, 32)
-    )
-    _let_words_matter(network.unet)
-    pipeline = build_pipeline(build_vae(seed, (8, 8, 16)).eval(), network.eval(), prediction_type)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+    return _assembled(
+        StableDiffusionPipeline, seed, prediction_type, unet,
+        tokenizer=tokenizer, text_encoder=_text_encoder("CLIPTextModel", tokenizer, seed, 32),
+        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
 
 
 def tiny_xl_pipeline(seed: int = 0, prediction_type: str = "epsilon") -> StableDiffusionXLPipeline:
-    """A Stable Diffusion XL of 0.4 million random parameters.
+    """A Stable Diffusion XL of the same size, whose pooled embeddings and sizes matter too."""
+    from diffusers import StableDiffusionXLPipeline
 
-    It has two text encoders, pooled embeddings and sizes, and all of them matter for the output,
-    as do the timesteps.
+    tokenizer, (one, two) = tiny_tokenizer(), XL_WIDTHS
+    second = _text_encoder(
+        "CLIPTextModelWithProjection", tokenizer, seed + 1, two, projection_dim=POOLED
+    )
+    # The published scheduler is EulerDiscreteScheduler, with these betas; numpy 2 warns of it.
+    return _assembled(
+        StableDiffusionXLPipeline, seed, prediction_type, tiny_xl_unet(seed),
+        tokenizer=tokenizer, text_encoder=_text_encoder("CLIPTextModel", tokenizer, seed, one),
+        tokenizer_2=tiny_tokenizer(), text_encoder_2=second, add_watermarker=False,
+    )  # fmt: skip
 
-    Args:
-        seed: of the weights.
-        prediction_type: what the scheduler says that the UNet predicts.
 
-    Returns:
-        the pipeline, on the CPU in float32, without its progress bar.
-    """
-    from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+def tiny_xl_unet(seed: int = 0) -> UNet2DConditionModel:
+    """The denoiser of :func:`tiny_xl_pipeline`, as its initial weights are drawn."""
+    return _unet(
+        seed,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2),
+        attention_head_dim=(2, 4),
+        cross_attention_dim=sum(XL_WIDTHS),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=TIME_ID,
+        projection_class_embeddings_input_dim=POOLED + 6 * TIME_ID,
+    )
 
-    from slam_edu.digits.networks import build_text_encoder, build_tokenizer, build_vae
 
-    tokenizer = build_tokenizer()
-    unet = tiny_xl_unet(seed)
-    _let_words_matter(unet)
-    # The published one is EulerDiscreteScheduler, with these betas; numpy 2 warns of what it does.
+def tiny_tokenizer() -> CLIPTokenizer:
+    """The shipped model's: the words of its captions, and bytes; 24 tokens a prompt."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torchvision
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(data_path("digits-sd") / "tokenizer")
+
+
+def _unet(seed: int, **options: Any) -> UNet2DConditionModel:
+    from diffusers import UNet2DConditionModel
+
+    return seeded(lambda: UNet2DConditionModel(**_UNET, **options), seed)
+
+
+def _text_encoder(
+    kind: str, tokenizer: CLIPTokenizer, seed: int, width: int, **options: Any
+) -> PreTrainedModel:
+    import transformers
+
+    config = transformers.CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width,
+        num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=tokenizer.model_max_length, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **options,
+    )  # fmt: skip
+    return seeded(lambda: getattr(transformers, kind)(config), seed)
+
+
+@torch.no_grad()
+def _assembled(
+    kind: type, seed: int, prediction_type: str, unet: UNet2DConditionModel, **parts: Any
+) -> Any:
+    """A pipeline in evaluation mode, with an autoencoder and Stable Diffusion's schedule."""
+    from diffusers import AutoencoderKL, DDIMScheduler
+
+    for name, p in unet.named_parameters():
+        if "attn2.to_v" in name or "attn2.to_out.0.weight" in name:
+            p.mul_(LOUDER)
+    vae = seeded(
+        lambda: AutoencoderKL(
+            sample_size=32, latent_channels=4, block_out_channels=(8, 8, 16), layers_per_block=1,
+            norm_num_groups=8, down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+        ),
+        seed,
+    )  # fmt: skip
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", steps_offset=1,
         prediction_type=prediction_type, clip_sample=False, timestep_spacing="trailing",
     )  # fmt: skip
-    pipeline = StableDiffusionXLPipeline(
-        vae=build_vae(seed, (8, 8, 16)).eval(),
-        text_encoder=build_text_encoder(tokenizer, seed, XL_WIDTHS[0]).eval(),
-        text_encoder_2=_second_encoder(tokenizer, seed).eval(),
-        tokenizer=tokenizer,
-        tokenizer_2=build_tokenizer(),
-        unet=unet.eval(),
-        scheduler=scheduler,
-        add_watermarker=False,
-    )
+    pipeline = kind(vae=vae, unet=unet, scheduler=scheduler, **parts)
+    for part in (unet, vae, pipeline.text_encoder, getattr(pipeline, "text_encoder_2", vae)):
+        part.eval()
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def tiny_xl_unet(seed: int = 0) -> UNet2DConditionModel:
-    """The denoiser of :func:`tiny_xl_pipeline`, as its initial weights are drawn.
-
-    Args:
-        seed: of the weights.
-    """
-    from diffusers import UNet2DConditionModel
-
-    return seeded(
-        lambda: UNet2DConditionModel(
-            sample_size=8,
-            block_out_channels=(16, 32),
-            layers_per_block=1,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            transformer_layers_per_block=(1, 2),
-            norm_num_groups=8,
-            attention_head_dim=(2, 4),
-            cross_attention_dim=sum(XL_WIDTHS),
-            use_linear_projection=True,
-            addition_embed_type="text_time",
-            addition_time_embed_dim=TIME_ID,
-            projection_class_embeddings_input_dim=POOLED + 6 * TIME_ID,
-        ),
-        seed,
-    )
-
-
-def _second_encoder(tokenizer: CLIPTokenizer, seed: int) -> CLIPTextModelWithProjection:
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-
-    from slam_edu.digits.networks import build_text_encoder
-
-    like = build_text_encoder(tokenizer, seed, XL_WIDTHS[1]).config
-    config = CLIPTextConfig(**{**like.to_dict(), "projection_dim": POOLED})
-    return seeded(lambda: CLIPTextModelWithProjection(config), seed + 1)
-
-
-@torch.no_grad()
-def _let_words_matter(unet: nn.Module) -> None:
-    for name, p in unet.named_parameters():
-        if "attn2.to_v" in name or "attn2.to_out.0.weight" in name:
-            p.mul_(LOUDER)
