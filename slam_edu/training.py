@@ -1,22 +1,23 @@
-r"""The training loops: generators that own the optimiser and the moving average.
+r"""The training loop: a generator that owns optimiser and moving average, a state per update.
 
+- :func:`train_student`: distillation by :class:`slam_edu.distill.SubPathDistiller`,
 - :func:`train_teacher`: a diffusion model by denoising score matching,
-- :func:`train_student`: its distillation by :class:`slam_edu.distill.SubPathDistiller`,
-- :func:`train`: the loop under both, for any loss.
+- :func:`train`: any loss of a batch,
+- :func:`optimise`: the loop under all of them, and under :mod:`slam_edu.sd.engine`.
 
-They draw from the generator they are given and yield after every update; plots and files stay with
-the caller. An update whose loss or gradient is not finite is skipped, optimiser and moving average
-alike, and counted. :func:`save_training` writes all that the next update depends on, and a loop
-that is given what :func:`load_training` returns goes on as if it had never stopped.
+An update whose loss or gradient is not finite is skipped, optimiser and moving average alike, and
+counted. :func:`save_training` writes all that the next update depends on, and a loop that is given
+what :func:`load_training` returns goes on as if it had never stopped.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,9 @@ import torch
 from torch import Tensor, nn
 
 from slam_edu._validation import check_choice, check_count
-from slam_edu.distill import DistillOutput, SubPathDistiller
+from slam_edu.distill import SubPathDistiller
 from slam_edu.ema import update_ema
-from slam_edu.io import atomic_path
+from slam_edu.io import atomic_path, save_tensors
 from slam_edu.losses import mse
 from slam_edu.prediction import Prediction, add_noise, to_output
 from slam_edu.schedule import NoiseSchedule
@@ -49,8 +50,7 @@ class TrainConfig:
         weight_decay: AdamW's.
         clip: largest norm of the gradient.
         ema_rate: :math:`r` of the target network's moving average.
-        max_skipped: how many updates in a row may be skipped, because loss or gradient is not
-            finite.
+        max_skipped: updates in a row that may be skipped for a loss that is not finite.
 
     Raises:
         ValueError: for a value that is not allowed; it names the value and its range.
@@ -74,11 +74,15 @@ class TrainConfig:
         check_count(self.warmup, "warmup", low=0, high=self.updates)
         check_count(self.max_skipped, "max_skipped", low=0)
         check_choice(self.schedule, SCHEDULES, "schedule")
-        bounds = {"lr": "> 0", "clip": "> 0", "weight_decay": ">= 0"}
-        for name, bound in bounds.items():
-            value = getattr(self, name)
-            if not 0 <= value < math.inf or (value == 0 and bound == "> 0"):
-                raise ValueError(f"{name} is {value!r}; allowed: a finite number {bound}")
+        for name in ("lr", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; allowed: a finite number > 0"
+                )
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(
+                f"weight_decay is {self.weight_decay!r}; allowed: a finite number >= 0"
+            )
         for name in ("final_lr", "ema_rate"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: from 0 to 1")
@@ -100,7 +104,7 @@ class TrainConfig:
         return dataclasses.replace(self, **changes)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainState:
     """What one update did.
 
@@ -110,8 +114,10 @@ class TrainState:
         grad_norm: the gradient's norm before clipping.
         lr: the learning rate that was used.
         skipped: number of updates so far whose loss or gradient was not finite.
+        in_a_row: how many of the last were not.
         optimizer: the loop's own, for :func:`save_training`.
-        output: the step's record, detached use only; None for a teacher.
+        scaler: state of the loss scaler; empty without one.
+        output: the last batch's record, detached use only; None for a teacher.
     """
 
     update: int
@@ -119,23 +125,28 @@ class TrainState:
     grad_norm: float
     lr: float
     skipped: int
+    in_a_row: int
     optimizer: torch.optim.Optimizer
-    output: DistillOutput | None = None
+    scaler: Mapping[str, float]
+    output: Any = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Resume:
-    """Where a run goes on, from :func:`load_training`.
+    """Where a run goes on; the counts and the scaler are as in :class:`TrainState`.
 
     Attributes:
-        update: number of updates done.
-        skipped: how many of them were not finite.
         moments: the optimiser's state by name of the parameter.
     """
 
-    update: int
-    skipped: int
-    moments: dict[str, dict[str, Tensor]]
+    update: int = 0
+    skipped: int = 0
+    in_a_row: int = 0
+    scaler: Mapping[str, float] = field(default_factory=dict)
+    moments: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+
+
+# -------------------------------------------------------------------- losses
 
 
 def train_student(
@@ -147,7 +158,6 @@ def train_student(
     target: nn.Module,
     generator: torch.Generator,
     config: TrainConfig | None = None,
-    max_skipped: int = 10,
     resume: Resume | None = None,
 ) -> Iterator[TrainState]:
     """Distil ``teacher`` into ``student``, one update per yielded state.
@@ -157,26 +167,24 @@ def train_student(
         draw_data: ``draw_data(batch, generator) -> x0`` of shape ``(batch, *)``.
         teacher: ``teacher(x, t, cond)``.
         student: trained in place.
-        target: the student's moving average, updated in place; :func:`slam_edu.ema.ema_copy` makes
-            it.
+        target: the student's moving average, updated in place, from
+            :func:`slam_edu.ema.ema_copy`.
         generator: source of all randomness of the run.
         config: default :class:`TrainConfig`.
-        max_skipped: how many updates in a row may be skipped.
-        resume: from :func:`load_training`, with the same config; None begins anew. The count of
-            ``max_skipped`` begins anew in any case.
+        resume: from :func:`load_training`, with the same config; None begins anew.
 
     Raises:
-        FloatingPointError: when more than ``max_skipped`` updates in a row were not finite.
+        FloatingPointError: when more than ``config.max_skipped`` updates in a row were not finite.
     """
     config = config or TrainConfig()
 
-    def loss() -> tuple[Tensor, DistillOutput]:
+    def loss() -> tuple[Tensor, Any]:
         x0 = draw_data(config.batch, generator)
         sample = distiller.draw(x0, generator)
         output = distiller.step(x0, sample, teacher=teacher, student=student, target=target)
         return output.loss, output
 
-    return train(loss, student, target, config=config, max_skipped=max_skipped, resume=resume)
+    return train(loss, student, target, config=config, resume=resume)
 
 
 def denoising_loss(
@@ -188,20 +196,12 @@ def denoising_loss(
     generator: torch.Generator,
     prediction_type: str = "epsilon",
 ) -> Tensor:
-    r"""Denoising score matching, one batch of it.
+    r"""Denoising score matching, one batch ``(B, *)`` of it.
 
     For t uniform on the schedule's timesteps and :math:`x_t = \alpha_t x_0 + \sigma_t\epsilon`,
-    the loss is the mean squared error between the network's output and what it is to predict,
+    the loss is the mean squared error between ``network(x, t, cond)`` and what it is to predict,
     :math:`\epsilon`, :math:`x_0` or :math:`v = \alpha_t\epsilon - \sigma_t x_0`. Source: Vincent
     2011; Ho et al. 2020, equation 14; Salimans and Ho 2022 for v.
-
-    Args:
-        network: ``network(x, t, cond)``.
-        schedule: the levels.
-        x0: data of shape ``(B, *)``.
-        cond: passed on to the network.
-        generator: of t and the noise.
-        prediction_type: what the network predicts.
 
     Raises:
         ValueError: for an unknown prediction type.
@@ -222,30 +222,13 @@ def train_teacher(
     generator: torch.Generator,
     prediction_type: str = "epsilon",
     config: TrainConfig | None = None,
-    max_skipped: int = 10,
     resume: Resume | None = None,
 ) -> Iterator[TrainState]:
-    r"""Train a diffusion model by denoising score matching, one update per yielded state.
+    """Train a diffusion model by :func:`denoising_loss`, one update per yielded state.
 
-    Its loss is :func:`denoising_loss`.
-
-    Args:
-        schedule: the levels.
-        draw_data: ``draw_data(batch, generator) -> x0`` of shape ``(batch, *)``, or
-            ``(x0, cond)`` with what the network is conditioned on. To be guided later it must see
-            the empty condition now and then (Ho and Salimans 2022): to put it there is
-            ``draw_data``'s part.
-        network: ``network(x, t, cond)``, trained in place.
-        average: its moving average, the one to use; :func:`slam_edu.ema.ema_copy` makes it.
-        generator: source of all randomness of the run.
-        prediction_type: what the network predicts.
-        config: default :class:`TrainConfig`.
-        max_skipped: how many updates in a row may be skipped.
-        resume: as for :func:`train_student`.
-
-    Raises:
-        FloatingPointError: when more than ``max_skipped`` updates in a row were not finite.
-        ValueError: for an unknown prediction type.
+    ``draw_data(batch, generator)`` gives x0 or ``(x0, cond)``. To be guided later the network must
+    see the empty condition now and then (Ho and Salimans 2022), which is ``draw_data``'s part.
+    The moving average is the network to use. The rest is as for :func:`train_student`.
     """
     config = config or TrainConfig()
 
@@ -257,19 +240,21 @@ def train_teacher(
         )
         return value, None
 
-    return train(loss, network, average, config=config, max_skipped=max_skipped, resume=resume)
+    return train(loss, network, average, config=config, resume=resume)
+
+
+# -------------------------------------------------------------------- the loop
 
 
 def train(
-    loss_of_batch: Callable[[], tuple[Tensor, DistillOutput | None]],
+    loss_of_batch: Callable[[], tuple[Tensor, Any]],
     network: nn.Module,
     average: nn.Module,
     *,
     config: TrainConfig | None = None,
-    max_skipped: int = 10,
     resume: Resume | None = None,
 ) -> Iterator[TrainState]:
-    """Minimise a loss, one update per yielded state: AdamW, clipping, moving average.
+    """Minimise a loss by AdamW, one update per yielded state.
 
     Args:
         loss_of_batch: draws a batch and returns its loss, a scalar, and a record that the state
@@ -277,55 +262,103 @@ def train(
         network: trained in place.
         average: its moving average, updated in place.
         config: default :class:`TrainConfig`; its ``batch`` is the caller's business.
-        max_skipped: how many updates in a row may be skipped.
         resume: as for :func:`train_student`.
-
-    Raises:
-        FloatingPointError: when more than ``max_skipped`` updates in a row were not finite.
     """
     config = config or TrainConfig()
-    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    parameters = [p for _, p in named]
+    trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
     # Fused, all parameters in one call, counts for small networks; older torch lacks it on MPS.
-    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.0, fused=fused)
-    first = skipped = in_a_row = 0
-    if resume is not None:
-        first, skipped = resume.update, resume.skipped
-        for name, p in named:
-            moments = resume.moments.get(name, {})
-            optimizer.state[p] = {k: laid_out_as(p, v) for k, v in moments.items()}
+    fused = all(p.device.type in ("cpu", "cuda") for p in trained.values())
+    optimizer = torch.optim.AdamW(
+        trained.values(), lr=config.lr, weight_decay=config.weight_decay, fused=fused
+    )
+
+    def gradient(_update: int) -> tuple[Tensor, Any]:
+        total: Any = 0.0
+        for _ in range(config.accumulate):
+            loss, record = loss_of_batch()
+            if config.accumulate > 1:
+                loss = loss / config.accumulate
+            loss.backward()
+            total = total + loss.detach()
+        return total, record
+
     network.train()
+    yield from optimise(
+        gradient, trained, lambda: update_ema(average, network, config.ema_rate), optimizer,
+        config, resume=resume,
+    )  # fmt: skip
+
+
+def optimise(
+    gradient: Callable[[int], tuple[Tensor, Any]],
+    trained: Mapping[str, nn.Parameter],
+    average: Callable[[], None],
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+    *,
+    resume: Resume | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+) -> Iterator[TrainState]:
+    """The loop: learning rate, gradient, clipping, step, moving average, one state per update.
+
+    Args:
+        gradient: ``gradient(update)`` adds the whole gradient of update 0, 1, ... to the
+            parameters', scaled where there is a scaler, and returns the loss and a record.
+        trained: the parameters by name.
+        average: moves the average after a step.
+        optimizer: of ``trained``; a group's ``"fraction"`` multiplies its learning rate.
+        config: of the run.
+        resume: where it goes on.
+        scaler: of the loss, for float16.
+
+    Raises:
+        FloatingPointError: when more than ``config.max_skipped`` updates in a row were not finite.
+    """
+    resume, scaler = resume or Resume(), scaler or torch.amp.GradScaler(enabled=False)
+    parameters = list(trained.values())
+    for name, p in trained.items():
+        if moments := resume.moments.get(name):
+            optimizer.state[p] = {k: _laid_out_as(p, v) for k, v in moments.items()}
+    if scaler.is_enabled() and resume.scaler:
+        scaler.load_state_dict(dict(resume.scaler))
+    skipped, in_a_row, first = resume.skipped, resume.in_a_row, resume.update
+    del resume
     for update in range(first, config.updates):
         lr = config.lr_at(update)
         for group in optimizer.param_groups:
-            group["lr"] = lr
-        loss, output = loss_of_batch()
+            group["lr"] = lr * group.get("fraction", 1.0)
         for p in parameters:
             p.grad = None
-        loss.backward()
-        norm = clip_gradient(parameters, config.clip)
-        value = float(loss.detach())
+        loss, output = gradient(update)
+        scaler.unscale_(optimizer)
+        norm, value = clip_gradient(parameters, config.clip), float(loss)
         if math.isfinite(value) and math.isfinite(norm):
-            optimizer.step()
-            update_ema(average, network, config.ema_rate)
+            scaler.step(optimizer)
+            average()
             in_a_row = 0
         else:
             skipped, in_a_row = skipped + 1, in_a_row + 1
-            if in_a_row > max_skipped:
-                raise FloatingPointError(
-                    f"the last {in_a_row} updates up to number {update + 1} had a loss of {value} "
-                    f"or a gradient norm of {norm}; lower the learning rate ({config.lr:g}) "
-                    f"or look at the data"
-                )
-        yield TrainState(update + 1, value, norm, lr, skipped, optimizer, output)
+        if scaler.is_enabled():
+            scaler.update()
+        if in_a_row > config.max_skipped:
+            raise FloatingPointError(
+                f"the last {in_a_row} updates up to number {update + 1} had a loss of {value} or "
+                f"a gradient norm of {norm}; they changed nothing. Lower the learning rate (now "
+                f"{lr:g}), look at the data or, in half precision, try bfloat16 or none"
+            )
+        yield TrainState(
+            update=update + 1, loss=value, grad_norm=norm, lr=lr, skipped=skipped,
+            in_a_row=in_a_row, optimizer=optimizer, scaler=scaler.state_dict(), output=output,
+        )  # fmt: skip
 
 
-def laid_out_as(p: Tensor, moment: Tensor) -> Tensor:
+def _laid_out_as(p: Tensor, moment: Any) -> Any:
     """A copy of a moment on p's device and in its memory format, which a fused optimiser assumes.
 
     The file has no memory format: a channels-last weight's moments would be read in wrong order.
     """
+    if not isinstance(moment, Tensor):  # 8-bit Adam counts its steps in a plain number
+        return moment
     if moment.shape != p.shape:  # the count of steps
         return moment.to(p.device, copy=True)
     return torch.empty_like(p, dtype=moment.dtype).copy_(moment)
@@ -334,12 +367,7 @@ def laid_out_as(p: Tensor, moment: Tensor) -> Tensor:
 def clip_gradient(parameters: list[Tensor], largest: float) -> float:
     """``clip_grad_norm_`` to the last bit; that one's checks take 2 % of a small network's update.
 
-    Args:
-        parameters: whose gradients are scaled in place where their norm is larger.
-        largest: norm of all of them together.
-
-    Returns:
-        The norm before clipping.
+    Returns the norm, of all gradients together, before clipping.
     """
     grads = [p.grad for p in parameters if p.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
@@ -349,58 +377,77 @@ def clip_gradient(parameters: list[Tensor], largest: float) -> float:
     return float(norm)
 
 
+def progress(
+    states: Iterator[TrainState], updates: int, description: str = "training"
+) -> Iterator[TrainState]:
+    """The same states, with a bar on standard error that shows the loss; needs tqdm."""
+    from tqdm import tqdm
+
+    with tqdm(total=updates, desc=description, unit="update", leave=False, mininterval=0.5) as bar:
+        for state in states:
+            bar.update(state.update - bar.n)
+            if state.update % 100 == 0:
+                bar.set_postfix(loss=f"{state.loss:.4f}", refresh=False)
+            yield state
+
+
 # -------------------------------------------------------------------- stopping and going on
+
+#: The one entry of a file's metadata: several would be written in any order, and two runs' files
+#: could not be compared byte for byte.
+ABOUT = "slam_edu distillation"
+
+Weights = nn.Module | Mapping[str, Tensor]
 
 
 def save_training(
     path: str | os.PathLike[str],
     state: TrainState,
-    network: nn.Module,
-    average: nn.Module,
-    generator: torch.Generator,
+    network: Weights,
+    average: Weights,
+    generator: torch.Generator | None = None,
 ) -> None:
     """Write a run to a safetensors file, whole or not at all.
 
     The file holds the weights, their average, the optimiser's moments, the generator's state and
-    the number of updates.
+    the counts.
 
     Args:
         path: the file, in a folder that exists.
         state: the loop's last.
-        network: that is trained.
-        average: its moving average.
-        generator: the loop's.
+        network: that is trained, or its trained parameters by name.
+        average: its moving average, or by the same names.
+        generator: the loop's; None where nothing depends on one.
 
     Raises:
         ValueError: if the folder does not exist.
+        OSError: if it cannot be written, as on a full disk; an older file stays as it was.
     """
-    from safetensors.torch import save_file
-
-    tensors = {"generator": generator.get_state()}
-    for name, p in network.named_parameters():
-        for key, moment in state.optimizer.state.get(p, {}).items():
-            tensors[f"optimizer/{name}/{key}"] = moment
-    for kind, module in (("network", network), ("average", average)):
-        tensors |= {f"{kind}/{name}": value for name, value in module.state_dict().items()}
-    tensors = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
-    metadata = {"update": str(state.update), "skipped": str(state.skipped)}
+    tensors, numbers = _named(network, average), {}
+    if generator is not None:
+        tensors["generator"] = generator.get_state()
+    parameters = network.named_parameters() if isinstance(network, nn.Module) else network.items()
+    for name, p in parameters:
+        for key, value in state.optimizer.state.get(p, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{name}/{key}"] = value
+            else:
+                numbers[f"{name}/{key}"] = value
+    about = {
+        "update": state.update, "skipped": state.skipped, "in_a_row": state.in_a_row,
+        "scaler": dict(state.scaler), "numbers": numbers,
+    }  # fmt: skip
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata)
+        save_tensors(tensors, temporary, {ABOUT: json.dumps(about)})
 
 
 def load_training(
     path: str | os.PathLike[str],
-    network: nn.Module,
-    average: nn.Module,
-    generator: torch.Generator,
+    network: Weights,
+    average: Weights,
+    generator: torch.Generator | None = None,
 ) -> Resume:
     """Read a file of :func:`save_training` into the networks and the generator.
-
-    Args:
-        path: the file.
-        network: that is trained; its weights are replaced.
-        average: its moving average; its weights are replaced.
-        generator: the loop's; its state is replaced.
 
     Returns:
         What the training loop takes as ``resume``.
@@ -417,61 +464,50 @@ def load_training(
         raise FileNotFoundError(f"{str(path)!r} is not a file; allowed: a file of save_training")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            about = json.loads((file.metadata() or {})[ABOUT])
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        update, skipped = int(metadata["update"]), int(metadata["skipped"])
-        random_state = tensors["generator"]
-    except (SafetensorError, KeyError, ValueError) as error:
+        numbers = about.pop("numbers")
+        resume = Resume(**about)
+        random_state = None if generator is None else tensors["generator"]
+    except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise ValueError(
             f"{str(path)!r} cannot be read ({error}); allowed: a whole file of save_training"
         ) from error
     # All is checked before anything is changed.
-    states = {}
-    for kind, module in (("network", network), ("average", average)):
-        ours = {k.split("/", 1)[1]: v for k, v in tensors.items() if k.startswith(f"{kind}/")}
-        form, wanted = _form(ours), _form(module.state_dict())
-        odd = sorted(k for k in form.keys() | wanted.keys() if form.get(k) != wanted.get(k))
-        if odd:
-            raise ValueError(
-                f"{str(path)!r} is of another {kind}: they differ in {', '.join(odd)}; allowed: "
-                f"a file of a {kind} with the same names, shapes and dtypes"
-            )
-        states[kind] = ours
-    try:
-        generator.set_state(random_state)
-    except (RuntimeError, TypeError) as error:
+    ours = _named(network, average)
+    form, wanted = (
+        {name: (value.shape, value.dtype) for name, value in found.items()}
+        for found in (tensors, ours)
+    )
+    names = {*wanted, *(name for name in form if name.startswith(("trained/", "average/")))}
+    odd = sorted(name for name in names if form.get(name) != wanted.get(name))
+    if odd:
         raise ValueError(
-            f"{str(path)!r} is of another kind of generator than {generator.device}'s ({error})"
-        ) from error
-    network.load_state_dict(states["network"])
-    average.load_state_dict(states["average"])
-    moments: dict[str, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
+            f"{str(path)!r} is of another network: they differ in {', '.join(odd)}; allowed: a "
+            f"file of networks with the same names, shapes and dtypes"
+        )
+    if generator is not None:
+        try:
+            generator.set_state(random_state)
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"{str(path)!r} is of another kind of generator than {generator.device}'s "
+                f"({error})"
+            ) from error
+    with torch.no_grad():
+        for name, value in ours.items():
+            value.copy_(tensors[name])
+    for name, value in (*tensors.items(), *((f"optimizer/{n}", v) for n, v in numbers.items())):
         if name.startswith("optimizer/"):
             _, parameter, key = name.split("/")
-            moments.setdefault(parameter, {})[key] = value
-    return Resume(update, skipped, moments)
+            resume.moments.setdefault(parameter, {})[key] = value
+    return resume
 
 
-def _form(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    return {name: (value.shape, value.dtype) for name, value in tensors.items()}
-
-
-def progress(
-    states: Iterator[TrainState], updates: int, description: str = "training"
-) -> Iterator[TrainState]:
-    """The same states, with a bar on standard error that shows the loss; needs tqdm.
-
-    Args:
-        states: of a training loop.
-        updates: how many the run has.
-        description: the bar's first word.
-    """
-    from tqdm import tqdm
-
-    with tqdm(total=updates, desc=description, unit="update", leave=False, mininterval=0.5) as bar:
-        for state in states:
-            bar.update(state.update - bar.n)
-            if state.update % 100 == 0:
-                bar.set_postfix(loss=f"{state.loss:.4f}", refresh=False)
-            yield state
+def _named(network: Weights, average: Weights) -> dict[str, Tensor]:
+    """The tensors of both by their names in the file."""
+    found = {}
+    for kind, weights in (("trained", network), ("average", average)):
+        values = weights.state_dict() if isinstance(weights, nn.Module) else weights
+        found |= {f"{kind}/{name}": value for name, value in values.items()}
+    return found

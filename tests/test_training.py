@@ -1,12 +1,8 @@
 """The training loops: what one update is, what happens to a bad one; runs repeat, and go on."""
 
-import copy
 import dataclasses
 import itertools
 import math
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
@@ -33,7 +29,7 @@ from tests.helpers import KINDS, NoFloat64, assert_near, column, on_devices
 
 
 class Net(nn.Module):
-    """A small network on points, told the timestep."""
+    """A small network on points, given the timestep."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
@@ -162,12 +158,15 @@ def test_the_student_learns():
 
 @on_devices
 def test_the_same_seeds_give_the_same_bits(device):
+    before = torch.get_rng_state()
+
     def run(seed):
         given = problem(device, generator=torch.Generator(device).manual_seed(seed))
         losses = [state.loss for state in train_student(**given)]
         return losses, weights(given["student"]), weights(given["target"])
 
     first = run(1)
+    assert torch.equal(torch.get_rng_state(), before)
     torch.rand(100)  # the global generator does not matter
     second, other = run(1), run(2)
     assert first[0] == second[0]
@@ -177,15 +176,7 @@ def test_the_same_seeds_give_the_same_bits(device):
     assert not same(first[1], other[1])
 
 
-def test_the_global_generator_is_left_alone():
-    before = torch.get_rng_state()
-    for _ in train_student(**problem()):
-        pass
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-@pytest.mark.parametrize("poison", [math.nan, math.inf])
-def test_a_skipped_update_changes_nothing(poison):
+def test_a_skipped_update_changes_nothing():
     """Student and target stay; the optimiser too, as the updates after it show.
 
     The reference makes the same draws and never hears of update 5 and 6: no moment of AdamW and no
@@ -193,7 +184,7 @@ def test_a_skipped_update_changes_nothing(poison):
     """
     bad = {5, 6}
     given = problem()
-    given["student"].bad, given["student"].poison = bad, poison
+    given["student"].bad = bad
     before, states = (weights(given["student"]), weights(given["target"])), []
     for state in train_student(**given):
         now = weights(given["student"]), weights(given["target"])
@@ -253,43 +244,13 @@ def test_a_gradient_that_is_not_finite_is_skipped_too():
     assert state.skipped == 1
 
 
-def test_a_teacher_that_overflows_once_is_skipped():
-    given = problem()
-    teacher, calls = given["teacher"], []
-
-    def overflowing(x, t, cond=None):
-        calls.append(t)
-        return teacher(x, t) * (math.inf if len(calls) == 2 else 1)
-
-    states = list(train_student(**{**given, "teacher": overflowing}))
-    assert [state.skipped for state in states] == [0] + [1] * 29
-
-
 def test_too_many_skipped_updates_in_a_row_are_an_error():
-    given = problem(max_skipped=3)
+    given = problem(config=TrainConfig(updates=30, batch=32, lr=3e-3, max_skipped=3))
     given["student"].bad = set(range(5, 100))
     states = train_student(**given)
     assert [next(states).skipped for _ in range(7)] == [0, 0, 0, 0, 1, 2, 3]
     with pytest.raises(FloatingPointError, match=r"last 4 updates up to number 8 .*nan.*0\.003"):
         next(states)
-
-
-def test_only_a_row_of_them_counts():
-    given = problem(max_skipped=1)
-    given["student"].bad = {2, 4, 6, 8, 10}
-    states = list(train_student(**given))
-    assert states[-1].skipped == 5
-
-
-def test_frozen_parameters_stay():
-    given = problem()
-    given["student"].layers[0].requires_grad_(False)
-    before = weights(given["student"])
-    for _ in train_student(**given):
-        pass
-    now = weights(given["student"])
-    frozen = [name for name in now if torch.equal(now[name], before[name])]
-    assert frozen == ["layers.0.weight", "layers.0.bias"]
 
 
 def test_the_loop_is_lazy_and_yields_the_steps_record():
@@ -317,18 +278,8 @@ def test_no_float64_in_float32_mode(conditioning):
             pass
 
 
-def test_the_result_does_not_depend_on_what_the_caller_does_between_updates():
-    one, other = problem(), problem()
-    for _ in train_student(**one):
-        pass
-    for _ in train_student(**other):
-        copy.deepcopy(other["student"])(torch.rand(3, 2), torch.zeros(3))  # a preview, say
-        torch.rand(5)
-    assert same(weights(one["student"]), weights(other["student"]))
-
-
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 7.3, math.nan, math.inf])
-@pytest.mark.parametrize("share", [0.1, 0.97, 1.0, 1.001, 30.0])
+@pytest.mark.parametrize("scale", [7.3, math.nan])
+@pytest.mark.parametrize("share", [0.1, 1.0, 1.001])
 def test_clipping_is_pytorchs_to_the_last_bit(scale, share):
     """Also where the norm is close to the largest that is allowed."""
 
@@ -426,8 +377,7 @@ def test_a_teachers_update_written_out(kind):
     assert given["average"].calls == []
 
 
-@pytest.mark.parametrize(("kind", "left"), [*zip(KINDS, (0.06, 0.04, 0.35), strict=True)])
-def test_a_teacher_approaches_the_exact_denoiser(kind, left):
+def test_a_teacher_approaches_the_exact_denoiser():
     """Of the squared distance to the mixture's own denoiser, at all timesteps, little is left."""
     given = teacher_problem(config=TrainConfig(updates=400, batch=256, lr=5e-3))
     generator = torch.Generator().manual_seed(0)
@@ -437,74 +387,16 @@ def test_a_teacher_approaches_the_exact_denoiser(kind, left):
     t = torch.arange(1000).repeat(4)
     eps = torch.randn(4000, 2, generator=generator)
     x = add_noise(mixture.sample(4000, generator), eps, schedule(t))
-    exact = mixture.network(schedule, kind)(x, t)
+    exact = mixture.network(schedule, "epsilon")(x, t)
 
     @torch.no_grad()
     def distance():
         return (average(x, t) - exact).square().mean().item()
 
     before = distance()
-    for _ in train_teacher(**given, prediction_type=kind):
-        pass
-    assert distance() < left * before
-
-
-def test_a_teacher_sees_all_timesteps_alike():
-    given = teacher_problem(config=TrainConfig(updates=20, batch=1000))
     for _ in train_teacher(**given):
         pass
-    t = torch.cat([call[1] for call in given["network"].calls])
-    assert t.min() == 0
-    assert t.max() == 999
-    counts = (t // 50).bincount(minlength=20)
-    assert (counts - 1000).abs().max() < 5 * math.sqrt(1000)
-
-
-@on_devices
-def test_a_teachers_seeds_decide_alone(device):
-    def run(seed):
-        given = teacher_problem(device, seed)
-        losses = [state.loss for state in train_teacher(**given)]
-        return losses, weights(given["network"]), weights(given["average"])
-
-    before = torch.get_rng_state()
-    first = run(1)
-    assert torch.equal(torch.get_rng_state(), before)
-    torch.rand(100)
-    second, other = run(1), run(2)
-    assert first[0] == second[0]
-    assert same(first[1], second[1])
-    assert same(first[2], second[2])
-    assert first[0] != other[0]
-
-
-def test_a_teachers_bad_update_is_skipped_too():
-    given = teacher_problem(max_skipped=1)
-    draw, calls = given["draw_data"], []
-
-    def sometimes(batch, generator):
-        calls.append(batch)
-        return draw(batch, generator) * (1e30 if len(calls) in (3, 6, 7) else 1)
-
-    given["draw_data"] = sometimes
-    states = train_teacher(**given)
-    assert [next(states).skipped for _ in range(6)] == [0, 0, 1, 1, 1, 2]
-    with pytest.raises(FloatingPointError, match="last 2 updates up to number 7"):
-        next(states)
-    assert calls == [32] * 7
-
-
-def test_a_teacher_makes_no_float64_in_float32_mode():
-    for kind in KINDS:
-        given = teacher_problem(config=TrainConfig(updates=2, batch=8))
-        with NoFloat64():
-            for _ in train_teacher(**given, prediction_type=kind):
-                pass
-
-
-def test_a_teachers_unknown_prediction_type():
-    with pytest.raises(ValueError, match=r"prediction_type is 'v'; allowed: 'epsilon', 'sample'"):
-        next(train_teacher(**teacher_problem(), prediction_type="v"))
+    assert distance() < 0.06 * before
 
 
 # -------------------------------------------------------------------- its loss, and any loss
@@ -538,58 +430,37 @@ def test_the_denoising_loss_written_out(kind):
     assert condition is cond
 
 
-def test_the_denoising_loss_of_the_right_answer_is_zero():
-    """A network that knows the one datum there is."""
-    schedule = NoiseSchedule.stable_diffusion()
-    x0 = torch.full((50, 2), 0.4)
-
-    def network(x, t, cond):
-        here = schedule(t)
-        return (x - column(here.alpha, x) * cond) / column(here.sigma, x)
-
-    g = torch.Generator().manual_seed(0)
-    assert denoising_loss(network, schedule, x0, 0.4, generator=g).item() < 1e-6
-    assert denoising_loss(network, schedule, x0, 0.0, generator=g).item() > 0.1
-
-
-def test_a_denoising_loss_of_an_unknown_type():
-    with pytest.raises(ValueError, match=r"prediction_type is 'v'; allowed: 'epsilon', 'sample'"):
-        denoising_loss(
-            lambda x, t, cond: x, NoiseSchedule.stable_diffusion(), torch.zeros(2, 2),
-            generator=torch.Generator(), prediction_type="v",
-        )  # fmt: skip
-
-
-def test_a_teacher_is_told_the_condition():
+def test_a_teacher_is_given_the_condition():
     """Data drawn with a condition: the network gets it with its own samples."""
-
-    class Indifferent(Recording):
-        def forward(self, x, t, cond=None, gamma=None):
-            output = super().forward(x, t)
-            self.calls[-1] = (x, t, cond, gamma)
-            return output
-
-    config = TrainConfig(updates=5, batch=16, lr=3e-3)
-    given = teacher_problem(config=config)
-    given["network"].__class__ = Indifferent
-    draw, drawn = given["draw_data"], []
+    given = teacher_problem(config=TrainConfig(updates=3, batch=16))
+    draw, drawn, seen = given["draw_data"], [], []
+    hook = given["network"].register_forward_pre_hook(
+        lambda module, words: seen.append(words[2]) or (*words[:2], None)
+    )
 
     def with_condition(batch, generator):
-        x0 = draw(batch, generator)
-        drawn.append((x0, x0[:, 0] > 0))
-        return drawn[-1]
+        drawn.append(draw(batch, generator))
+        return drawn[-1], drawn[-1][:, 0] > 0
 
-    states = list(train_teacher(**{**given, "draw_data": with_condition}))
-    assert len(states) == len(drawn) == 5
-    for (x0, cond), (x, t, told, gamma) in zip(drawn, given["network"].calls, strict=True):
-        assert told is cond
-        assert gamma is None
-        assert x.shape == x0.shape
-        assert t.shape == (16,)
-    # Without it the run of a network that does not look at it is the same.
-    plain = teacher_problem(config=config)
-    expected = list(train_teacher(**plain))
-    assert [numbers(state) for state in states] == [numbers(state) for state in expected]
+    list(train_teacher(**{**given, "draw_data": with_condition}))
+    hook.remove()
+    assert len(seen) == 3
+    assert all(torch.equal(cond, x0[:, 0] > 0) for cond, x0 in zip(seen, drawn, strict=True))
+
+
+def test_batches_that_are_accumulated_are_one_large_batch():
+    def run(batch, accumulate):
+        network, g = Net(), torch.Generator().manual_seed(0)
+        config = TrainConfig(updates=5, batch=batch, accumulate=accumulate, lr=1e-2)
+
+        def loss():
+            x = torch.randn(config.batch, 2, generator=g)
+            return (network(x, torch.zeros(len(x))) - x).square().mean(), None
+
+        states = train(loss, network, ema_copy(network), config=config)
+        return [(state.loss, state.grad_norm) for state in states]
+
+    assert run(8, 3) == [pytest.approx(pair, rel=1e-4) for pair in run(24, 1)]
 
 
 def test_any_loss_can_be_trained():
@@ -612,8 +483,8 @@ def test_any_loss_can_be_trained():
     assert not same(weights(network), weights(average))
     with pytest.raises(FloatingPointError, match="last 3 updates up to number 3"):
         list(
-            train(lambda: (loss()[0] * math.nan, None), network, average, config=config,
-                  max_skipped=2)
+            train(lambda: (loss()[0] * math.nan, None), network, average,
+                  config=config.replace(max_skipped=2))
         )  # fmt: skip
     assert len(list(itertools.islice(train(loss, network, average), 2))) == 2  # a default config
 
@@ -659,9 +530,9 @@ def stir(network, average, generator):
 
 @on_devices
 @pytest.mark.parametrize("what", ["teacher", "student"])
-@pytest.mark.parametrize("stop", [1, 4, 6, 19])
+@pytest.mark.parametrize("stop", [4, 19])
 def test_a_run_goes_on_to_the_last_bit(what, stop, device, tmp_path):
-    """In the warm-up, at its end, and on the cosine."""
+    """In the warm-up, and on the cosine."""
     start, *parts = run_of(what, device)
     whole = list(start())
     expected = all_of(whole[-1], *parts)
@@ -672,7 +543,6 @@ def test_a_run_goes_on_to_the_last_bit(what, stop, device, tmp_path):
         last_state = state
     path = tmp_path / "run.safetensors"
     save_training(path, last_state, *parts)
-    saved = all_of(last_state, *parts)
 
     start, *parts = run_of(what, device)
     stir(*parts)
@@ -685,37 +555,6 @@ def test_a_run_goes_on_to_the_last_bit(what, stop, device, tmp_path):
     assert any(name.endswith("exp_avg_sq") for name in ended)
     for name, value in expected.items():
         assert torch.equal(ended[name], value), name
-    # Saving twice at one place is saving the same.
-    start, *parts = run_of(what, device)
-    resume = load_training(path, *parts)
-    for name, value in saved.items():
-        where = name.rsplit(".", 1)
-        if where[-1] in ("exp_avg", "exp_avg_sq", "step"):
-            assert torch.equal(resume.moments[where[0]][where[1]].to(device), value), name
-
-
-def test_saving_does_not_disturb_the_run(tmp_path):
-    start, *parts = run_of("student")
-    whole = [numbers(state) for state in start()]
-    start, *parts = run_of("student")
-    seen = []
-    for state in start():
-        seen.append(numbers(state))
-        save_training(tmp_path / "run.safetensors", state, *parts)
-    assert seen == whole
-    assert [path.name for path in tmp_path.iterdir()] == ["run.safetensors"]
-
-
-def test_one_resume_serves_twice(tmp_path):
-    """The loop trains on a copy of the moments, so that a second try finds them as they were."""
-    start, *parts = run_of("student")
-    path = tmp_path / "run.safetensors"
-    save_training(path, list(itertools.islice(start(), 9))[-1], *parts)
-    start, *parts = run_of("student")
-    resume = load_training(path, *parts)
-    first = [numbers(state) for state in start(resume)]
-    load_training(path, *parts)
-    assert [numbers(state) for state in start(resume)] == first
 
 
 @pytest.mark.parametrize(("stop", "skipped"), [(2, 2), (7, 3)])
@@ -797,12 +636,6 @@ def test_channels_last_weights_go_on_too(tmp_path):
         assert ours == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_run_that_was_done_has_nothing_left(tmp_path):
-    start, *parts = run_of("student")
-    save_training(tmp_path / "a.safetensors", list(start())[-1], *parts)
-    assert list(start(load_training(tmp_path / "a.safetensors", *parts))) == []
-
-
 @pytest.fixture
 def saved(tmp_path):
     """A good file, and networks and a generator that it fits."""
@@ -826,7 +659,7 @@ def refused(path, parts, kind, message):
     assert torch.equal(generator.get_state(), before[2])
 
 
-@pytest.mark.parametrize("kept", [0.0, 0.001, 0.1, 0.5, 0.999])
+@pytest.mark.parametrize("kept", [0.0, 0.001, 0.999])
 def test_a_truncated_file(saved, kept):
     path, parts = saved
     content = path.read_bytes()
@@ -835,24 +668,24 @@ def test_a_truncated_file(saved, kept):
 
 
 def test_a_file_of_something_else(saved):
+    from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
     path, parts = saved
     tensors = load_file(path)
     message = r"cannot be read .*; allowed: a whole file of save_training"
-    for metadata in (None, {"update": "3"}, {"skipped": "0"}, {"update": "three", "skipped": "0"}):
+    with safe_open(path, framework="pt") as file:
+        about = file.metadata()
+    for metadata in (None, {"update": "3"}, dict.fromkeys(about, "{}"), dict.fromkeys(about, "x")):
         save_file(tensors, path, metadata)
         refused(path, parts, ValueError, message)
-    numbers_of_a_run = {"update": "3", "skipped": "0"}
     without = {name: value for name, value in tensors.items() if name != "generator"}
-    save_file(without, path, numbers_of_a_run)
+    save_file(without, path, about)
     refused(path, parts, ValueError, message)
     path.write_text("update: 3")
     refused(path, parts, ValueError, message)
     # A state of a generator on a GPU has 16 bytes.
-    save_file({**tensors, "generator": torch.zeros(16, dtype=torch.uint8)}, path, numbers_of_a_run)
-    refused(path, parts, ValueError, r"is of another kind of generator than cpu's")
-    save_file({**tensors, "generator": torch.zeros(5056)}, path, numbers_of_a_run)
+    save_file({**tensors, "generator": torch.zeros(16, dtype=torch.uint8)}, path, about)
     refused(path, parts, ValueError, r"is of another kind of generator than cpu's")
 
 
@@ -868,32 +701,21 @@ class Longer(Net):
         self.more = nn.Linear(1, 1)
 
 
-class Shorter(Net):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = self.layers[:1]
-
-
 @pytest.mark.parametrize(
     ("other", "names"),
     [
-        (Wider(), r"layers\.2\.bias, layers\.2\.weight"),
-        (Longer(), r"more\.bias, more\.weight"),
-        (Shorter(), r"layers\.2\.bias, layers\.2\.weight"),
-        (Net().double(), r"layers\.0\.bias, .*, layers\.2\.weight"),
+        (Wider(), r"{0}/layers\.2\.bias, {0}/layers\.2\.weight;"),
+        (Longer(), r"{0}/more\.bias, {0}/more\.weight;"),
+        (Net().double(), r"{0}/layers\.0\.bias, .*, {0}/layers\.2\.weight;"),
     ],
 )
 def test_a_file_of_other_networks(saved, other, names):
     path, (network, average, generator) = saved
-    end = "; allowed: a file of a {} with the same names, shapes and dtypes"
-    refused(
-        path, (other, average, generator), ValueError,
-        rf"is of another network: they differ in {names}{end.format('network')}",
-    )  # fmt: skip
-    refused(
-        path, (network, other, generator), ValueError,
-        rf"is of another average: they differ in {names}{end.format('average')}",
-    )  # fmt: skip
+    for kind, parts in (
+        ("trained", (other, average, generator)), ("average", (network, other, generator))
+    ):  # fmt: skip
+        message = f"is of another network: they differ in {names.format(kind)} allowed: a file of"
+        refused(path, parts, ValueError, message)
 
 
 def test_a_file_that_is_not_there(saved, tmp_path):
@@ -925,87 +747,19 @@ def test_a_file_is_written_whole_or_not_at_all(saved, monkeypatch):
     assert load_training(path, *parts).update == 9
 
 
-def test_saving_into_a_folder_that_is_not_there(saved, tmp_path):
-    start, *parts = run_of("student")
-    with pytest.raises(ValueError, match=r"no' does not exist; allowed: a path in an existing"):
-        save_training(tmp_path / "no" / "a.safetensors", next(start()), *parts)
-
-
-def test_safetensors_is_loaded_when_it_is_needed():
-    code = "import sys, slam_edu.training; print('safetensors' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
-
-
 # -------------------------------------------------------------------- the bar
 
 
-@pytest.fixture
-def bar_shown(monkeypatch):
+def test_progress_yields_the_same_states_and_shows_a_bar(capsys, monkeypatch):
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
-
-
-@pytest.mark.usefixtures("bar_shown")
-def test_progress_yields_the_same_states_and_shows_a_bar(capsys):
     states = list(train_student(**problem()))
     assert capsys.readouterr().err == ""
     seen = list(progress(iter(states), 30, "distilling"))
-    assert len(seen) == 30
     assert all(a is b for a, b in zip(seen, states, strict=True))
     printed = capsys.readouterr()
     assert "distilling:   0%" in printed.err
     assert "0/30" in printed.err
     assert printed.out == ""
-
-
-@pytest.mark.usefixtures("bar_shown")
-def test_progress_shows_the_loss_and_how_far_it_is(capsys):
-    """Now and then: writing every update would cost more than training."""
-    [state] = itertools.islice(train_student(**problem()), 1)
-
-    def states(first, last):
-        for update in range(first, last + 1):
-            if update == 101:
-                time.sleep(0.6)
-            yield dataclasses.replace(state, update=update, loss=update / 8)
-
-    for _ in progress(states(1, 200), 200):
-        pass
-    printed = capsys.readouterr().err
-    assert "training:   0%" in printed
-    assert "101/200" in printed
-    assert "loss=12.5000" in printed  # of update 100
-    # A run that goes on begins where it stopped.
-    for _ in progress(states(91, 200), 200):
-        pass
-    assert "101/200" in capsys.readouterr().err
-
-
-def test_progress_is_lazy_and_ends_with_its_reader(capsys):
-    given, closed = problem(), []
-
-    def states():
-        try:
-            yield from train_student(**given)
-        finally:
-            closed.append(True)
-
-    before = weights(given["student"])
-    shown = progress(states(), 30)
-    assert same(weights(given["student"]), before)
-    assert next(shown).update == 1
-    shown.close()
-    del shown  # and with it the loop
-    assert closed == [True]
-
-
-def test_an_error_of_the_loop_comes_through_the_bar():
-    def states():
-        raise FloatingPointError("the last 11 updates")
-        yield
-
-    with pytest.raises(FloatingPointError, match="the last 11 updates"):
-        list(progress(states(), 30))
 
 
 # -------------------------------------------------------------------- the config
@@ -1021,6 +775,9 @@ def test_learning_rate():
     assert all(b < a for a, b in itertools.pairwise(rates[10:]))
     constant = TrainConfig(updates=7, lr=0.5, final_lr=1.0)
     assert [constant.lr_at(i) for i in range(7)] == pytest.approx([0.5] * 7)
+    linear = config.replace(schedule="linear")
+    assert [linear.lr_at(i) for i in (10, 55, 99)] == pytest.approx([2.0, 1.1, 0.22])
+    assert config.replace(schedule="constant").lr_at(99) == 2.0
     only_warmup = TrainConfig(updates=4, lr=1.0, warmup=4)
     assert [only_warmup.lr_at(i) for i in range(4)] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert TrainConfig().ema_rate == 0.95
@@ -1031,15 +788,16 @@ def test_learning_rate():
     ("change", "message"),
     [
         ({"updates": 0}, r"updates is 0; allowed: an integer >= 1"),
-        ({"batch": 0}, r"batch is 0; allowed: an integer >= 1"),
+        ({"accumulate": 0}, r"accumulate is 0; allowed: an integer >= 1"),
+        ({"max_skipped": -1}, r"max_skipped is -1; allowed: an integer >= 0"),
+        ({"schedule": "step"}, r"schedule is 'step'; allowed: 'cosine', 'linear', 'constant'"),
+        ({"weight_decay": -1.0}, r"weight_decay is -1\.0; allowed: a finite number >= 0"),
         ({"batch": 1.5}, r"batch is 1\.5; allowed: an integer >= 1"),
-        ({"warmup": -1}, r"warmup is -1; allowed: an integer from 0 to 3000"),
         ({"warmup": 3001}, r"warmup is 3001; allowed: an integer from 0 to 3000"),
         ({"lr": 0.0}, r"lr is 0\.0; allowed: a finite number > 0"),
         ({"lr": math.nan}, r"lr is nan; allowed: a finite number > 0"),
         ({"clip": -1.0}, r"clip is -1\.0; allowed: a finite number > 0"),
         ({"final_lr": 1.5}, r"final_lr is 1\.5; allowed: from 0 to 1"),
-        ({"ema_rate": -0.1}, r"ema_rate is -0\.1; allowed: from 0 to 1"),
         ({"ema_rate": math.nan}, r"ema_rate is nan; allowed: from 0 to 1"),
     ],
 )
@@ -1048,21 +806,3 @@ def test_wrong_config(change, message):
         TrainConfig(**change)
     with pytest.raises(dataclasses.FrozenInstanceError):
         TrainConfig().lr = 1.0
-
-
-def test_wrong_data_are_named():
-    def broken(batch, generator):
-        return torch.full((batch, 2), math.nan)
-
-    with pytest.raises(ValueError, match=r"x0 holds 64 NaN or Inf of 64 values"):
-        next(train_student(**problem(draw_data=broken)))
-
-
-def test_the_teacher_of_this_file_is_exact():
-    """v of N(0, 1/4): a check of the tests' own problem."""
-    given = problem()
-    x, t = torch.tensor([[0.7, -0.2]]), torch.tensor([499])
-    here = given["distiller"].schedule(t)
-    variance = here.alpha**2 / 4 + here.sigma**2
-    x0, eps = here.alpha / 4 / variance * x, here.sigma / variance * x
-    assert_near(given["teacher"](x, t), here.alpha * eps - here.sigma * x0, rtol=1e-5, atol=1e-6)

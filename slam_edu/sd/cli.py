@@ -15,23 +15,29 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from slam_edu.sd.config import PRESETS, SDConfig, describe, load_config
+import torch
+from torch import Tensor
 
-#: Name to (module with ``add_arguments`` and ``run``, what it does).
+from slam_edu.io import atomic_path
+from slam_edu.sd.config import add_config_arguments, chosen_config, describe
+
+#: Name to what it does. Those of :data:`ELSEWHERE` have ``add_arguments`` and ``run`` in a module.
 COMMANDS = {
-    "distill": ("slam_edu.sd.cli_distill", "train a student"),
-    "cache": ("slam_edu.sd.cli_cache", "encode a data set before the training"),
-    "sample": ("slam_edu.sd.cli_sample", "draw images, as one picture"),
-    "evaluate": ("slam_edu.sd.cli_evaluate", "figures of a student or a pipeline"),
-    "export": ("slam_edu.sd.export", "write a stock diffusers folder, or a LoRA file"),
-    "plan": ("slam_edu.sd.plan", "parameters, memory and time, before anything is loaded"),
-    "doctor": ("slam_edu.sd.doctor", "what this machine can run"),
+    "distill": "train a student",
+    "cache": "encode a data set before the training",
+    "sample": "draw images, as one picture",
+    "evaluate": "figures of a student or a pipeline",
+    "export": "write a stock diffusers folder, or a LoRA file",
+    "plan": "parameters, memory and time, before anything is loaded",
+    "doctor": "what this machine can run",
 }
+ELSEWHERE = ("export", "plan", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,14 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="`slam-edu COMMAND --help` says more of each.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, (module, what) in COMMANDS.items():
+    for name, what in COMMANDS.items():
         sub = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
-        # The others' modules, and what they import, are not needed.
-        if name in argv[:1]:
-            importlib.import_module(module).add_arguments(sub)
+        if name in argv[:1]:  # the others' modules, and what they import, are not needed
+            if name in ELSEWHERE:
+                module = importlib.import_module(f"slam_edu.sd.{name}")
+                module.add_arguments(sub)
+                run = module.run
+            else:
+                run = _HERE[name](sub)
     options = parser.parse_args(argv)
     try:
-        return importlib.import_module(COMMANDS[options.command][0]).run(options)
+        return run(options)
     except (
         ValueError, OSError, FloatingPointError, ModuleNotFoundError, MemoryError
     ) as error:  # fmt: skip
@@ -62,39 +72,212 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """What every command takes that needs a configuration: preset, file, settings."""
-    listed = "; ".join(f"{name}: {what}" for name, (what, _) in PRESETS.items())
-    parser.add_argument(
-        "--preset", default="digits", choices=list(PRESETS), metavar="NAME",
-        help=f"settings to begin with (default: digits). {listed}".replace("%", "%%"),
+def _write_json(values: object, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+
+
+# -------------------------------------------------------------------- distill
+
+
+def _distill_command(parser: argparse.ArgumentParser):
+    add_config_arguments(parser)
+    parser.add_argument("--quiet", action="store_true", help="print no settings and no bar")
+    return _distill
+
+
+def _distill(options: argparse.Namespace) -> int:
+    """Train to the end, or until asked to stop."""
+    from tqdm import tqdm
+
+    from slam_edu.sd.run import DistillRun
+
+    config = chosen_config(options)
+    main_process = os.environ.get("RANK", "0") == "0"
+    if not options.quiet and main_process:
+        print(describe(config, documented=False), flush=True)
+    run = DistillRun(config, show=lambda line: tqdm.write(line, file=sys.stdout))
+    bar = tqdm(
+        total=config.training.updates, desc="distilling", unit="update", mininterval=0.5,
+        smoothing=0.05, disable=None if main_process and not options.quiet else True,
     )  # fmt: skip
+    with bar:
+        for state in run:
+            bar.update(state.update - bar.n)
+            if run.row:
+                bar.set_postfix_str(
+                    f"loss {run.row['loss']:.4f}, grad {run.row['grad_norm']:.2f}, "
+                    f"{run.row['samples_per_second']:.1f} samples/s, {state.skipped} skipped",
+                    refresh=False,
+                )
+    if run.stopped is not None:
+        return 128 + run.stopped
+    if main_process:
+        print(
+            f"done: {config.training.updates:,} updates in {str(run.folder)!r}. Next: `slam-edu "
+            f"export {run.folder} --out DIR`, `slam-edu evaluate {run.folder}`"
+        )
+    return 0
+
+
+# -------------------------------------------------------------------- cache
+
+
+def _cache_command(parser: argparse.ArgumentParser):
+    add_config_arguments(parser)
     parser.add_argument(
-        "--config", type=Path, metavar="FILE", help="YAML or JSON with settings, over the preset's"
+        "--out", type=Path, required=True, help="the cache's folder; then data=cache data_path=OUT"
+    )
+    return _cache
+
+
+def _cache(options: argparse.Namespace) -> int:
+    """Make the cache, or finish one that was stopped."""
+    from slam_edu.sd.data import make_cache
+    from slam_edu.sd.teacher import load_teacher
+
+    config = chosen_config(options)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    pipeline = load_teacher(config)
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.to(automatic if config.device == "auto" else config.device)
+    cache = make_cache(config, pipeline, options.out)
+    print(
+        f"{len(cache):,} latents of shape {tuple(cache.latent_shape)} in {str(options.out)!r}; "
+        f"train with data=cache data_path={options.out}"
+    )
+    return 0
+
+
+# -------------------------------------------------------------------- sample
+
+
+def _sample_command(parser: argparse.ArgumentParser):
+    parser.add_argument(
+        "model", help="folder of a run, folder of a pipeline, or 'digits' for the shipped teacher"
+    )
+    parser.add_argument("prompts", nargs="+", help="one image each")
+    parser.add_argument(
+        "--steps", type=int, nargs="+", default=[1, 2, 4], help="a row each (default: 1 2 4)"
     )
     parser.add_argument(
-        "settings", nargs="*", metavar="name=value",
-        help="settings over both, such as lr=2e-4 (--help-config explains all)",
+        "--guidance-scale", type=float, default=1.0,
+        help="of a pipeline that is not distilled; a student has its guidance in its weights "
+        "(default: 1, no guidance)",
     )  # fmt: skip
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="the picture")
+    return _sample
+
+
+def _sample(options: argparse.Namespace) -> int:
+    """Draw the picture: a column a prompt, a row a number of steps."""
+    from slam_edu.sd.run import CONFIG
+    from slam_edu.sd.tracking import save_grid
+
+    for steps in options.steps:
+        if not 1 <= steps <= 1000:
+            raise ValueError(f"--steps is {steps}; allowed: from 1 to 1000")
+    of_run = (Path(options.model) / CONFIG).is_file()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    save_grid((_student_rows if of_run else _pipeline_rows)(options), options.out)
+    print(f"wrote {options.out}: rows of {', '.join(map(str, options.steps))} steps")
+    return 0
+
+
+def _student_rows(options: argparse.Namespace) -> list[Tensor]:
+    from slam_edu.sd.components import empty_condition, text_condition
+    from slam_edu.sd.run import load_run
+    from slam_edu.sd.tracking import Sampler
+
+    if options.guidance_scale != 1:
+        raise ValueError(
+            f"--guidance-scale is {options.guidance_scale:g} for a student; allowed: 1, because "
+            f"its guidance is in its weights"
+        )
+    found = load_run(options.model)
+    sampler = Sampler(
+        found.config.replace(seed=options.seed), found.pipeline, found.networks, found.schedule,
+        text_condition(found.pipeline, options.prompts), empty_condition(found.pipeline),
+    )  # fmt: skip
+    return [sampler.student(steps) for steps in options.steps]
+
+
+def _pipeline_rows(options: argparse.Namespace) -> list[Tensor]:
+    from slam_edu.sd.teacher import load_pipeline_folder
+
+    pipeline, rows = load_pipeline_folder(options.model), []
+    for steps in options.steps:
+        seeds = range(options.seed, options.seed + len(options.prompts))
+        images = pipeline(
+            list(options.prompts), num_inference_steps=steps, output_type="pt",
+            guidance_scale=options.guidance_scale,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        ).images  # fmt: skip
+        rows.append(images.float().cpu() * 2 - 1)
+    return rows
+
+
+# -------------------------------------------------------------------- evaluate
+
+#: Scores that are printed of a shipped model's student, and the seed of its noise.
+SCORES, NOISE_SEED = ("all_right", "digit", "stroke", "background", "frechet", "kernel"), 2024
+
+
+def _evaluate_command(parser: argparse.ArgumentParser):
+    from slam_edu.sd import evaluate
+
+    evaluate.add_arguments(parser)
     parser.add_argument(
-        "--help-config", action=_HelpConfig, nargs=0,
-        help="print every setting of the preset with its meaning, and stop",
-    )  # fmt: skip
+        "--count", type=int, default=500, help="of the digits: images (2 to 2,000; default: 500)"
+    )
+    return _evaluate
 
 
-def chosen_config(options: argparse.Namespace) -> SDConfig:
-    """The configuration that the arguments of :func:`add_config_arguments` say."""
-    return load_config(options.preset, options.config, options.settings)
+def _evaluate(options: argparse.Namespace) -> int:
+    """Measure; a run on a shipped model by its own judge, a pipeline by CLIP."""
+    from slam_edu.sd import evaluate
+    from slam_edu.sd.components import LatentDiffusion, text_condition
+    from slam_edu.sd.run import CONFIG, load_run
+    from slam_edu.sd.sampling import student_latents
+    from slam_edu.seeding import sample_generator
+    from slam_edu.shipped import shipped
+
+    if not (Path(options.model) / CONFIG).is_file():
+        return evaluate.run(options)
+    found = load_run(options.model)
+    judge = shipped(found.config.teacher)
+    if judge is None:
+        raise ValueError(
+            f"{options.model!r} is the run of another teacher than the digits'; allowed: a "
+            f"pipeline's folder (`slam-edu export {options.model} --out DIR` writes it)"
+        )
+    model, rows = LatentDiffusion(found.pipeline), []
+
+    def draw(prompts: Sequence[str], steps: int) -> Tensor:
+        cond = text_condition(found.pipeline, prompts)
+        noise = model.draw_noise(len(cond), sample_generator(NOISE_SEED, 0))
+        latents = student_latents(found.networks, found.config, model, cond, noise, steps)
+        return model.decode(latents)
+
+    print(f"update {found.update:,}; {options.count:,} prompts of held-out images, at gamma = 1")
+    print("steps  " + "  ".join(f"{name:>10}" for name in SCORES))
+    for row in judge.evaluate(draw, options.steps, options.count):
+        rows.append(row)
+        scores = "  ".join(f"{row[name]:>10.4f}" for name in SCORES)
+        print(f"{row['steps']:>5}  {scores}", flush=True)
+    if options.out is not None:
+        _write_json({"update": found.update, "rows": rows}, options.out)
+    return 0
 
 
-class _HelpConfig(argparse.Action):
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: object,
-        option_string: str | None = None,
-    ) -> None:
-        """Print the settings as a configuration file; the preset is the one named before."""
-        print(describe(load_config(getattr(namespace, "preset", None) or "digits")), end="")
-        parser.exit()
+#: Each adds its arguments to a parser and returns what runs.
+_HERE = {
+    "distill": _distill_command,
+    "cache": _cache_command,
+    "sample": _sample_command,
+    "evaluate": _evaluate_command,
+}

@@ -85,14 +85,9 @@ def unet_output(
     cond: Condition,
     timestep_cond: Tensor | None = None,
 ) -> Tensor:
-    """A UNet's raw output, of ``x``'s shape, in the UNet's dtype.
+    """A UNet's raw output, of ``x``'s shape (B, C, h, w), in the UNet's dtype.
 
-    Args:
-        unet: of Stable Diffusion 1, 2 or XL.
-        x: latents of shape (B, C, h, w).
-        t: timesteps of shape (B,), integer or real.
-        cond: of B rows, as many as ``x``.
-        timestep_cond: what an embedding of gamma receives, of shape (B, D); None without one.
+    ``t`` (B,) is integer or real; an embedding of gamma receives ``timestep_cond`` (B, D).
     """
     if isinstance(cond, Tensor):
         cond = TextCondition(cond)
@@ -115,13 +110,9 @@ def text_condition(
     prompts: Sequence[str],
     time_ids: Tensor | None = None,
 ) -> TextCondition:
-    """Encode prompts as the pipeline itself does.
+    """Encode prompts as the pipeline itself does: on its device, what is too long cut off.
 
-    Args:
-        pipeline: its text encoders are used as they are: on their device, in their dtype.
-        prompts: B of them; what is too long is cut off.
-        time_ids: for Stable Diffusion XL, of shape (B, 6); default: images of the pipeline's own
-            size, not cropped.
+    Stable Diffusion XL's ``time_ids`` (B, 6) are by default those of whole images of its own size.
     """
     encoder = pipeline.text_encoder
     if not is_xl(pipeline):
@@ -162,23 +153,19 @@ def whole_image_ids(pipeline: StableDiffusionXLPipeline) -> Tensor:
 
 
 def latent_shape(
-    pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline,
+    pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline, resolution: int | None = None
 ) -> tuple[int, int, int]:
-    """(C, H, W) of one latent of the pipeline's own size."""
+    """(C, H, W) of one latent, of ``resolution`` pixels a side or of the pipeline's own size."""
     size = pipeline.unet.config.sample_size
+    if resolution is not None:
+        size = resolution // pipeline.vae_scale_factor
     height, width = (size, size) if isinstance(size, int) else size
     return (pipeline.unet.config.in_channels, height, width)
 
 
 @torch.no_grad()
 def encode_images(vae: AutoencoderKL, images: Tensor, batch: int = 64) -> Tensor:
-    """Latents of images, from the posterior's mean, scaled to about unit variance.
-
-    Args:
-        vae: the autoencoder, used on its device and in its dtype.
-        images: of shape (B, 3, H, W), in [-1, 1].
-        batch: images at a time.
-    """
+    """Latents of images (B, 3, H, W) in [-1, 1]: the posterior's mean, of about unit variance."""
     images = images.to(vae.device, vae.dtype)
     means = [vae.encode(x).latent_dist.mean for x in images.split(batch)]
     return torch.cat(means) * vae.config.scaling_factor
@@ -186,27 +173,13 @@ def encode_images(vae: AutoencoderKL, images: Tensor, batch: int = 64) -> Tensor
 
 @torch.no_grad()
 def decode_latents(vae: AutoencoderKL, latents: Tensor, batch: int = 64) -> Tensor:
-    """Images of latents, of shape (B, 3, H, W), clipped to [-1, 1].
-
-    Args:
-        vae: the autoencoder, used on its device and in its dtype.
-        latents: of shape (B, C, h, w), scaled.
-        batch: latents at a time.
-    """
+    """Images of latents (B, C, h, w), of shape (B, 3, H, W), clipped to [-1, 1]."""
     latents = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
     return torch.cat([vae.decode(x).sample for x in latents.split(batch)]).clamp(-1, 1)
 
 
 def token_ids(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
-    """Token ids of prompts, padded to the model's length as the pipeline pads them.
-
-    Args:
-        tokenizer: the pipeline's.
-        prompts: B of them; what is too long is cut off.
-
-    Returns:
-        ids of shape (B, model_max_length), int64.
-    """
+    """Token ids of prompts, (B, model_max_length), cut off and padded as the pipeline does."""
     return tokenizer(
         list(prompts), padding="max_length", truncation=True, return_tensors="pt"
     ).input_ids
@@ -215,12 +188,10 @@ def token_ids(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
 class LatentDiffusion:
     """The parts of a ``StableDiffusionPipeline``, as the core takes them.
 
-    Args:
-        pipeline: any pipeline with the parts of Stable Diffusion 1, 2 or XL. Its networks are
-            used as they are: on their device, in their dtype.
+    Its networks are used as they are: on their device, in their dtype.
 
     Attributes:
-        pipeline: what was passed in.
+        pipeline: with the parts of Stable Diffusion 1, 2 or XL.
         schedule: the scheduler's levels, float32, on the UNet's device.
         prediction_type: what the UNet predicts, ``"epsilon"`` or ``"v_prediction"``.
         latent_shape: (C, H, W) of one latent.
@@ -245,39 +216,21 @@ class LatentDiffusion:
     def encode_prompts(self, prompts: str | Sequence[str]) -> Tensor:
         """The text encoder's last states, of shape (B, L, D); what the UNet attends to.
 
-        Args:
-            prompts: one prompt or B of them; ``""`` is the empty condition of guidance. What is
-                longer than the tokenizer's length L is cut off, as the pipeline does.
+        ``""`` is the empty condition of guidance. What is longer than L tokens is cut off.
         """
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         return text_condition(self.pipeline, prompts).states
 
     def encode_images(self, images: Tensor, batch: int = 64) -> Tensor:
-        """Latents of images, from the posterior's mean, scaled to about unit variance.
-
-        Args:
-            images: of shape (B, 3, H, W), in [-1, 1].
-            batch: images at a time.
-        """
+        """As :func:`encode_images`."""
         return encode_images(self.pipeline.vae, images, batch)
 
     def decode(self, latents: Tensor, batch: int = 64) -> Tensor:
-        """Images of latents, of shape (B, 3, H, W), clipped to [-1, 1].
-
-        Args:
-            latents: of shape (B, C, h, w), scaled.
-            batch: latents at a time.
-        """
+        """As :func:`decode_latents`."""
         return decode_latents(self.pipeline.vae, latents, batch)
 
     def network(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        """The UNet's raw output.
-
-        Args:
-            x: latents of shape (B, C, h, w).
-            t: timesteps of shape (B,).
-            cond: text states of shape (B, L, D), or a :class:`TextCondition`.
-        """
+        """The UNet's raw output, as :func:`unet_output`."""
         return unet_output(self.pipeline.unet, x, t, cond)
 
     def predictor(self, prompts: str | Sequence[str], guidance: float = 0.0) -> Predictor:
@@ -288,14 +241,14 @@ class LatentDiffusion:
             guidance: :math:`w` of :math:`\epsilon_c + w(\epsilon_c - \epsilon_u)`; diffusers'
                 ``guidance_scale`` is :math:`w + 1`. At 0 the empty prompt is not asked for.
         """
+        cond: Condition
         if is_xl(self.pipeline):
             prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-            cond: Condition = text_condition(self.pipeline, prompts)
+            cond = text_condition(self.pipeline, prompts)
             uncond = empty_condition(self.pipeline).expand(len(cond)) if guidance else None
-        else:  # tensors, which are asked for in one call
+        else:  # tensors, which go through the network in one call
             cond = self.encode_prompts(prompts)
             uncond = self.encode_prompts([""] * len(cond)) if guidance else None
-
         return network_predictor(
             self.network,
             self.schedule,
@@ -308,9 +261,7 @@ class LatentDiffusion:
     def draw_noise(self, count: int, generator: torch.Generator) -> Tensor:
         """Standard normal latents, (count, C, h, w): where sampling starts, x at t = T-1.
 
-        Args:
-            count: how many.
-            generator: source of the noise, on the CPU as diffusers' pipelines have it.
+        The generator is on the CPU, as for diffusers' pipelines.
         """
         check_count(count, "count")
         unet = self.pipeline.unet

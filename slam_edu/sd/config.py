@@ -8,6 +8,7 @@ comes before (:func:`load_config`). :func:`describe` prints it, ``config.yaml`` 
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import math
@@ -488,3 +489,40 @@ def read_config(path: Path) -> SDConfig:
         ValueError: if it cannot be read or is not valid.
     """
     return SDConfig(**read_settings(path))
+
+
+# -------------------------------------------------------------------- the command line
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """What every command has that needs a configuration: preset, file, settings."""
+    listed = "; ".join(f"{name}: {what}" for name, (what, _) in PRESETS.items())
+    parser.add_argument(
+        "--preset", default="digits", choices=list(PRESETS), metavar="NAME",
+        help=f"settings to begin with (default: digits). {listed}".replace("%", "%%"),
+    )  # fmt: skip
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="YAML or JSON with settings, over the preset's"
+    )
+    parser.add_argument(
+        "settings", nargs="*", metavar="name=value",
+        help="settings over both, such as lr=2e-4 (--help-config explains all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--help-config", action=_HelpConfig, nargs=0,
+        help="print every setting of the preset with its meaning, and stop",
+    )  # fmt: skip
+
+
+def chosen_config(options: argparse.Namespace) -> SDConfig:
+    """The configuration that the arguments of :func:`add_config_arguments` name."""
+    return load_config(options.preset, options.config, options.settings)
+
+
+class _HelpConfig(argparse.Action):
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: object
+    ) -> None:
+        """Print the settings as a configuration file; the preset is the one named before."""
+        print(describe(load_config(getattr(namespace, "preset", None) or "digits")), end="")
+        parser.exit()

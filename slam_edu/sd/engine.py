@@ -1,6 +1,6 @@
 r"""The loop of a distillation: one update per yielded state, on one process or many.
 
-It is the loop of :mod:`slam_edu.training` with what large networks need: batches that are
+It is :func:`slam_edu.training.optimise` with what large networks need: batches that are
 accumulated, processes that share an update, mixed precision, adapters. The step itself is
 :meth:`slam_edu.distill.SubPathDistiller.step`, the same as for points of the plane.
 
@@ -15,7 +15,6 @@ algebra of the step stay in float32, as do trained parameters and their average.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -27,12 +26,11 @@ from torch import Tensor
 from slam_edu.distill import DistillConfig, DistillOutput, SubPathDistiller
 from slam_edu.ema import average_tensors
 from slam_edu.schedule import NoiseSchedule
-from slam_edu.sd.checkpoint import Progress
 from slam_edu.sd.components import TextCondition
 from slam_edu.sd.config import SDConfig
 from slam_edu.sd.networks import Autocast, Networks
 from slam_edu.seeding import sample_generator
-from slam_edu.training import clip_gradient
+from slam_edu.training import Resume, TrainState, optimise
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -53,31 +51,19 @@ class Batches(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class EngineState:
-    """What one update did.
+@dataclass(frozen=True, kw_only=True)
+class EngineState(TrainState):
+    """What one update did; ``output`` is the last batch's record on this process.
 
     Attributes:
-        update: number of updates so far, from 1.
-        loss: mean over all processes and batches of the update.
-        grad_norm: of the whole gradient, before clipping.
-        lr: the learning rate that was used.
-        skipped: number of updates so far whose loss or gradient was not finite.
         bins: sum of the squared errors of the update's samples by timestep, of shape (BINS,).
         counts: number of samples in each bin, of shape (BINS,).
         stop: some process was asked to stop.
-        output: the last batch's record on this process.
     """
 
-    update: int
-    loss: float
-    grad_norm: float
-    lr: float
-    skipped: int
     bins: Tensor
     counts: Tensor
     stop: bool
-    output: DistillOutput
 
 
 class Engine:
@@ -90,11 +76,7 @@ class Engine:
         batches: the data.
         prediction_type: of the teacher.
         accelerator: of several processes; None: one process.
-
-    Attributes:
-        distiller: computes the step.
-        optimizer: of the trained parameters.
-        progress: counts, and the loss scaler's state.
+        distiller: makes the step.
     """
 
     def __init__(
@@ -119,11 +101,10 @@ class Engine:
         on_cpu = NoiseSchedule(schedule.alpha.cpu(), schedule.sigma.cpu())
         self._drawer = distiller(on_cpu, method)
         self.optimizer = make_optimizer(config, networks, self.device)
-        self.progress = Progress()
         self._scaler = torch.amp.GradScaler(
             self.device.type, enabled=config.mixed_precision == "fp16"
         )
-        if accelerator is not None and self.processes > 1:
+        if self.processes > 1:
             networks.wrapped = accelerator.prepare_model(networks.student_module)
 
     @property
@@ -131,94 +112,83 @@ class Engine:
         """Samples of an update, of all processes."""
         return self.config.training.batch * self.config.training.accumulate * self.processes
 
-    def restore(self, progress: Progress) -> None:
-        """Go on from a checkpoint that was read into networks and optimiser."""
-        self.progress = progress
-        if self._scaler.is_enabled() and progress.scaler:
-            self._scaler.load_state_dict(dict(progress.scaler))
-
     def numbers(self, update: int, part: int) -> list[int]:
-        """The numbers of this process's samples in one of an update's batches.
-
-        Args:
-            update: from 0.
-            part: 0 ... accumulate-1.
-        """
-        size, config = self.config.training.batch, self.config
-        first = ((update * config.training.accumulate + part) * self.processes + self.rank) * size
+        """The numbers of this process's samples in batch 0 ... accumulate-1 of an update."""
+        size, accumulate = self.config.training.batch, self.config.training.accumulate
+        first = ((update * accumulate + part) * self.processes + self.rank) * size
         return list(range(first, first + size))
 
-    def updates(self, asked_to_stop: Callable[[], bool] = lambda: False) -> Iterator[EngineState]:
-        """Train from where :attr:`progress` is to the run's last update.
+    def updates(
+        self,
+        asked_to_stop: Callable[[], bool] = lambda: False,
+        resume: Resume | None = None,
+    ) -> Iterator[EngineState]:
+        """Train to the run's last update.
 
         Args:
             asked_to_stop: asked once an update; the answer of any process is every state's
                 ``stop``. The loop itself goes on until it is closed.
+            resume: where it goes on.
 
         Raises:
             FloatingPointError: when more than ``max_skipped`` updates in a row were not finite.
         """
-        config, networks = self.config, self.networks
-        parameters = list(networks.trained.values())
+        networks, training = self.networks, self.config.training
         detached = {name: p.detach() for name, p in networks.trained.items()}
-        for update in range(self.progress.update, config.training.updates):
-            lr = config.training.lr_at(update)
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr * group["fraction"]
-            for p in parameters:
-                p.grad = None
-            # loss, asked to stop, then the bins' sums and counts: one message an update
-            told = torch.zeros(2 + 2 * BINS, dtype=torch.float64, device=self.device)
-            for part in range(config.training.accumulate):
-                output = self._backward(update, part)
-                told[0] += output.loss.detach().double() / config.training.accumulate
-                self._count(output, told[2 : 2 + BINS], told[2 + BINS :])
-            told[1] = float(asked_to_stop())
-            told[0] /= self.processes
-            if self.processes > 1:
-                told = self.accelerator.reduce(told, "sum")
-            self._scaler.unscale_(self.optimizer)
-            norm = clip_gradient(parameters, config.training.clip)
-            loss, stop = told[:2].tolist()
-            finite = math.isfinite(loss) and math.isfinite(norm)
-            if finite:
-                self._scaler.step(self.optimizer)
-                average_tensors(networks.average, detached, config.training.ema_rate)
-            if self._scaler.is_enabled():
-                self._scaler.update()
-            self._count_up(update, finite, loss, norm, lr)
+        states = optimise(
+            lambda update: self._gradient(update, asked_to_stop),
+            networks.trained,
+            lambda: average_tensors(networks.average, detached, training.ema_rate),
+            self.optimizer, training, resume=resume, scaler=self._scaler,
+        )  # fmt: skip
+        del resume
+        for state in states:
+            sums, output = state.output
+            stop, bins = sums[1] > 0, sums[2:].cpu().view(2, BINS)
             yield EngineState(
-                update + 1, loss, norm, lr, self.progress.skipped,
-                told[2 : 2 + BINS].cpu(), told[2 + BINS :].cpu(), stop > 0, output,
-            )  # fmt: skip
+                **{**vars(state), "output": output}, stop=bool(stop), bins=bins[0], counts=bins[1]
+            )
+
+    def _gradient(
+        self, update: int, asked_to_stop: Callable[[], bool]
+    ) -> tuple[Tensor, tuple[Tensor, DistillOutput]]:
+        """The update's whole gradient and loss, over batches and processes."""
+        accumulate = self.config.training.accumulate
+        # loss, asked to stop, then the bins' sums and counts: one message an update
+        sums = torch.zeros(2 + 2 * BINS, dtype=torch.float64, device=self.device)
+        for part in range(accumulate):
+            output = self._backward(update, part)
+            sums[0] += output.loss.detach().double() / accumulate
+            self._count(output, sums[2 : 2 + BINS], sums[2 + BINS :])
+        sums[1] = float(asked_to_stop())
+        sums[0] /= self.processes
+        if self.processes > 1:
+            sums = self.accelerator.reduce(sums, "sum")
+        return sums[0], (sums, output)
 
     def _backward(self, update: int, part: int) -> DistillOutput:
         """The gradient of one batch, added to the parameters'."""
-        networks, config = self.networks, self.config
+        networks, accumulate = self.networks, self.config.training.accumulate
         numbers = self.numbers(update, part)
         x0, cond = self.batches.get(numbers)
-        sample = self._drawer.draw(x0.cpu(), [sample_generator(config.seed, n) for n in numbers])
+        generators = [sample_generator(self.config.seed, n) for n in numbers]
+        sample = self._drawer.draw(x0.cpu(), generators)
         x0, cond = x0.to(self.device), cond.to(self.device)
-        moved = {k: v.to(self.device) for k, v in vars(sample).items()}
-        last = part + 1 == config.training.accumulate
+        empty = self.batches.empty.to(self.device).expand(len(x0))
         # Gradients are summed over processes once an update.
-        alone = self.processes > 1 and not last
+        alone = self.processes > 1 and part + 1 < accumulate
         with self.accelerator.no_sync(networks.wrapped) if alone else nullcontext():
             output = self.distiller.step(
                 x0,
-                type(sample)(**moved),
+                type(sample)(**{k: v.to(self.device) for k, v in vars(sample).items()}),
                 teacher=networks.teacher,
                 student=networks.student,
                 target=networks.target,
                 cond=cond,
-                uncond=self._empty.expand(len(x0)) if config.distillation.guidance else None,
+                uncond=empty if self.config.distillation.guidance else None,
             )
-            self._scaler.scale(output.loss / config.training.accumulate).backward()
+            self._scaler.scale(output.loss / accumulate).backward()
         return output
-
-    @property
-    def _empty(self) -> TextCondition:
-        return self.batches.empty.to(self.device)
 
     @torch.no_grad()
     def _count(self, output: DistillOutput, sums: Tensor, counts: Tensor) -> None:
@@ -228,32 +198,11 @@ class Engine:
         sums.index_add_(0, bins, error)
         counts.index_add_(0, bins, torch.ones_like(error))
 
-    def _count_up(self, update: int, finite: bool, loss: float, norm: float, lr: float) -> None:
-        in_a_row = 0 if finite else self.progress.in_a_row + 1
-        self.progress = Progress(
-            update=update + 1,
-            skipped=self.progress.skipped + (not finite),
-            in_a_row=in_a_row,
-            scaler=self._scaler.state_dict(),
-        )
-        if in_a_row > self.config.training.max_skipped:
-            raise FloatingPointError(
-                f"the last {in_a_row} updates up to number {update + 1} had a loss of {loss} or a "
-                f"gradient norm of {norm}; they changed nothing. Lower the learning rate (now "
-                f"{lr:g}), try mixed_precision=bf16 or no (now {self.config.mixed_precision}), or "
-                f"look at the data"
-            )
-
 
 def make_optimizer(
     config: SDConfig, networks: Networks, device: torch.device
 ) -> torch.optim.Optimizer:
     """AdamW over the trained parameters; the gamma embedding is a group of its own.
-
-    Args:
-        config: of the run.
-        networks: whose parameters are trained.
-        device: where they are.
 
     Raises:
         ModuleNotFoundError: for ``adamw8bit`` without bitsandbytes.
@@ -265,28 +214,23 @@ def make_optimizer(
         groups.setdefault(fraction, []).append(p)
     listed = [{"params": ps, "fraction": fraction} for fraction, ps in groups.items()]
     options = {"lr": config.training.lr, "weight_decay": config.training.weight_decay}
-    if config.optimizer == "adamw8bit":
-        if device.type != "cuda":
-            raise ValueError(f"optimizer is 'adamw8bit' on {device.type}; allowed there: 'adamw'")
-        try:
-            from bitsandbytes.optim import AdamW8bit
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "optimizer='adamw8bit' needs bitsandbytes; install it with `pip install "
-                "bitsandbytes`, or take optimizer=adamw and four times the memory for its state",
-                name="bitsandbytes",
-            ) from error
-        return AdamW8bit(listed, **options)
-    return torch.optim.AdamW(listed, **options, fused=device.type in ("cpu", "cuda"))
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(listed, **options, fused=device.type in ("cpu", "cuda"))
+    if device.type != "cuda":
+        raise ValueError(f"optimizer is 'adamw8bit' on {device.type}; allowed there: 'adamw'")
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "optimizer='adamw8bit' needs bitsandbytes; install it with `pip install "
+            "bitsandbytes`, or use optimizer=adamw and four times the memory for its state",
+            name="bitsandbytes",
+        ) from error
+    return AdamW8bit(listed, **options)
 
 
 def make_autocast(config: SDConfig, device: torch.device) -> Autocast:
-    """What makes the context in which the networks are called.
-
-    Args:
-        config: of the run.
-        device: computed on.
-    """
+    """What makes the context in which the networks are called."""
     if config.mixed_precision == "no":
         return nullcontext
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]

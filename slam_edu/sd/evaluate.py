@@ -5,7 +5,7 @@ The eyes are a CLIP model's (Radford et al. 2021), which embeds images and texts
 - CLIP score (Hessel et al. 2021): :math:`100 \cos(\text{image}, \text{prompt})`, mean over the
   prompts. Good images of photographs' captions have about 25 to 35, by the model.
 - Fréchet and kernel distance between two sets of images (see
-  :func:`slam_edu.digits.evaluate.feature_distances`) on CLIP's image embeddings. They are **not**
+  :func:`slam_edu.metrics.feature_distances`) on CLIP's image embeddings. They are **not**
   the "FID" and "KID" of papers, which are measured on features of Inception v3: compare them with
   each other alone. A Fréchet distance needs many more images than an embedding has numbers.
 
@@ -30,9 +30,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from slam_edu._validation import check_choice, check_count
-from slam_edu.digits.evaluate.scores import feature_distances
 from slam_edu.io import atomic_path
-from slam_edu.sd.teacher import folder_or_download, hushed
+from slam_edu.metrics import feature_distances
+from slam_edu.sd.teacher import folder_or_download, quiet
 from slam_edu.seeding import sample_generator
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class ClipScorer:
         self.width: int = self.model.config.projection_dim
 
     def _load(self, folder: Path) -> None:
-        with hushed():
+        with quiet():
             import transformers
 
             # Pillow's resizing, with and without torchvision; older versions have it by this name.
@@ -424,7 +424,7 @@ def run(options: argparse.Namespace) -> int:
     """Measure and print a pipeline's figures; returns the exit status."""
     from slam_edu.sd.data import read_prompts
     from slam_edu.sd.export import figures_table
-    from slam_edu.sd.teacher import DIGITS, load_pipeline_folder, model_folder
+    from slam_edu.sd.teacher import load_pipeline_folder, model_folder
 
     prompts = read_prompts(options.prompts)
     device = options.device
@@ -432,7 +432,7 @@ def run(options: argparse.Namespace) -> int:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float16 if device == "cuda" else torch.float32
     folder: str | Path = options.model
-    if options.model != DIGITS:
+    if options.model != "digits":
         folder = model_folder(options.model, options.revision, options.variant)
     pipeline = load_pipeline_folder(folder, variant=options.variant, dtype=dtype).to(device)
     scorer = ClipScorer(options.clip, options.clip_revision, device=device)

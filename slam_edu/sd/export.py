@@ -33,7 +33,7 @@ from slam_edu.io import replaced_folder
 from slam_edu.sd.components import PARTS, XL_PARTS, TextCondition, is_xl, unet_output
 from slam_edu.sd.config import SD15, SDXL, WEIGHTS, SDConfig
 from slam_edu.sd.networks import DTYPES, TARGET, LoraNetworks, Networks
-from slam_edu.sd.teacher import DIGITS, HUB_ID, hushed, network_error, weight_files
+from slam_edu.sd.teacher import HUB_ID, network_error, quiet, weight_files
 
 if TYPE_CHECKING:
     from diffusers import (
@@ -49,7 +49,7 @@ EXPORT_DTYPES = ("float16", "float32")
 CARD, INDEX, LORA = "README.md", "model_index.json", "pytorch_lora_weights.safetensors"
 
 #: Licences of teachers that name none in their folder.
-LICENCES = {DIGITS: "mit", SD15[0]: "creativeml-openrail-m", SDXL[0]: "openrail++"}
+LICENCES = {"digits": "mit", SD15[0]: "creativeml-openrail-m", SDXL[0]: "openrail++"}
 #: What ``SDConfig.data`` says, for a model card.
 DATA = {
     "digits": "the course's coloured digits with captions (MNIST)",
@@ -119,7 +119,7 @@ def export_pipeline(
     _set_size(unet, pipeline, config)
     nn.Module.to(unet, DTYPES[dtype])  # diffusers' own `to` warns about nothing
     student = _with(pipeline, unet, lcm_scheduler(pipeline, config))
-    with replaced_folder(out) as folder, hushed(), _disk_errors(out):
+    with replaced_folder(out) as folder, quiet(), _disk_errors(out):
         student.save_config(folder)
         unet.save_pretrained(folder / "unet")
         _drop(folder / "unet" / "config.json", "_name_or_path")  # a path of this machine
@@ -177,7 +177,7 @@ def _with(pipeline: Pipeline, unet: UNet2DConditionModel, scheduler: object) -> 
     else:
         parts |= {"safety_checker": None, "feature_extractor": None}
         parts["requires_safety_checker"] = False
-    with hushed():
+    with quiet():
         made = type(pipeline)(**parts)
     made.set_progress_bar_config(disable=True)
     return made
@@ -319,7 +319,7 @@ def export_lora(
     found = get_peft_model_state_dict(networks.unet, adapter_name=adapter)
     state = {k: v.detach().cpu().to(DTYPES[dtype]).contiguous() for k, v in found.items()}
     metadata = networks.lora_config.to_dict()  # else alpha would silently become r
-    with replaced_folder(out) as folder, hushed(), _disk_errors(out):
+    with replaced_folder(out) as folder, quiet(), _disk_errors(out):
         type(pipeline).save_lora_weights(
             folder, unet_lora_layers=state, unet_lora_adapter_metadata=metadata,
         )  # fmt: skip
@@ -521,7 +521,7 @@ def _which(weights: str) -> str:
 
 def _teacher_name(config: SDConfig) -> str:
     """Of a folder its name alone: the path is this machine's business."""
-    if config.teacher == DIGITS:
+    if config.teacher == "digits":
         return "digits-sd"
     return config.teacher if config.revision else Path(config.teacher).resolve().name
 

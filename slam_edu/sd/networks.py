@@ -52,11 +52,7 @@ class GammaUNet(nn.Module):
     """A UNet as the distiller calls it: ``network(x, t, cond, gamma)``.
 
     A module of its own, so that what wraps it (DistributedDataParallel) sees each call.
-
-    Args:
-        unet: called.
-        features: of gamma, ``(B,)`` to ``(B, F)``; None for a UNet without an input for it.
-        autocast: makes the context in which the UNet is called, and nothing else is.
+    ``features`` of gamma go from ``(B,)`` to ``(B, F)``; None for a UNet without an input for it.
     """
 
     def __init__(
@@ -73,17 +69,10 @@ class GammaUNet(nn.Module):
     def forward(
         self, x: Tensor, t: Tensor, cond: Condition, gamma: Tensor | None = None
     ) -> Tensor:
-        """The UNet's raw output, of ``x``'s shape.
-
-        Args:
-            x: latents of shape (B, C, h, w).
-            t: timesteps of shape (B,).
-            cond: of B rows.
-            gamma: positions of shape (B,); None where the UNet is not told.
-        """
-        told = None if gamma is None or self.features is None else self.features(gamma)
+        """The UNet's raw output; gamma has shape (B,)."""
+        features = None if gamma is None or self.features is None else self.features(gamma)
         with self.autocast():
-            return unet_output(self.unet, x, t, cond, told)
+            return unet_output(self.unet, x, t, cond, features)
 
 
 class Networks:
@@ -91,17 +80,15 @@ class Networks:
 
     Attributes:
         student_module: the student's module, for a wrapper such as DistributedDataParallel;
-            :attr:`wrapped` is what :meth:`student` calls.
+            ``wrapped`` is what :meth:`student` calls.
         trained: the trained parameters by name, float32.
         average: their moving averages, by the same names.
     """
 
     student_module: nn.Module
+    wrapped: Callable[..., Tensor]
     trained: dict[str, nn.Parameter]
     average: dict[str, Tensor]
-
-    def __init__(self) -> None:
-        self.wrapped: Callable[..., Tensor] = self.student_module
 
     def teacher(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The teacher's raw output; never with a gradient."""
@@ -111,7 +98,7 @@ class Networks:
         self, x: Tensor, t: Tensor, cond: Condition, gamma: Tensor | None = None
     ) -> Tensor:
         """The student's raw output. Call it last: with adapters, its own must be active then."""
-        raise NotImplementedError
+        return self.wrapped(x, t, cond, gamma)
 
     def target(self, x: Tensor, t: Tensor, cond: Condition, gamma: Tensor | None = None) -> Tensor:
         """The moving average's raw output; never with a gradient."""
@@ -133,13 +120,7 @@ class Networks:
 
 
 class FullNetworks(Networks):
-    """Three UNets: the teacher's, a copy that is trained, and a copy that is its average.
-
-    Args:
-        config: of the run.
-        unet: the teacher's; frozen, and put into ``frozen_dtype``.
-        autocast: as for :class:`GammaUNet`.
-    """
+    """Three UNets: the teacher's, a copy that is trained, and a copy that is its average."""
 
     def __init__(
         self, config: SDConfig, unet: UNet2DConditionModel, autocast: Autocast = nullcontext
@@ -153,22 +134,15 @@ class FullNetworks(Networks):
         _freeze(unet, config)
         self._teacher = GammaUNet(unet, None, autocast)
         self._target = GammaUNet(target, features, autocast)
-        self.student_module = GammaUNet(student.train(), features, autocast)
+        self.wrapped = self.student_module = GammaUNet(student.train(), features, autocast)
         self._gamma_input = config.gamma_input
         self.trained = dict(student.named_parameters())
         self.average = dict(target.named_parameters())
-        super().__init__()
 
     @torch.no_grad()
     def teacher(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The frozen UNet's raw output."""
         return self._teacher(x, t, cond)
-
-    def student(
-        self, x: Tensor, t: Tensor, cond: Condition, gamma: Tensor | None = None
-    ) -> Tensor:
-        """The trained UNet's raw output."""
-        return self.wrapped(x, t, cond, gamma)
 
     @torch.no_grad()
     def target(self, x: Tensor, t: Tensor, cond: Condition, gamma: Tensor | None = None) -> Tensor:
@@ -196,11 +170,6 @@ class LoraNetworks(Networks):
 
     The adapters' second factor starts at zero, so that student and target start as the teacher.
     An embedding of gamma, where there is one, is trained whole, and averaged with them.
-
-    Args:
-        config: of the run.
-        unet: the teacher's; frozen, put into ``frozen_dtype``, and given the adapters.
-        autocast: as for :class:`GammaUNet`.
     """
 
     def __init__(
@@ -230,9 +199,8 @@ class LoraNetworks(Networks):
             unet.time_embedding.cond_proj = self._switch
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
-        self.unet = unet
-        self._gamma_input = config.gamma_input
-        self.student_module = GammaUNet(unet, features, autocast)
+        self.unet, self._gamma_input = unet, config.gamma_input
+        self.wrapped = self.student_module = GammaUNet(unet, features, autocast)
         self.trained, self.average = {}, {}
         for name, p in unet.named_parameters():
             for adapter, found in ((ONLINE, self.trained), (TARGET, self.average)):
@@ -240,19 +208,12 @@ class LoraNetworks(Networks):
                     p.data = p.data.float()
                     found[name.replace(f".{adapter}.", ".")] = p
         self._activate(ONLINE)
-        super().__init__()
 
     @torch.no_grad()
     def teacher(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
         """The UNet's raw output, adapters switched off."""
         with self._active(None):
             return self.student_module(x, t, cond)
-
-    def student(
-        self, x: Tensor, t: Tensor, cond: Condition, gamma: Tensor | None = None
-    ) -> Tensor:
-        """The UNet's raw output with the trained adapters."""
-        return self.wrapped(x, t, cond, gamma)
 
     @torch.no_grad()
     def target(self, x: Tensor, t: Tensor, cond: Condition, gamma: Tensor | None = None) -> Tensor:
@@ -322,12 +283,9 @@ class _Switch(nn.Module):
 def build_networks(
     config: SDConfig, unet: UNet2DConditionModel, autocast: Autocast = nullcontext
 ) -> Networks:
-    """The networks of a run.
+    """The networks of a run; the teacher's UNet is changed in place (frozen, dtype, adapters).
 
-    Args:
-        config: says which kind.
-        unet: the teacher's; changed in place (frozen, dtype, adapters).
-        autocast: makes the context in which networks are called.
+    The networks, and nothing else, are called in a context that ``autocast`` makes.
 
     Raises:
         ValueError: for a UNet that is distilled already: it has an embedding of gamma or of the

@@ -17,9 +17,10 @@ configuration in the same folder goes on from the last checkpoint, on the CPU to
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ import torch
 
 from slam_edu.distill import SubPathDistiller
 from slam_edu.schedule import NoiseSchedule
-from slam_edu.sd.checkpoint import load_newest, save_checkpoint
+from slam_edu.sd.checkpoint import load_newest, save_checkpoint, updates_done
 from slam_edu.sd.components import empty_condition, text_condition
 from slam_edu.sd.config import SDConfig, read_config, save_config
 from slam_edu.sd.engine import Engine, EngineState, MakeDistiller, make_autocast
@@ -38,7 +39,6 @@ from slam_edu.sd.tracking import (
     STUDENT_STEPS,
     RunLog,
     Sampler,
-    grid_shape,
     save_grid,
     show_image,
 )
@@ -64,14 +64,13 @@ class DistillRun:
 
     Args:
         config: of the run; its ``out`` is the folder.
-        show: takes the lines that are printed.
+        show: prints a line.
         distiller: makes the step from the schedule and ``config.distill(...)``.
 
     Attributes:
         pipeline: the teacher's.
         networks: teacher, student and target.
         engine: the loop.
-        log: of the run.
         row: the newest row of the log by column; empty before the first.
         stopped: the signal that ended the run early; None without one.
 
@@ -89,24 +88,22 @@ class DistillRun:
         show: Callable[[str], None] = print,
         distiller: MakeDistiller = SubPathDistiller,
     ) -> None:
-        self.config, self._distiller = config, distiller
-        self.folder = Path(config.out)
-        self._show = show
+        self.config, self.folder = config, Path(config.out)
+        self._show, self._distiller = show, distiller
         self.stopped: int | None = None
         self.pipeline: Any = None
         self.networks: Networks | None = None
         self.engine: Engine | None = None
-        self.log: RunLog | None = None
         self.row: dict[str, float] = {}
 
     def __iter__(self) -> Iterator[EngineState]:
-        config = self.config
+        config, self.stopped = self.config, None
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         accelerator = make_accelerator(config, self.folder)
         main = accelerator.is_main_process
-        self._say = self._show if main else lambda _line: None
-        self.stopped = None
+        show = self._show if main else lambda _line: None
+        tracked = main and config.tracker != "none"
         with contextlib.ExitStack() as stack:
             if main:
                 self.folder.mkdir(parents=True, exist_ok=True)
@@ -114,14 +111,58 @@ class DistillRun:
                 keep_config(config, self.folder)
             accelerator.wait_for_everyone()
             asked = stack.enter_context(asked_to_stop())
-            self._prepare(accelerator)
-            if main and config.tracker != "none":
-                start_trackers(accelerator, config)
+            sampler = self._prepare(accelerator, show)
+            resume = load_newest(self.folder, self.networks, show)
+            if tracked:
+                values = config.settings().items()
+                plain = {k: v if isinstance(v, int | float) else str(v) for k, v in values}
+                accelerator.init_trackers("slam_edu", config=plain)
                 stack.callback(end_trackers, accelerator)
-            yield from self._train(accelerator, asked)
 
-    def _prepare(self, accelerator: Accelerator) -> None:
-        """Everything before the first update."""
+            def grid(update: int, teacher: bool = False) -> None:
+                if not config.sample_count:
+                    return
+                rows = [sampler.teacher()] if teacher else []
+                rows += [sampler.student(steps) for steps in STUDENT_STEPS]
+                pixels = save_grid(rows, self.folder / SAMPLES / f"{update:08d}.png")
+                if tracked:
+                    show_image(accelerator, "samples", pixels, update)
+
+            begun, end = resume.update if resume else 0, config.training.updates
+            if begun:
+                word = "finished:" if begun >= end else "going on after"
+                show(f"{word} update {begun:,} of {end:,}")
+            elif main:
+                show(
+                    f"{end:,} updates of {self.engine.batch} samples; the guidance w = "
+                    f"{config.distillation.guidance:g} goes into the student, which is sampled at "
+                    f"guidance_scale 1 (gamma = 1)"
+                )
+                grid(0, teacher=True)
+            if main:
+                log = RunLog(
+                    self.folder, config, self.engine.batch, begun, accelerator if tracked else None
+                )
+            for state in self.engine.updates(asked, resume):
+                resume = None  # its moments are the optimiser's now
+                done = state.update == end
+                if main:
+                    self.row = log.add(state, end=state.stop) or self.row
+                    if done or (config.sample_every and state.update % config.sample_every == 0):
+                        grid(state.update)
+                    if done or state.stop or state.update % config.save_every == 0:
+                        save_checkpoint(self.folder, state, self.networks, config.keep)
+                yield state
+                if state.stop and not done:
+                    self.stopped = asked.received or signal.SIGTERM
+                    show(
+                        f"stopped after update {state.update:,} of {end:,}; the same command goes "
+                        f"on from there"
+                    )
+                    return
+
+    def _prepare(self, accelerator: Accelerator, show: Callable[[str], None]) -> Sampler:
+        """Teacher, data, networks, engine."""
         from slam_edu.sd.data import open_batches
         from slam_edu.sd.plan import check_memory
         from slam_edu.sd.teacher import load_teacher
@@ -129,8 +170,7 @@ class DistillRun:
         config, device = self.config, accelerator.device
         check_memory(config, device, processes=accelerator.num_processes)
         self.pipeline = pipeline = load_teacher(config)
-        self.schedule = NoiseSchedule.from_scheduler(pipeline.scheduler).to(device)
-        kind = pipeline.scheduler.config.prediction_type
+        schedule = NoiseSchedule.from_scheduler(pipeline.scheduler).to(device)
         encoders = [m for n, m in pipeline.components.items() if n.startswith("text_encoder")]
         parts = [m for m in (pipeline.vae, *encoders) if m is not None]
         for part in (*parts, pipeline.unet):
@@ -139,85 +179,19 @@ class DistillRun:
         batches = open_batches(
             config, pipeline, self.folder / CACHE,
             rank=accelerator.process_index, world=accelerator.num_processes,
-            start_update=self._updates_done(), wait=accelerator.wait_for_everyone,
-            show=self._say,
+            start_update=updates_done(self.folder), wait=accelerator.wait_for_everyone, show=show,
         )  # fmt: skip
-        self._prompts = grid_prompts(config, batches)
-        cond, empty = text_condition(pipeline, self._prompts), empty_condition(pipeline)
+        prompts = grid_prompts(config, batches)
+        cond, empty = text_condition(pipeline, prompts), empty_condition(pipeline)
         if config.cache:  # they are not needed any more
             for part in parts:
                 part.to("cpu")
         self.networks = build_networks(config, pipeline.unet, make_autocast(config, device))
         self.engine = Engine(
-            config, self.schedule, self.networks, batches,
-            prediction_type=kind, accelerator=accelerator, distiller=self._distiller,
+            config, schedule, self.networks, batches, accelerator=accelerator,
+            prediction_type=pipeline.scheduler.config.prediction_type, distiller=self._distiller,
         )  # fmt: skip
-        engine, networks = self.engine, self.networks
-        found = load_newest(
-            self.folder, networks.trained, networks.average, engine.optimizer, self._say
-        )
-        if found is not None:
-            engine.restore(found)
-            word = "finished:" if found.update >= config.training.updates else "going on after"
-            self._say(f"{word} update {found.update:,} of {config.training.updates:,}")
-        self.sampler = Sampler(
-            config, self.schedule, pipeline.vae, networks, cond, empty,
-            prediction_type=kind, shape=grid_shape(pipeline, config.resolution),
-        )  # fmt: skip
-
-    def _updates_done(self) -> int:
-        """As far as the newest checkpoint's name says; a damaged one is met later."""
-        from slam_edu.sd.checkpoint import checkpoint_paths, readable
-
-        return next((int(p.stem) for p in checkpoint_paths(self.folder) if readable(p)), 0)
-
-    def _train(self, accelerator: Accelerator, asked: Callable[[], bool]) -> Iterator[EngineState]:
-        config, engine, main = self.config, self.engine, accelerator.is_main_process
-        begun = engine.progress.update
-        tracked = accelerator if main and config.tracker != "none" else None
-        self.log = RunLog(self.folder, config, engine.batch, begun, tracked) if main else None
-        if main and not begun:
-            self._say(
-                f"{config.training.updates:,} updates of {engine.batch} samples; the guidance w = "
-                f"{config.distillation.guidance:g} goes into the student, which is sampled at "
-                f"guidance_scale 1 (gamma = 1)"
-            )
-            self._grid(accelerator, 0, teacher=True)
-        for state in engine.updates(asked):
-            last = state.update == config.training.updates
-            if main:
-                row = self.log.add(state, end=state.stop)
-                if row is not None:
-                    self.row = row
-                due = config.sample_every and state.update % config.sample_every == 0
-                if due or last:
-                    self._grid(accelerator, state.update)
-                if state.update % config.save_every == 0 or last or state.stop:
-                    self._save()
-            yield state
-            if state.stop and not last:
-                self.stopped = asked.received or signal.SIGTERM
-                self._say(
-                    f"stopped after update {state.update:,} of {config.training.updates:,}; "
-                    f"the same command goes on from there"
-                )
-                return
-
-    def _save(self) -> None:
-        networks, engine = self.networks, self.engine
-        save_checkpoint(
-            self.folder, engine.progress, networks.trained, networks.average, engine.optimizer,
-            self.config.keep,
-        )  # fmt: skip
-
-    def _grid(self, accelerator: Accelerator, update: int, teacher: bool = False) -> None:
-        if not self.config.sample_count:
-            return
-        rows = [self.sampler.teacher()] if teacher else []
-        rows += [self.sampler.student(steps) for steps in STUDENT_STEPS]
-        pixels = save_grid(rows, self.folder / SAMPLES / f"{update:08d}.png")
-        if self.config.tracker != "none":
-            show_image(accelerator, "samples", pixels, update)
+        return Sampler(config, pipeline, self.networks, schedule, cond, empty)
 
 
 def distill(
@@ -259,11 +233,6 @@ def load_run(
 ) -> LoadedRun:
     """Teacher, student and target of a run.
 
-    Args:
-        folder: of the run.
-        device: where the networks are put.
-        show: is told of a checkpoint that cannot be read.
-
     Raises:
         FileNotFoundError: if the folder holds no run, or one without a checkpoint.
         ValueError: if its configuration or none of its checkpoints can be read.
@@ -279,16 +248,16 @@ def load_run(
     pipeline = load_teacher(config)
     pipeline.unet.to(device)
     networks = build_networks(config, pipeline.unet, make_autocast(config, torch.device(device)))
-    progress = load_newest(folder, networks.trained, networks.average, None, show)
-    if progress is None:
+    found = load_newest(folder, networks, show)
+    if found is None:
         raise FileNotFoundError(
             f"{str(folder)!r} has no checkpoint yet; allowed: a run with one (it writes one every "
             f"{config.save_every} updates and when it is stopped)"
         )
-    schedule = NoiseSchedule.from_scheduler(pipeline.scheduler).to(device)
     return LoadedRun(
-        config=config, pipeline=pipeline, networks=networks, schedule=schedule,
-        update=progress.update, skipped=progress.skipped,
+        config=config, pipeline=pipeline, networks=networks, update=found.update,
+        schedule=NoiseSchedule.from_scheduler(pipeline.scheduler).to(device),
+        skipped=found.skipped,
     )  # fmt: skip
 
 
@@ -304,26 +273,18 @@ def locked(folder: Path) -> Iterator[None]:
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / LOCK, timeout=0)
     try:
-        lock.acquire()
+        with FileLock(folder / LOCK, timeout=0):
+            yield
     except Timeout:
         raise ValueError(
             f"{str(folder)!r} is in use by another run; allowed: another folder (out=...), or "
             f"this one when that run has ended"
         ) from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def keep_config(config: SDConfig, folder: Path) -> None:
     """Write the configuration; one that is there must be the same in all that counts.
-
-    Args:
-        config: of the run.
-        folder: of the run.
 
     Raises:
         ValueError: naming the settings that differ.
@@ -344,6 +305,21 @@ def keep_config(config: SDConfig, folder: Path) -> None:
     save_config(config, path)
 
 
+def grid_prompts(config: SDConfig, batches: Any) -> list[str]:
+    """The prompts of the grids: from ``sample_prompts``, the data's captions, or a list."""
+    from slam_edu.sd.data import default_prompts, read_prompts
+
+    count = max(1, config.sample_count)
+    if config.sample_prompts is not None:
+        found = read_prompts(config.sample_prompts)
+    elif getattr(batches, "captions", None):
+        found = list(dict.fromkeys(batches.captions))
+    else:
+        found = default_prompts(config.teacher)
+    step = max(1, len(found) // count)
+    return list(found[: step * count : step])[:count]
+
+
 # -------------------------------------------------------------------- processes and signals
 
 
@@ -353,31 +329,21 @@ def make_accelerator(config: SDConfig, folder: Path) -> Accelerator:
     Mixed precision is the engine's own, whatever the launcher's settings say: what is to run in
     half precision are the networks' calls alone.
 
-    Args:
-        config: of the run.
-        folder: of the run, for the trackers.
-
     Raises:
         ValueError: for a device that is not there.
         ModuleNotFoundError: for a tracker that is not installed.
     """
-    import importlib.util
-
     from accelerate import Accelerator
     from accelerate.utils import ProjectConfiguration
 
-    there = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not there.get(config.device, True):
-        found = ", ".join(repr(name) for name, yes in there.items() if yes)
+        found = ", ".join(repr(name) for name, yes in {"cpu": True, **there}.items() if yes)
         raise ValueError(f"device is {config.device!r}; allowed on this machine: 'auto', {found}")
     if config.tracker != "none" and importlib.util.find_spec(config.tracker) is None:
         raise ModuleNotFoundError(
             f"tracker is {config.tracker!r}, which is not installed; install it with `pip install "
-            f"{config.tracker}`, or take tracker=none (log.csv is written in any case)",
+            f"{config.tracker}`, or use tracker=none (log.csv is written in any case)",
             name=config.tracker,
         )
     return Accelerator(
@@ -386,13 +352,6 @@ def make_accelerator(config: SDConfig, folder: Path) -> Accelerator:
         log_with=None if config.tracker == "none" else config.tracker,
         project_config=ProjectConfiguration(str(folder), logging_dir=str(folder / TENSORBOARD)),
     )
-
-
-def start_trackers(accelerator: Accelerator, config: SDConfig) -> None:
-    """Tell the trackers the configuration."""
-    values = config.settings().items()
-    plain = {k: v if isinstance(v, int | float) else str(v) for k, v in values}
-    accelerator.init_trackers("slam_edu", config=plain)
 
 
 def end_trackers(accelerator: Accelerator) -> None:
@@ -407,9 +366,6 @@ class asked_to_stop:
 
     An update is then finished and saved; a second SIGINT interrupts at once. Signals belong to
     the main thread; elsewhere this does nothing.
-
-    Attributes:
-        received: number of the first signal; None.
     """
 
     def __init__(self) -> None:
@@ -434,24 +390,3 @@ class asked_to_stop:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = self.received or number
-
-
-def grid_prompts(config: SDConfig, batches: Any) -> list[str]:
-    """The prompts of the sample grids.
-
-    Args:
-        config: its ``sample_prompts`` is a file, one prompt a line; else they come from the data,
-            or where those cannot be asked for captions, from the shipped list.
-        batches: the data.
-    """
-    from slam_edu.sd.data import default_prompts, read_prompts
-
-    count = max(1, config.sample_count)
-    if config.sample_prompts is not None:
-        found: Sequence[str] = read_prompts(config.sample_prompts)
-    elif getattr(batches, "captions", None):
-        found = list(dict.fromkeys(batches.captions))
-    else:
-        found = default_prompts(config.teacher)
-    step = max(1, len(found) // count)
-    return list(found[: step * count : step])[:count]

@@ -1,6 +1,6 @@
-"""The teacher: a Stable Diffusion from the shipped folder, a folder, or the hub at one commit.
+"""The teacher: a Stable Diffusion that is shipped, in a folder, or on the hub at one commit.
 
-Only safetensors are read and no code but diffusers' and transformers' own is run. Every file is
+Only safetensors are read and no code but diffusers' and transformers' own is run. Every part is
 looked at before anything is loaded, so that what is missing or cut short is named. dtypes are
 always given: transformers takes a half-precision file in half precision, diffusers in float32, and
 a pipeline of both cannot run.
@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +23,11 @@ from slam_edu.schedule import NoiseSchedule
 from slam_edu.sd.components import PARTS, XL_PARTS
 from slam_edu.sd.config import SDConfig
 from slam_edu.sd.networks import DTYPES
+from slam_edu.shipped import shipped
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-DIGITS = "digits"
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
 #: What the engine distils; samplers of "sample" exist, Stable Diffusions of it do not.
 PREDICTIONS = ("epsilon", "v_prediction")
@@ -48,9 +48,6 @@ def load_teacher(config: SDConfig) -> StableDiffusionPipeline | StableDiffusionX
     Text encoders and autoencoder come in float32. So does the UNet of a full fine-tune, because
     the student is a copy of it; with adapters it comes in ``frozen_dtype``.
 
-    Args:
-        config: its ``teacher``, ``revision``, ``variant``, ``train`` and ``frozen_dtype``.
-
     Raises:
         FileNotFoundError: if the folder or a part of it is missing.
         ValueError: for a hub id without a commit, a folder that is no Stable Diffusion, damaged
@@ -59,52 +56,26 @@ def load_teacher(config: SDConfig) -> StableDiffusionPipeline | StableDiffusionX
         ModuleNotFoundError: without diffusers and transformers.
     """
     folder = teacher_folder(config)
-    if folder is None:
-        from slam_edu.digits import load_pipeline
-
-        pipeline = load_pipeline()
-    else:
-        dtype = "float32" if config.train == "full" else config.frozen_dtype
-        pipeline = load_pipeline_folder(folder, variant=config.variant, unet_dtype=DTYPES[dtype])
+    dtype = "float32" if config.train == "full" else config.frozen_dtype
+    pipeline = load_pipeline_folder(
+        folder or config.teacher, variant=config.variant, unet_dtype=DTYPES[dtype]
+    )
     check_teacher(pipeline, config.teacher)
     return pipeline
 
 
 def teacher_folder(config: SDConfig) -> Path | None:
-    """Where the teacher's files are; a hub id is downloaded first, if it is not kept yet.
-
-    Args:
-        config: its ``teacher``, ``revision`` and ``variant``.
-
-    Returns:
-        None for the shipped digits model.
-
-    Raises:
-        FileNotFoundError: for a path that is no folder.
-        ValueError: for a hub id without a commit, or one that the hub does not have.
-        ConnectionError: for a hub id that is not kept on this machine and cannot be downloaded.
-    """
-    if config.teacher == DIGITS:
+    """Where the teacher's files are, downloaded if need be; None for a shipped model."""
+    if shipped(config.teacher) is not None:
         return None
     return model_folder(config.teacher, config.revision, config.variant)
 
 
 def model_folder(model: str, revision: str | None = None, variant: str | None = None) -> Path:
-    """The folder of a pipeline: a path, or a hub id's files on this machine.
-
-    Args:
-        model: a folder, or an id ``owner/name``.
-        revision: the commit of an id, 40 hexadecimal digits.
-        variant: which of its weight files are downloaded.
-
-    Raises:
-        FileNotFoundError: for a path that is no folder.
-        ValueError: for an id without a commit, or one that the hub does not have.
-        ConnectionError: for an id that is not kept on this machine and cannot be downloaded.
-    """
+    """The folder of a pipeline; of a hub id, what :func:`folder_or_download` gives."""
 
     def download() -> str:
-        with hushed(bars=True):  # gigabytes
+        with quiet(bars=True):  # gigabytes
             from diffusers import DiffusionPipeline
 
             return DiffusionPipeline.download(
@@ -116,12 +87,7 @@ def model_folder(model: str, revision: str | None = None, variant: str | None = 
 
 
 def folder_or_download(model: str, revision: str | None, download: Callable[[], str]) -> Path:
-    """A path's folder, or what a download of a hub id at one commit gives.
-
-    Args:
-        model: a folder, or an id ``owner/name``.
-        revision: the commit of an id.
-        download: is called for an id, and returns a folder.
+    """A path's folder, or what ``download`` gives of a hub id ``owner/name`` at one commit.
 
     Raises:
         FileNotFoundError: for a path that is no folder.
@@ -156,22 +122,18 @@ def network_error(error: BaseException) -> bool:
     return isinstance(error, OSError) or type(error).__module__.startswith("httpx")
 
 
-def _hub_error(model: str, revision: str, error: Exception) -> Exception:
-    """What to say of a download that failed."""
-    from huggingface_hub import constants
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+def _hub_error(model: str, revision: str, error: BaseException) -> Exception:
+    from huggingface_hub import constants, errors
 
-    causes = _chain(error)
+    causes = [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(cause)
     for kind, why in (
-        (GatedRepoError, "asks for its terms to be accepted: on its page, then `hf auth login`"),
-        (RevisionNotFoundError, f"has no commit {revision}"),
-        (RepositoryNotFoundError, "is not there, or is private: `hf auth login`"),
+        ("GatedRepoError", "asks for its terms to be accepted: on its page, then `hf auth login`"),
+        ("RevisionNotFoundError", f"has no commit {revision}"),
+        ("RepositoryNotFoundError", "is not there, or is private: `hf auth login`"),
     ):
-        if any(isinstance(cause, kind) for cause in causes):
+        if any(isinstance(cause, getattr(errors, kind)) for cause in causes):
             return ValueError(f"{model!r} on the Hugging Face hub {why}")
     return ConnectionError(
         f"{model!r} at {revision} is not on this machine and cannot be downloaded "
@@ -179,15 +141,6 @@ def _hub_error(model: str, revision: str, error: Exception) -> Exception:
         f"HF_HUB_OFFLINE: the files are then kept in {constants.HF_HUB_CACHE!r} (copy that folder "
         f"to a machine without one)"
     )
-
-
-def _chain(error: BaseException | None) -> list[BaseException]:
-    """An error and what caused it, in order."""
-    found = []
-    while error is not None:
-        found.append(error)
-        error = error.__cause__ or error.__context__
-    return found
 
 
 # -------------------------------------------------------------------- a folder
@@ -203,7 +156,7 @@ def load_pipeline_folder(
     """A pipeline from its folder, on the CPU, without a safety checker and without bars.
 
     Args:
-        folder: as diffusers writes it; or ``"digits"``, the shipped one.
+        folder: as diffusers writes it; or the name of a shipped model, which is float32.
         variant: such as ``"fp16"``: a part that has weights of it is loaded from those.
         dtype: of text encoders and autoencoder.
         unet_dtype: of the UNet; default ``dtype``.
@@ -213,22 +166,19 @@ def load_pipeline_folder(
         ValueError: if it is no Stable Diffusion's, or its weights are damaged.
         ModuleNotFoundError: without diffusers and transformers.
     """
-    if str(folder) == DIGITS and not Path(folder).is_dir():
-        from slam_edu.digits import load_pipeline
-
-        return load_pipeline()
+    if not Path(folder).is_dir() and (model := shipped(str(folder))) is not None:
+        return model.load_teacher()
     folder = Path(folder)
     held = check_folder(folder, variant)
-    xl = "text_encoder_2" in held
     options: dict[str, Any] = {"feature_extractor": None, "image_encoder": None}
-    options |= {"add_watermarker": False} if xl else {
+    options |= {"add_watermarker": False} if "text_encoder_2" in held else {
         "safety_checker": None, "requires_safety_checker": False,
     }  # fmt: skip
-    with hushed():
+    with quiet():
         import diffusers
 
         try:
-            pipeline = getattr(diffusers, PIPELINES[xl]).from_pretrained(
+            pipeline = getattr(diffusers, PIPELINES["text_encoder_2" in held]).from_pretrained(
                 folder,
                 local_files_only=True,
                 use_safetensors=True,
@@ -257,10 +207,6 @@ def load_pipeline_folder(
 def check_folder(folder: Path, variant: str | None = None) -> dict[str, int]:
     """See that a pipeline's folder is whole, by the files' names and heads.
 
-    Args:
-        folder: as diffusers writes it.
-        variant: of the weights.
-
     Returns:
         the number of values that each network's weights hold, by part.
 
@@ -268,8 +214,6 @@ def check_folder(folder: Path, variant: str | None = None) -> dict[str, int]:
         FileNotFoundError: if the folder, a part of it or a part's file is missing.
         ValueError: if it is no Stable Diffusion's, or a file is damaged.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {str(folder)!r}; allowed: a pipeline's")
     path = folder / "model_index.json"
     if not path.is_file():
         raise FileNotFoundError(
@@ -281,72 +225,52 @@ def check_folder(folder: Path, variant: str | None = None) -> dict[str, int]:
     if kind not in PIPELINES:
         raise ValueError(f"{str(path)!r} is of a {kind}; allowed: {', '.join(PIPELINES)}")
     parts = PARTS + (XL_PARTS if kind == PIPELINES[1] else ())
+    held = {}
     for name in parts:
         entry = index.get(name)
         if not isinstance(entry, list) or None in entry:
             raise ValueError(f"{str(path)!r} names no {name}; a {kind} has {', '.join(parts)}")
-        for file in _needed_files(folder, name):
-            if not (folder / name / file).is_file():
-                raise FileNotFoundError(
-                    f"the pipeline in {str(folder)!r} lacks its {name}: {name}/{file} is missing"
-                )
-            if file.endswith(".json"):
-                _read_json(folder / name / file)
-    names = [name for name in parts if name in WEIGHTS]
-    files = {name: weight_files(folder, name, variant) for name in names}
-    loaded = [path.name for found in files.values() for path in found]
-    if variant and not any(f".{variant}" in name for name in loaded):
+        if name in WEIGHTS:
+            _file(folder, name, "config.json")
+            held[name] = sum(map(_count_values, weight_files(folder, name, variant)))
+        elif name == "scheduler":
+            _file(folder, name, "scheduler_config.json")
+        else:
+            _file(folder, name, "tokenizer.json", "vocab.json")
+    found = [path for name in held for path in weight_files(folder, name, variant)]
+    if variant and not any(f".{variant}" in path.name for path in found):
         raise FileNotFoundError(
             f"{str(folder)!r} has no weights of variant {variant!r}; allowed: a variant that it "
             f"has, or none"
         )
-    return {name: sum(map(_count_values, found)) for name, found in files.items()}
-
-
-def _needed_files(folder: Path, name: str) -> tuple[str, ...]:
-    """Names of a part's files that are not weights."""
-    if name == "scheduler":
-        return ("scheduler_config.json",)
-    if name.startswith("tokenizer"):
-        old = (folder / name / "vocab.json").is_file()
-        return ("vocab.json", "merges.txt") if old else ("tokenizer.json",)
-    return ("config.json",)
+    return held
 
 
 def weight_files(folder: Path, name: str, variant: str | None) -> list[Path]:
-    """A part's weights as diffusers and transformers find them: one file, or an index's.
-
-    Args:
-        folder: of the pipeline.
-        name: of the part.
-        variant: such as ``"fp16"``, taken where there is one.
+    """A part's weights as diffusers and transformers find them: one file, or an index's shards.
 
     Raises:
         FileNotFoundError: if there are none, or one of an index is missing.
     """
     base = f"{WEIGHTS[name]}.safetensors"
-    choices = [base, f"{base}.index.json"]
-    if variant:
-        choices = [
-            f"{WEIGHTS[name]}.{variant}.safetensors", f"{base}.index.{variant}.json", *choices,
-        ]  # fmt: skip
-    found = next((c for c in choices if (folder / name / c).is_file()), None)
-    if found is None:
-        there = [p.name for p in (folder / name).glob("*.bin")]
-        hint = f" ({', '.join(there)} cannot be read: it may hold code)" if there else ""
-        raise FileNotFoundError(
-            f"the pipeline in {str(folder)!r} lacks its {name}: {name}/{base} is missing{hint}"
-        )
-    if not found.endswith(".json"):
-        return [folder / name / found]
-    shards = sorted(set(_read_json(folder / name / found).get("weight_map", {}).values()))
-    for shard in shards:
-        if not (folder / name / shard).is_file():
-            raise FileNotFoundError(
-                f"the pipeline in {str(folder)!r} lacks part of its {name}: {name}/{shard} is "
-                f"missing"
-            )
-    return [folder / name / shard for shard in shards]
+    of_variant = (f"{WEIGHTS[name]}.{variant}.safetensors", f"{base}.index.{variant}.json")
+    found = _file(folder, name, base, f"{base}.index.json", *(of_variant if variant else ())[::-1])
+    if found.suffix != ".json":
+        return [found]
+    shards = sorted(set(_read_json(found).get("weight_map", {}).values()))
+    return [_file(folder, name, shard) for shard in shards]
+
+
+def _file(folder: Path, part: str, *names: str) -> Path:
+    """The last of ``names`` that a part has."""
+    for name in reversed(names):
+        if (folder / part / name).is_file():
+            return folder / part / name
+    there = ", ".join(path.name for path in (folder / part).glob("*.bin"))
+    hint = f" ({there} cannot be read: it may hold code)" if there else ""
+    raise FileNotFoundError(
+        f"the pipeline in {str(folder)!r} lacks its {part}: {part}/{names[0]} is missing{hint}"
+    )
 
 
 def _count_values(path: Path) -> int:
@@ -366,12 +290,9 @@ def _count_values(path: Path) -> int:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{str(path)!r} is damaged ({error}); allowed: JSON") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{str(path)!r} holds {type(found).__name__}; allowed: a JSON object")
-    return found
 
 
 # -------------------------------------------------------------------- what can be a teacher
@@ -381,10 +302,6 @@ def check_teacher(
     pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline, name: str = "the teacher"
 ) -> None:
     """See that a pipeline can be distilled.
-
-    Args:
-        pipeline: the teacher's.
-        name: of it, for messages.
 
     Raises:
         ValueError: for a scheduler without discrete levels (flow matching), a prediction type
@@ -413,30 +330,30 @@ def check_teacher(
 
 
 @contextmanager
-def hushed(bars: bool = False) -> Iterator[None]:
-    """Keep diffusers' notices off standard error; errors are still said.
-
-    Args:
-        bars: show bars, of loading and of downloads.
+def quiet(bars: bool = False) -> Iterator[None]:
+    """Keep diffusers' notices, and all bars unless asked for, off standard error; errors stay.
 
     Raises:
         ModuleNotFoundError: without diffusers and transformers.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torchvision, we do not
-    try:
-        import transformers  # noqa: F401 - diffusers would miss it later, and say less
+    try:  # diffusers would miss transformers later, and say less
         from diffusers.utils import logging
+        from transformers.utils import logging as transformers_logging
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"a pipeline needs {error.name}; install it with `pip install slam_edu[sd]`",
             name=error.name,
         ) from error
-    from slam_edu.digits.pipeline import quiet
-
     before = logging.get_verbosity()
+    libraries = (logging, transformers_logging)
+    hidden = [one for one in libraries if one.is_progress_bar_enabled() and not bars]
     logging.set_verbosity_error()
+    for library in hidden:
+        library.disable_progress_bar()
     try:
-        with nullcontext() if bars else quiet():
-            yield
+        yield
     finally:
         logging.set_verbosity(before)
+        for library in hidden:
+            library.enable_progress_bar()

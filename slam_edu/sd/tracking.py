@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,6 @@ from slam_edu.seeding import sample_generator
 if TYPE_CHECKING:
     import numpy as np
     from accelerate import Accelerator
-    from diffusers import AutoencoderKL
 
 LOG, SAMPLES = "log.csv", "samples"
 BIN_COLUMNS = tuple(f"loss_bin{i}" for i in range(BINS))
@@ -46,7 +45,7 @@ class RunLog:
         config: of the run.
         batch: samples of an update.
         update: that the run goes on from; rows after it are dropped.
-        accelerator: whose trackers are told; None: none.
+        accelerator: whose trackers get the rows too.
     """
 
     def __init__(
@@ -57,44 +56,29 @@ class RunLog:
         update: int = 0,
         accelerator: Accelerator | None = None,
     ) -> None:
-        self.path = folder / LOG
-        self.accelerator = accelerator
+        self.path, self.accelerator = folder / LOG, accelerator
         self._every, self._last, self._batch = config.log_every, config.training.updates, batch
-        if update:
-            self._before = shorten(self.path, COLUMNS, update)
-        else:  # of a run that was stopped before its first checkpoint
+        self._before = shorten(self.path, COLUMNS, update) if update else 0.0
+        if not update:  # of a run that was stopped before its first checkpoint
             self.path.unlink(missing_ok=True)
-            self._before = 0.0
         self._start = time.perf_counter()
         self._clear()
 
-    @property
-    def seconds(self) -> float:
-        """Of training so far."""
-        return self._before + time.perf_counter() - self._start
-
     def add(self, state: EngineState, end: bool = False) -> dict[str, float] | None:
-        """Count an update in.
-
-        Args:
-            state: of the update.
-            end: write a row now: the run stops.
-
-        Returns:
-            the row, where one was written.
-        """
+        """Count an update in; ``end`` asks for a row now. Returns the row, if one was written."""
         self._sums += torch.tensor([state.loss, state.grad_norm], dtype=torch.float64)
-        self._bins, self._counts = self._bins + state.bins, self._counts + state.counts
+        self._bins += torch.stack((state.bins, state.counts))
         self._updates += 1
         if state.update % self._every and state.update != self._last and not end:
             return None
         now = time.perf_counter()
         loss, norm = (self._sums / self._updates).tolist()
         speed = self._updates * self._batch / max(now - self._since, 1e-9)
-        by_bin = (self._bins / self._counts).tolist()
-        values = [loss, norm, state.lr, state.skipped, speed, self.seconds, *by_bin]
-        append_row(self.path, COLUMNS, [state.update, *values])
-        row = dict(zip(COLUMNS, [state.update, *values], strict=True))
+        seconds = self._before + now - self._start
+        by_bin = (self._bins[0] / self._bins[1]).tolist()
+        values = [state.update, loss, norm, state.lr, state.skipped, speed, seconds, *by_bin]
+        append_row(self.path, COLUMNS, values)
+        row = dict(zip(COLUMNS, values, strict=True))
         if self.accelerator is not None:
             shown = {k: v for k, v in row.items() if k != "update" and v == v}  # no NaN
             self.accelerator.log(shown, step=state.update)
@@ -103,7 +87,7 @@ class RunLog:
 
     def _clear(self) -> None:
         self._sums = torch.zeros(2, dtype=torch.float64)
-        self._bins, self._counts = (torch.zeros(BINS, dtype=torch.float64) for _ in range(2))
+        self._bins = torch.zeros(2, BINS, dtype=torch.float64)
         self._updates, self._since = 0, time.perf_counter()
 
 
@@ -115,36 +99,29 @@ class Sampler:
 
     Args:
         config: of the run.
-        schedule: the levels, on the device.
-        vae: decodes; moved to the device for that.
+        pipeline: the teacher's; its autoencoder is moved to the device for decoding.
         networks: of the run.
+        schedule: the levels, on the device.
         cond: conditions of the grid's prompts.
         empty: the empty condition, one row.
-        prediction_type: of the teacher.
-        shape: of a latent.
     """
 
     def __init__(
         self,
         config: SDConfig,
-        schedule: NoiseSchedule,
-        vae: AutoencoderKL,
+        pipeline: Any,
         networks: Networks,
+        schedule: NoiseSchedule,
         cond: TextCondition,
         empty: TextCondition,
-        *,
-        prediction_type: str,
-        shape: Sequence[int],
     ) -> None:
-        self.config, self.schedule, self.vae = config, schedule, vae
-        self.networks, self.prediction_type = networks, prediction_type
-        device = schedule.device
-        self.cond, self.empty = cond.to(device), empty.to(device)
-        rows = [
-            torch.randn(tuple(shape), generator=sample_generator(config.seed, i, 1))
-            for i in range(len(cond))
-        ]
-        self.noise = torch.stack(rows).to(device)
+        self.config, self.schedule, self.vae = config, schedule, pipeline.vae
+        self.networks, self.kind = networks, pipeline.scheduler.config.prediction_type
+        self.cond, self.empty = cond.to(schedule.device), empty.to(schedule.device)
+        shape = latent_shape(pipeline, config.resolution)
+        generators = [sample_generator(config.seed, i, 1) for i in range(len(cond))]
+        rows = [torch.randn(shape, generator=generator) for generator in generators]
+        self.noise = torch.stack(rows).to(schedule.device)
 
     @torch.no_grad()
     def teacher(self) -> Tensor:
@@ -152,7 +129,7 @@ class Sampler:
         w = self.config.distillation.guidance
         states = sample_pf_ode(
             self.networks.teacher, self.noise, self.schedule, TEACHER_STEPS,
-            prediction_type=self.prediction_type, cond=self.cond, guidance=w,
+            prediction_type=self.kind, cond=self.cond, guidance=w,
             uncond=self.empty.expand(len(self.noise)) if w else None,
         )  # fmt: skip
         return self._decode(last(states))
@@ -165,8 +142,7 @@ class Sampler:
         states = sample_consistency(
             self.networks.target, self.noise, self.schedule, steps, generator=generator,
             subpaths=method.subpaths, conditioning=method.conditioning,
-            prediction_type=self.prediction_type, cond=self.cond,
-            timestep_scaling=method.timestep_scaling,
+            prediction_type=self.kind, cond=self.cond, timestep_scaling=method.timestep_scaling,
         )  # fmt: skip
         return self._decode(last(states))
 
@@ -179,11 +155,11 @@ class Sampler:
 
 
 def save_grid(rows: Sequence[Tensor], path: Path, least: int = 64) -> np.ndarray:
-    """Write rows of images as one PNG file.
+    """Write rows of images as one PNG file, whose folder is made.
 
     Args:
         rows: each of shape (B, 3, H, W), in [-1, 1].
-        path: of the file; its folder is made.
+        path: of the file.
         least: small images are enlarged, by a whole factor, to this many pixels of width.
 
     Returns:
@@ -204,24 +180,8 @@ def save_grid(rows: Sequence[Tensor], path: Path, least: int = 64) -> np.ndarray
 
 
 def show_image(accelerator: Accelerator, name: str, pixels: np.ndarray, update: int) -> None:
-    """Hand a picture to the trackers that take pictures.
-
-    Args:
-        accelerator: whose trackers.
-        name: of the picture.
-        pixels: of shape (height, width, 3), 0 to 255.
-        update: the number of updates.
-    """
+    """Hand a picture, (height, width, 3), to the trackers that show pictures."""
     for tracker in accelerator.trackers:
         if hasattr(tracker, "log_images"):
             options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
             tracker.log_images({name: pixels[None]}, step=update, **options)
-
-
-def grid_shape(pipeline: object, resolution: int | None) -> tuple[int, int, int]:
-    """(C, h, w) of latents at a resolution in pixels; None: the teacher's own."""
-    channels, height, width = latent_shape(pipeline)
-    if resolution is None:
-        return channels, height, width
-    side = resolution // pipeline.vae_scale_factor
-    return channels, side, side

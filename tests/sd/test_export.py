@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save_file
 from slam_edu import NoiseSchedule, last, sample_consistency
 from slam_edu.digits.pipeline import CHECKSUMS, load_pipeline, quiet
 from slam_edu.sd import export
-from slam_edu.sd.checkpoint import Progress, save_checkpoint
+from slam_edu.sd.checkpoint import save_checkpoint
 from slam_edu.sd.components import text_condition
 from slam_edu.sd.config import SDXL, SDConfig, save_config
 from slam_edu.sd.export import export_lora, export_pipeline, lcm_scheduler, push_to_hub
 from slam_edu.sd.networks import build_networks
 from slam_edu.sd.teacher import load_pipeline_folder, load_teacher
-from tests.sd.tiny import fresh_pipeline, perturb
+from tests.sd.tiny import fresh_pipeline, perturb, train_state
 
 PROMPTS = ["a red seven on a yellow background", "handwritten 3"]
 STEPS = (1, 2, 4)
@@ -508,7 +508,7 @@ def finished_run(tmp_path, **settings):
     folder.mkdir()
     save_config(config, folder / "config.yaml")
     optimizer = torch.optim.AdamW(networks.trained.values())
-    save_checkpoint(folder, Progress(update=3), networks.trained, networks.average, optimizer)
+    save_checkpoint(folder, train_state(optimizer, update=3), networks)
     shutil.copytree(place, tmp_path / "before")
     return folder, networks
 

@@ -21,7 +21,7 @@ from slam_edu.sd.published import (
     read_architecture,
 )
 from slam_edu.sd.trace import COPIES, GRADIENTS, trace_step
-from tests.sd.tiny import tiny_sd_pipeline, tiny_xl_pipeline
+from tests.sd.tiny import tiny_sd_pipeline, tiny_xl_pipeline, train_state
 from tests.speed import slowness
 
 CPU = torch.device("cpu")
@@ -483,7 +483,7 @@ def test_drawing_latents_is_estimated(capsys, tmp_path):
 
 
 def test_disk_counts_the_files_that_are_written(folders, tmp_path):
-    from slam_edu.sd.checkpoint import Progress, save_checkpoint
+    from slam_edu.sd.checkpoint import save_checkpoint
 
     config = SDConfig(teacher=str(folders["sd"]), keep=1)
     planned = make_plan(config, device="cpu")
@@ -492,7 +492,7 @@ def test_disk_counts_the_files_that_are_written(folders, tmp_path):
     for p in networks.trained.values():
         p.grad = torch.zeros_like(p)
     optimizer.step()
-    path = save_checkpoint(tmp_path, Progress(), networks.trained, networks.average, optimizer)
+    path = save_checkpoint(tmp_path, train_state(optimizer, update=0), networks)
     disk = planned.disk()
     assert disk["checkpoints"] == pytest.approx(2 * path.stat().st_size, rel=0.05)
     files = list(folders["sd"].rglob("*.safetensors"))
