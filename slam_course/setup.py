@@ -1,19 +1,19 @@
 """One set-up for every place where the lessons run: Colab, Kaggle, a laptop of any system.
 
 The first cell of every notebook calls :func:`setup`. It looks at the packages, picks the device,
-makes a folder for runs, and adapts the front end; where all is well it says nothing. It can be
+makes a folder for runs, and adapts the front end; where all is well it prints nothing. It can be
 called again at any time.
 
 Which versions are supported stands in pyproject.toml and is read from the installed package's
 metadata. What is loaded is never replaced: torch or numpy installed anew under a running kernel
 leave half of the old one in memory. On Colab and Kaggle, machines that are thrown away, missing
-packages are installed around the loaded ones; elsewhere one sentence says what to do.
+packages are installed around the loaded ones; elsewhere one sentence names the remedy.
 """
 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
+import importlib.metadata as metadata
 import importlib.util
 import os
 import platform
@@ -23,15 +23,12 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 
-from slam_edu.environment import LORA_MEMORY, Accelerator, find_accelerator
+from slam_edu.environment import LORA_MEMORY, find_accelerator
 from slam_edu.io import data_path
-
-if TYPE_CHECKING:
-    from packaging.requirements import Requirement
 
 PACKAGE = "slam_edu"
 EXTRAS = ("course", "sd")  # what `make lab` installs
@@ -48,7 +45,7 @@ _DRIVE_HINT = (
     "drive.mount('/content/drive')` and then this cell again."
 )
 
-# What this process has done and said already.
+# What this process has done already: switched widgets on, printed the hint.
 _done: set[str] = set()
 
 
@@ -85,9 +82,8 @@ class Setup:
         return (self.gpu_memory or 0.0) >= LORA_MEMORY
 
     def __str__(self) -> str:
-        gpu = "" if self.gpu is None else f" ({self.gpu}"
-        if self.gpu is not None:
-            gpu += ")" if self.gpu_memory is None else f", {self.gpu_memory:.0f} GiB)"
+        memory = "" if self.gpu_memory is None else f", {self.gpu_memory:.0f} GiB"
+        gpu = "" if self.gpu is None else f" ({self.gpu}{memory})"
         dtype = str(self.dtype).removeprefix("torch.")
         lines = [
             f"{self.platform}, {self.system}: {self.device}{gpu}, large networks in {dtype}",
@@ -111,8 +107,7 @@ def setup(*, extras: Sequence[str] = EXTRAS, install: bool | None = None) -> Set
         ValueError: for an extra that pyproject.toml does not have.
     """
     where = find_platform(os.environ)
-    hosted = where != LOCAL
-    problems = _versions(extras, where, install=hosted if install is None else install)
+    problems = _versions(extras, where, install=where != LOCAL if install is None else install)
     # Hugging Face's notices about packages that the course does without; before the first import.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     accelerator = find_accelerator()
@@ -122,25 +117,14 @@ def setup(*, extras: Sequence[str] = EXTRAS, install: bool | None = None) -> Set
     problems += [text for text in (accelerator.problem, trouble) if text]
     for text in problems:
         print(text)
-    if where == COLAB and not runs.is_relative_to(DRIVE):
-        _once("drive", lambda: print(_DRIVE_HINT))
-    return _record(where, accelerator, data, runs, problems)
-
-
-def _record(
-    where: str, accelerator: Accelerator, data: Path, runs: Path, problems: Iterable[str]
-) -> Setup:
+    if where == COLAB and not runs.is_relative_to(DRIVE) and "drive" not in _done:
+        _done.add("drive")
+        print(_DRIVE_HINT)
     return Setup(
-        platform=where,
-        system=platform.system(),
-        device=accelerator.device,
-        dtype=accelerator.dtype,
-        gpu=accelerator.name,
-        gpu_memory=accelerator.memory,
-        data=data,
-        runs=runs,
-        problems=tuple(problems),
-    )
+        platform=where, system=platform.system(), device=accelerator.device,
+        dtype=accelerator.dtype, gpu=accelerator.name, gpu_memory=accelerator.memory, data=data,
+        runs=runs, problems=tuple(problems),
+    )  # fmt: skip
 
 
 def find_platform(environ: Mapping[str, str]) -> str:
@@ -151,26 +135,14 @@ def find_platform(environ: Mapping[str, str]) -> str:
     return COLAB if "COLAB_RELEASE_TAG" in environ else LOCAL
 
 
-def _once(step: str, action: Any) -> None:
-    if step not in _done:
-        _done.add(step)
-        action()
+# -------------------------------------------------------------------- packages
 
 
-# ---------------------------------------------------------------------------------------------
-# Packages
-# ---------------------------------------------------------------------------------------------
+class Unmet(NamedTuple):
+    """A requirement that is not met: missing, too old, or newer than what is supported.
 
-
-@dataclass(frozen=True, kw_only=True)
-class Unmet:
-    """A requirement that is not met.
-
-    Attributes:
-        name: of the package.
-        needed: its versions that are supported, such as ``"<1,>=0.41"``.
-        found: the version that is installed, None for none.
-        loaded: it is in memory, so that the kernel must be started anew after a change.
+    ``needed`` are its supported versions, such as ``"<1,>=0.41"``; ``found`` is the version that
+    is installed, if any; one that is loaded asks for a restart of the kernel after a change.
     """
 
     name: str
@@ -183,14 +155,9 @@ class Unmet:
             return f"{self.name} is missing"
         return f"{self.name} {self.found} is not in {self.needed}"
 
-    @property
-    def requirement(self) -> str:
-        """As pip takes it."""
-        return f"{self.name}{self.needed}"
 
-
-def requirements(extras: Sequence[str]) -> list[Requirement]:
-    """What the core and the extras need here, from the installed package's metadata.
+def unmet(extras: Sequence[str], left_out: Iterable[str] = FRONT_END) -> list[Unmet]:
+    """What the core and the extras need and do not find, by the installed package's metadata.
 
     Raises:
         ValueError: for an extra that there is not.
@@ -198,46 +165,29 @@ def requirements(extras: Sequence[str]) -> list[Requirement]:
     """
     from packaging.requirements import Requirement
 
-    known = importlib.metadata.metadata(PACKAGE).get_all("Provides-Extra") or []
+    known = metadata.metadata(PACKAGE).get_all("Provides-Extra") or []
     unknown = [extra for extra in extras if extra not in known]
     if unknown:
         raise ValueError(f"no such extra: {', '.join(unknown)}; allowed: {', '.join(known)}")
-    found: dict[str, Requirement] = {}
-    for text in importlib.metadata.requires(PACKAGE) or []:
-        item = Requirement(text)
-        if item.name != PACKAGE and (
-            item.marker is None
-            or any(item.marker.evaluate({"extra": extra}) for extra in ("", *extras))
-        ):
-            found.setdefault(item.name, item)
-    return list(found.values())
-
-
-def unmet(extras: Sequence[str], left_out: Iterable[str] = FRONT_END) -> list[Unmet]:
-    """The packages that are missing, too old, or newer than what is supported.
-
-    Args:
-        extras: whose packages are looked at, beside the core's.
-        left_out: packages that are taken as they are.
-    """
+    needed: dict[str, Requirement] = {}
+    for item in map(Requirement, metadata.requires(PACKAGE) or []):
+        if item.marker is None or any(item.marker.evaluate({"extra": e}) for e in ("", *extras)):
+            needed.setdefault(item.name, item)
     found = []
-    for item in requirements(extras):
-        if item.name in left_out:
-            continue
+    for item in needed.values():
         try:
-            there = importlib.metadata.distribution(item.name)
-        except importlib.metadata.PackageNotFoundError:
+            there = metadata.distribution(item.name)
+        except metadata.PackageNotFoundError:
             there = None
-        version = None if there is None else there.version
-        if version is None or not item.specifier.contains(version, prereleases=True):
+        version = there and there.version
+        fits = there and item.specifier.contains(version, prereleases=True)
+        if not fits and item.name not in {PACKAGE, *left_out}:
             loaded = there is not None and bool(_modules(there) & set(sys.modules))
-            found.append(
-                Unmet(name=item.name, needed=str(item.specifier), found=version, loaded=loaded)
-            )
+            found.append(Unmet(item.name, str(item.specifier), version, loaded))
     return found
 
 
-def _modules(distribution: importlib.metadata.Distribution) -> set[str]:
+def _modules(distribution: metadata.Distribution) -> set[str]:
     """Names of the modules that a package brings, such as {"PIL"} for pillow."""
     firsts = {path.parts[0] for path in distribution.files or ()}
     return {first.split(".")[0] for first in firsts if not first.endswith((".dist-info", ".pth"))}
@@ -248,37 +198,29 @@ def _versions(extras: Sequence[str], where: str, *, install: bool) -> list[str]:
     left_out = FRONT_END if where == LOCAL else HOSTED_FRONT_END
     try:
         found = unmet(extras, left_out)
-    except importlib.metadata.PackageNotFoundError:
+    except metadata.PackageNotFoundError:
         return [f"{PACKAGE} is imported and not installed: its packages were not looked at."]
-    except ModuleNotFoundError:  # packaging itself, which matplotlib and transformers bring
-        return ["Packages are missing: " + _remedy([f"{PACKAGE}[{','.join(extras)}]"], False)]
     trouble = []
-    if install and any(not item.loaded for item in found):
-        trouble = install_around([item.requirement for item in found if not item.loaded], where)
+    missing = [f"{item.name}{item.needed}" for item in found if not item.loaded]
+    if install and missing:
+        trouble = install_around(missing, where)
         found = unmet(extras, left_out)
     if found:
-        what = ", ".join(map(str, found))
+        wanted = " ".join(f'"{item.name}{item.needed}"' for item in found)
+        remedy = f"run `%pip install {wanted}`"
+        if (Path(__file__).parents[1] / "tools" / "bootstrap.py").is_file():
+            remedy = r"run `make lab` (on Windows `py tools\bootstrap.py lab`)"
         loaded = any(item.loaded for item in found)
-        trouble.append(f"{what}: {_remedy([item.requirement for item in found], loaded)}")
+        remedy += ", then restart the kernel." if loaded else ", then run this cell again."
+        trouble.append(f"{', '.join(map(str, found))}: {remedy}")
     return trouble
 
 
-def _remedy(wanted: Sequence[str], loaded: bool) -> str:
-    restart = ", then restart the kernel." if loaded else ", then run this cell again."
-    if (Path(__file__).parents[1] / "tools" / "bootstrap.py").is_file():
-        return r"run `make lab` (on Windows `py tools\bootstrap.py lab`)" + restart
-    return "run `%pip install " + " ".join(f'"{item}"' for item in wanted) + "`" + restart
-
-
 def install_around(wanted: Sequence[str], where: str) -> list[str]:
-    """Install packages with pip, without a change to any that is loaded.
-
-    Args:
-        wanted: requirements, as pip takes them.
-        where: the platform, which decides what is said when it fails.
+    """Install requirements with pip, without a change to any package that is loaded.
 
     Returns:
-        sentences on what went wrong.
+        sentences on what went wrong; ``where``, the platform, decides on a hint.
     """
     names = ", ".join(item.split("<")[0].split(">")[0] for item in wanted)
     print(f"Installing {names} (a minute or two)", flush=True)
@@ -301,11 +243,11 @@ def loaded_pins() -> list[str]:
     """``name==version`` of every package that has a module in memory."""
     from packaging.version import InvalidVersion, Version
 
-    owners = importlib.metadata.packages_distributions()
+    owners = metadata.packages_distributions()
     names = {name for module in list(sys.modules) for name in owners.get(module, ())}
     pins = []
     for name in sorted(names - {PACKAGE}):
-        version = importlib.metadata.version(name)
+        version = metadata.version(name)
         try:
             Version(version)
         except InvalidVersion:  # a distribution's own packages; pip refuses the whole file
@@ -314,9 +256,7 @@ def loaded_pins() -> list[str]:
     return pins
 
 
-# ---------------------------------------------------------------------------------------------
-# Folders and the front end
-# ---------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------- folders and the front end
 
 
 def _runs_folder(where: str, data: Path) -> tuple[Path, str]:
@@ -342,31 +282,22 @@ def _runs_folder(where: str, data: Path) -> tuple[Path, str]:
 
 def _adapt_front_end(where: str) -> None:
     """Widgets on Colab; the course's figures as they print themselves."""
-    if where == COLAB:
-        _once("widgets", _enable_widgets)
+    if where == COLAB and "widgets" not in _done:
+        _done.add("widgets")
+        try:
+            from google.colab import output
+        except ImportError:  # Colab's image, run somewhere else
+            pass
+        else:
+            output.enable_custom_widget_manager()
     # Whoever runs this inside a kernel has imported IPython.
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if getattr(shell, "kernel", None) and importlib.util.find_spec("matplotlib"):
-        _keep_figures(shell)
+        # pyplot brings a printer for all of matplotlib's figures, which in a notebook goes before
+        # their own: cut otherwise, and with twice the bytes. One for the class goes before that.
+        formatter = shell.display_formatter.formatters["image/png"]
+        formatter.for_type_by_name("slam_course.figures", "CourseFigure", _png)
 
 
-def _enable_widgets() -> None:
-    try:
-        from google.colab import output
-    except ImportError:  # Colab's image, run somewhere else
-        return
-    output.enable_custom_widget_manager()
-
-
-def _keep_figures(shell: Any) -> None:
-    """Let a CourseFigure print itself, whoever imports pyplot later.
-
-    pyplot brings a printer for all of matplotlib's figures, which in a notebook goes before their
-    own: cut otherwise, and with twice the bytes. One for the class itself goes before that.
-    """
-
-    def png(figure: Any) -> str:
-        return figure._repr_mimebundle_()["image/png"]
-
-    formatter = shell.display_formatter.formatters["image/png"]
-    formatter.for_type_by_name("slam_course.figures", "CourseFigure", png)
+def _png(figure: Any) -> str:
+    return figure._repr_mimebundle_()["image/png"]
