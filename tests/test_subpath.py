@@ -23,7 +23,6 @@ from tests.helpers import (
     gammas,
     level,
     noise,
-    on_devices,
     properties,
     schedules,
 )
@@ -236,24 +235,6 @@ def test_chord_has_one_row_per_gamma(sd):
     assert_near(z[0], x_s / sd(479).alpha, rtol=1e-12)
     assert_near(z[2], x_t / sd(499).alpha, rtol=1e-12)
     assert_near(rho[[0, 2]], torch.stack([sd(479).rho, sd(499).rho]), rtol=1e-12)
-
-
-@on_devices
-@pytest.mark.parametrize("coupling", ["markov", "linear"])
-def test_sub_paths_on_devices(device, coupling):
-    schedule = NoiseSchedule.stable_diffusion()
-    there = NoiseSchedule.stable_diffusion().to(device)
-    t, s, g = (
-        torch.tensor([19, 499, 999]),
-        torch.tensor([0, 479, 979]),
-        torch.tensor([0.0, 0.5, 1.0]),
-    )
-    x_t, x_s = noise(3, 2, dtype=torch.float32), noise(3, 2, seed=1, dtype=torch.float32)
-    expected = interpolate(x_t, x_s, schedule(t), schedule(s), g)
-    t, s, g, x_t, x_s = (value.to(device) for value in (t, s, g, x_t, x_s))
-    assert_near(interpolate(x_t, x_s, there(t), there(s), g), expected, rtol=1e-5, atol=1e-6)
-    here = sub_level(there(t), there(s), g, coupling)
-    assert here.sigma.device.type == device
 
 
 # -------------------------------------------------------------------- wrong input
