@@ -1,9 +1,57 @@
-"""The guard around a learner's answer."""
+"""Every check of every lesson stays whole, whatever the answer does to the process around it."""
 
+import importlib
+import inspect
+import random
+import signal
+import sys
+import threading
+import time
+import warnings
+
+import numpy as np
 import pytest
 import torch
 
-from slam_course.checks import exercise, require, require_close, require_shape
+from slam_course import checks as base
+from slam_course.checks import exercise, require, require_close, require_shape, summary
+from slam_course.lesson_00 import checks as lesson_00
+
+DISTANCES = {1: 0.9, 2: 0.05}
+# Two exercises ask for a value and not for a function.
+VALUES = ("00-enough_steps", "03-diagnosis")
+
+
+def all_checks():
+    """{id: check} of every exercise."""
+    found = {}
+    for lesson in range(10):
+        module = importlib.import_module(f"slam_course.lesson_{lesson:02d}.checks")
+        for name, value in vars(module).items():
+            if hasattr(value, "exercise"):
+                found[f"{lesson:02d}-{name}"] = value
+    return found
+
+
+CHECKS = all_checks()
+each_check = pytest.mark.parametrize("name", CHECKS)
+each_function = pytest.mark.parametrize("name", [name for name in CHECKS if name not in VALUES])
+
+
+def ask(name, answer):
+    """The verdict on one answer, given as often as the check has parameters for answers."""
+    if name == "00-enough_steps":
+        return CHECKS[name](answer, DISTANCES)
+    parameters = inspect.signature(CHECKS[name]).parameters.values()
+    return CHECKS[name](*[answer for each in parameters if each.default is each.empty])
+
+
+def test_every_exercise_is_tried():
+    assert len(CHECKS) == 28
+    assert len({check.exercise for check in CHECKS.values()}) == 28, "a summary tells them apart"
+
+
+# -------------------------------------------------------------------- one check
 
 
 @exercise("Exercise 9, three")
@@ -14,10 +62,20 @@ def three(answer):
     return "Three it is."
 
 
-def test_a_right_answer():
-    verdict = three(lambda: torch.tensor([3.0]))
-    assert verdict.passed
-    assert repr(verdict) == "Exercise 9, three: right. Three it is."
+def raises(error):
+    def answer(*args, **kwargs):
+        raise error
+
+    return answer
+
+
+class Unsayable(Exception):
+    def __str__(self):
+        raise RuntimeError("no")
+
+
+def recurses(*args):
+    return recurses(*args)
 
 
 @pytest.mark.parametrize(
@@ -26,32 +84,205 @@ def test_a_right_answer():
         (..., "no answer yet"),
         (None, "no answer yet"),
         (lambda: ..., "no answer yet"),
-        (lambda: None, "no answer yet"),
         (lambda: 3.0, "is a float; it should be a torch.Tensor"),
-        (lambda: torch.zeros(2), r"shape \(2,\); it should have \(1,\)"),
+        (lambda: torch.zeros(2), "shape (2,); it should have (1,)"),
         (lambda: torch.tensor([float("nan")]), "NaN or infinite"),
         (lambda: torch.tensor([-1.0]), "should be positive"),
         (lambda: torch.tensor([2.9]), "should be three"),
         (lambda: 1 / 0, "raised ZeroDivisionError: division by zero"),
         (lambda x: x, "raised TypeError"),
+        (lambda: sys.exit(0), "raised SystemExit: 0"),
+        (raises(GeneratorExit()), "raised GeneratorExit"),
+        (raises(StopIteration()), "raised StopIteration"),
+        (raises(MemoryError()), "raised MemoryError"),
+        (raises(Unsayable()), "raised Unsayable: (its message cannot be shown)"),
+        (recurses, "raised RecursionError"),
     ],
 )
 def test_a_wrong_answer_gets_a_sentence(answer, sentence):
-    import re
-
     verdict = three(answer)
     assert not verdict.passed
-    assert re.search(sentence, verdict.message)
-    assert "not yet" in repr(verdict)
+    assert sentence in verdict.message
+    assert repr(verdict).startswith("Exercise 9, three: not yet. ")
 
 
-def test_an_answer_cannot_change_the_learners_random_state():
-    torch.manual_seed(4)
-    state = torch.get_rng_state()
+def test_a_right_answer_may_upset_everything():
+    """The check goes on under its own switches; only the answer works under the others."""
 
-    def seeds():
-        torch.manual_seed(0)
-        return torch.tensor([3.0])
+    def answer():
+        upset()
+        return torch.tensor([3.0], dtype=torch.float32)
 
-    assert three(seeds).passed
-    assert torch.equal(torch.get_rng_state(), state)
+    before = state()
+    assert repr(three(answer)) == "Exercise 9, three: right. Three it is."
+    assert state() == before
+
+
+# -------------------------------------------------------------------- all checks
+
+
+class Hostile:
+    """Fails at whatever is done to it."""
+
+    def __getattr__(self, name):
+        raise RuntimeError("no")
+
+    def __eq__(self, other):
+        raise RuntimeError("no")
+
+    __hash__ = None
+
+    def __repr__(self):
+        raise RuntimeError("no")
+
+    __str__ = __repr__
+
+
+@each_check
+def test_a_value_of_the_wrong_type_gets_a_sentence(name):
+    values = ("x0", 1j, True, (), {"a": 1}, np.zeros((64, 2)), torch.tensor([]), float("nan"))
+    values += (torch.zeros(64, 2, dtype=torch.long), torch.zeros(64, 2).to_sparse(), Hostile())
+    for value in values:
+        for answer in (value, lambda *args, value=value, **kwargs: value):
+            verdict = ask(name, answer)
+            assert not verdict.passed
+            assert verdict.message.strip()
+
+
+@each_function
+def test_the_stop_button_stops(name):
+    with pytest.raises(KeyboardInterrupt):
+        ask(name, raises(KeyboardInterrupt()))
+
+
+def state():
+    return {
+        "dtype": torch.get_default_dtype(),
+        "device": torch.get_default_device(),
+        "threads": torch.get_num_threads(),
+        "gradients": torch.is_grad_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "warn only": torch.is_deterministic_algorithms_warn_only_enabled(),
+        "torch": torch.get_rng_state().sum().item(),
+        "numpy": np.random.get_state()[1].sum(),  # noqa: NPY002
+        "python": hash(random.getstate()),
+    }
+
+
+def upset():
+    """Change every switch and every random state."""
+    torch.set_default_dtype(torch.float16)
+    torch.set_default_device("cpu:0")
+    torch.set_num_threads(torch.get_num_threads() + 1)
+    torch.set_grad_enabled(False)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.manual_seed(123)
+    np.random.seed(123)  # noqa: NPY002
+    random.seed(123)
+
+
+@each_function
+def test_global_state_is_put_back_and_nothing_looks_like_a_failure(name, capsys):
+    """nbgrader gives no points to a test that writes to stderr."""
+    before = state()
+
+    def answer(*args, **kwargs):
+        print("here I am", file=sys.stderr)
+        warnings.warn("careful", stacklevel=1)
+        upset()
+        assert all(state()[key] != before[key] for key in before), "this test changes nothing"
+        raise ValueError("and it fails")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)
+        assert "and it fails" in ask(name, answer).message
+    assert state() == before
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "here I am" in printed.out
+    assert "careful" in printed.out
+
+
+# -------------------------------------------------------------------- time
+
+
+def catches_errors_for_ever(*args, **kwargs):
+    """Ends all the same, so that the test fails and does not hang."""
+    start = time.monotonic()
+    while time.monotonic() < start + 10:
+        try:
+            time.sleep(0.01)
+        except Exception:
+            pass
+
+
+@each_function
+def test_an_endless_answer_is_ended(name, monkeypatch):
+    monkeypatch.setattr(base, "LIMIT", 0.03)
+    before = signal.getsignal(base._BELL)
+    assert "did not end within 0.03 seconds" in ask(name, catches_errors_for_ever).message
+    assert signal.getsignal(base._BELL) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_bell_that_is_swallowed_rings_again(monkeypatch):
+    monkeypatch.setattr(base, "_AGAIN", 0.02)
+    rung = []
+
+    def answer():
+        while True:
+            try:
+                time.sleep(10)
+            except base.TooSlow:
+                rung.append(True)
+                if len(rung) == 3:
+                    raise
+
+    with pytest.raises(base.TooSlow), base.time_limit(0.02):
+        answer()
+    assert len(rung) == 3
+
+
+def test_what_ends_in_time_hears_no_bell():
+    with base.time_limit(5):
+        late = signal.getsignal(base._BELL)
+        with base.time_limit(5):
+            pass
+        assert signal.getsignal(base._BELL) is late  # a limit inside keeps the outer handler
+    late(base._BELL, None)  # a bell that rang in the very last moment
+
+
+def test_where_there_is_no_alarm_a_thread_rings(monkeypatch):
+    """The way of Windows, on this machine: a thread that interrupts the main one."""
+    monkeypatch.delattr(signal, "setitimer")
+    monkeypatch.setattr(base, "LIMIT", 0.05)
+    before = set(threading.enumerate())
+    assert "did not end within" in three(catches_errors_for_ever).message
+    for thread in set(threading.enumerate()) - before:
+        thread.join(timeout=5)
+        assert not thread.is_alive(), "the thread that rings stays behind"
+
+
+def test_in_another_thread_there_is_no_limit_and_no_error():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(three(lambda: torch.tensor([3.0]))))
+    thread.start()
+    thread.join()
+    assert found[0].passed
+
+
+def test_summary_counts_the_last_verdicts(monkeypatch):
+    monkeypatch.setattr(base, "_LAST", {})
+    points = {lesson_00.noisy_points: 2, lesson_00.enough_steps: 1}
+    assert "not checked  0 of 2 points" in repr(summary(points))
+    lesson_00.noisy_points(lambda x0, eps, alpha, sigma: alpha * x0 + sigma * eps)
+    lesson_00.enough_steps(1, DISTANCES)
+    text = repr(summary(points))
+    assert "a noisy picture       right        2 of 2 points" in text
+    assert "how many evaluations  not yet      0 of 1 points" in text
+    assert text.splitlines()[-1].strip() == "in all       2 of 3 points"
+    lesson_00.noisy_points(...)
+    assert summary(points).points == 0, "the last verdict counts"
+    with pytest.raises(ValueError, match="is not a check"):
+        summary({len: 1})
