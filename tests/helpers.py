@@ -27,7 +27,6 @@ if torch.backends.mps.is_available():
 on_devices = pytest.mark.parametrize("device", DEVICES)
 
 KINDS = ("epsilon", "sample", "v_prediction")
-STEPS = (1, 2, 4, 8, 20, 50)
 
 # The same examples in every run, and no time limit on a busy machine.
 properties = settings(
