@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -240,3 +241,48 @@ def weights_digest(module: nn.Module) -> str:
         digest.update(f"{name} {tuple(value.shape)}".encode())
         digest.update(probes.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+# -------------------------------------------------------------------- folders with checksums
+
+CHECKSUMS = "checksums.json"
+
+
+def write_checksums(folder: Path) -> None:
+    """Write the SHA-256 of every file of the folder but the list itself and the README."""
+    files = {
+        path.relative_to(folder).as_posix(): sha256_of(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in (CHECKSUMS, "README.md")
+    }
+    with atomic_path(folder / CHECKSUMS) as temporary:
+        temporary.write_text(json.dumps(files, indent=2) + "\n", "utf-8")
+
+
+def check_files(folder: Path) -> None:
+    """Compare the folder with its list of checksums.
+
+    Raises:
+        FileNotFoundError: if the folder, the list or a file of it is missing.
+        ValueError: for a list that cannot be read, or a file that is another one.
+    """
+    mend = (
+        f"get the files back with `git checkout -- data/{folder.name}` in a checkout, or with "
+        f"`pip install --force-reinstall --no-deps slam_edu`"
+    )
+    path = folder / CHECKSUMS
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(path)!r} is missing; {mend}")
+    try:
+        wanted = dict(json.loads(path.read_text("utf-8")).items())
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{str(path)!r} is damaged ({error}); {mend}") from error
+    for name, digest in wanted.items():
+        file = folder / name
+        if not file.is_file():
+            raise FileNotFoundError(f"{str(file)!r} is missing; {mend}")
+        if sha256_of(file) != digest:
+            raise ValueError(
+                f"{str(file)!r}, {file.stat().st_size:,} bytes long, is not the file that was "
+                f"shipped: its checksum differs; {mend}"
+            )

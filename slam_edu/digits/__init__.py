@@ -3,7 +3,6 @@
 data          real handwriting, coloured and captioned
 captions      wordings
 colours       eight colours, and the reader that finds them in an image
-networks      the parts of the model, from diffusers and transformers
 pipeline      the shipped models: :func:`load_pipeline`, :func:`load_student`
 classifier    reads digits
 evaluate      how well a model draws what it is asked for

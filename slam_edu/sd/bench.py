@@ -72,8 +72,12 @@ def random_problem(batch: int = 8) -> Problem:
     """A random Stable Diffusion: 64 x 64 pixels, f = 8, 0.8 million parameters in the UNet."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    from slam_edu.digits.networks import TextToLatents, build_text_encoder, build_tokenizer
-    from slam_edu.digits.train.export import build_pipeline
+    from studies.digits.train.networks import (
+        TextToLatents,
+        build_pipeline,
+        build_text_encoder,
+        build_tokenizer,
+    )
 
     unet = seeded(
         lambda: UNet2DConditionModel(

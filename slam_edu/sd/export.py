@@ -19,7 +19,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,12 +28,13 @@ import torch
 from torch import Tensor, nn
 
 from slam_edu._validation import check_choice
-from slam_edu.digits.pipeline import write_checksums
-from slam_edu.io import replaced_folder
+from slam_edu.io import replaced_folder, write_checksums
 from slam_edu.sd.components import PARTS, XL_PARTS, TextCondition, is_xl, unet_output
 from slam_edu.sd.config import SD15, SDXL, WEIGHTS, SDConfig
+from slam_edu.sd.evaluate import figures_table, read_results
 from slam_edu.sd.networks import DTYPES, TARGET, LoraNetworks, Networks
 from slam_edu.sd.teacher import HUB_ID, network_error, quiet, weight_files
+from slam_edu.shipped import shipped
 
 if TYPE_CHECKING:
     from diffusers import (
@@ -50,7 +51,7 @@ CARD, INDEX, LORA = "README.md", "model_index.json", "pytorch_lora_weights.safet
 
 #: Licences of teachers that name none in their folder.
 LICENCES = {"digits": "mit", SD15[0]: "creativeml-openrail-m", SDXL[0]: "openrail++"}
-#: What ``SDConfig.data`` says, for a model card.
+#: What ``SDConfig.data`` stands for, in a model card.
 DATA = {
     "digits": "the course's coloured digits with captions (MNIST)",
     "folder": "a folder of images with captions",
@@ -58,14 +59,9 @@ DATA = {
     "datasets": "images with captions of the data set {data_path} on the Hugging Face hub, at "
     "commit {data_revision}",
     "prompts": "no images: latents drawn from the teacher itself for a list of prompts "
-    "({draw_steps} steps, w = {draw})",
+    "({draw_steps} steps, w = {draw:g})",
     "cache": "latents and text states that were encoded before",
 }
-
-SOURCE = (
-    "Xu, Song, Feng, Li, Ge, Zheng, Wang: Accelerating Image Generation with Sub-path Linear "
-    "Approximation Model, ECCV 2024, arXiv 2404.13903."
-)
 
 
 # -------------------------------------------------------------------- a pipeline's folder
@@ -101,45 +97,36 @@ def export_pipeline(
         about: for the model card; ``"figures"`` may be rows for a table, as
             :func:`slam_edu.sd.evaluate.evaluate_pipeline` gives them.
 
-    Returns:
-        the folder's path.
-
     Raises:
         ValueError: for an unknown ``weights`` or ``dtype``, or an ``out`` that holds something
             else or is the teacher's own folder.
         OSError: if it cannot be written, as on a full disk.
     """
-    check_choice(weights, WEIGHTS, "weights")
-    check_choice(dtype, EXPORT_DTYPES, "dtype")
-    out, source = Path(out), _source(pipeline)
+    out = _checked_out(out, INDEX, weights, dtype)
+    source = _source(pipeline)
     if source is not None and out.resolve() == source.resolve():
         raise ValueError(f"{str(out)!r} is the teacher's own folder; allowed: another one")
-    _check_out(out, INDEX)
     unet = networks.plain_unet(weights, fold)
-    _set_size(unet, pipeline, config)
+    if config.resolution is not None:  # the pipeline draws at the size that was trained
+        unet.register_to_config(sample_size=config.resolution // pipeline.vae_scale_factor)
     nn.Module.to(unet, DTYPES[dtype])  # diffusers' own `to` warns about nothing
     student = _with(pipeline, unet, lcm_scheduler(pipeline, config))
     with replaced_folder(out) as folder, quiet(), _disk_errors(out):
         student.save_config(folder)
         unet.save_pretrained(folder / "unet")
-        _drop(folder / "unet" / "config.json", "_name_or_path")  # a path of this machine
+        _edit(folder / "unet" / "config.json", "_name_or_path")  # a path of this machine
         student.scheduler.save_pretrained(folder / "scheduler")
         for name in PARTS + (XL_PARTS if is_xl(pipeline) else ()):
             if name not in ("unet", "scheduler"):
                 _write_part(getattr(pipeline, name), name, folder, source, config.variant)
-        card = _card(config, pipeline, unet, weights, about or {}, source)
+        card = _card(config, pipeline, unet, weights, about or {})
         (folder / CARD).write_text(card, "utf-8")
         write_checksums(folder)
     return out
 
 
 def lcm_scheduler(pipeline: Pipeline, config: SDConfig) -> LCMScheduler:
-    """The scheduler that samples a student: the teacher's levels and the run's sub-paths.
-
-    Args:
-        pipeline: the teacher's.
-        config: of the run.
-    """
+    """The scheduler that samples a student: the teacher's levels and the run's sub-paths."""
     from diffusers import LCMScheduler
 
     teacher = pipeline.scheduler
@@ -156,37 +143,28 @@ def lcm_scheduler(pipeline: Pipeline, config: SDConfig) -> LCMScheduler:
     wanted = torch.as_tensor(teacher.alphas_cumprod).float()
     try:
         found = LCMScheduler(**options)
-        same = torch.allclose(found.alphas_cumprod, wanted, rtol=1e-5, atol=1e-8)
+        if torch.allclose(found.alphas_cumprod, wanted, rtol=1e-5, atol=1e-8):
+            return found
     except NotImplementedError:  # a schedule of betas that it does not know
-        same = False
-    if not same:
-        before = torch.cat([torch.ones(1, dtype=torch.float64), wanted.double()[:-1]])
-        options["trained_betas"] = (1 - wanted.double() / before).tolist()
-        found = LCMScheduler(**options)
-    return found
+        pass
+    before = torch.cat([torch.ones(1, dtype=torch.float64), wanted.double()[:-1]])
+    return LCMScheduler(**options | {"trained_betas": (1 - wanted.double() / before).tolist()})
 
 
 def _with(pipeline: Pipeline, unet: UNet2DConditionModel, scheduler: object) -> Pipeline:
     """A pipeline of the teacher's class and parts, with another UNet and scheduler."""
-    parts = {name: getattr(pipeline, name) for name in PARTS}
-    parts |= {"unet": unet, "scheduler": scheduler}
     if is_xl(pipeline):
-        parts |= {name: getattr(pipeline, name) for name in XL_PARTS}
-        parts["force_zeros_for_empty_prompt"] = pipeline.config.force_zeros_for_empty_prompt
-        parts["add_watermarker"] = False
+        zeros = pipeline.config.force_zeros_for_empty_prompt
+        extra = {"force_zeros_for_empty_prompt": zeros, "add_watermarker": False}
     else:
-        parts |= {"safety_checker": None, "feature_extractor": None}
-        parts["requires_safety_checker"] = False
+        extra = dict.fromkeys(("safety_checker", "feature_extractor"))
+        extra["requires_safety_checker"] = False
+    names = PARTS + (XL_PARTS if is_xl(pipeline) else ())
+    parts = {name: getattr(pipeline, name) for name in names}
     with quiet():
-        made = type(pipeline)(**parts)
+        made = type(pipeline)(**parts | {"unet": unet, "scheduler": scheduler}, **extra)
     made.set_progress_bar_config(disable=True)
     return made
-
-
-def _set_size(unet: UNet2DConditionModel, pipeline: Pipeline, config: SDConfig) -> None:
-    """Let the pipeline draw at the size that was trained, where that is not the teacher's."""
-    if config.resolution is not None:
-        unet.register_to_config(sample_size=config.resolution // pipeline.vae_scale_factor)
 
 
 def _source(pipeline: Pipeline) -> Path | None:
@@ -195,13 +173,17 @@ def _source(pipeline: Pipeline) -> Path | None:
     return Path(name) if name and Path(name).is_dir() else None
 
 
-def _check_out(out: Path, marker: str) -> None:
-    """Require a new or empty folder, or one with an earlier export's file."""
+def _checked_out(out: str | Path, marker: str, weights: str, dtype: str) -> Path:
+    """The folder, which must be new or empty, or have an earlier export's file."""
+    check_choice(weights, WEIGHTS, "weights")
+    check_choice(dtype, EXPORT_DTYPES, "dtype")
+    out = Path(out)
     if out.is_dir() and any(out.iterdir()) and not (out / marker).is_file():
         raise ValueError(
             f"{str(out)!r} is a folder with other files, which would be lost; allowed: a new "
             f"folder, or that of an earlier export (with {marker})"
         )
+    return out
 
 
 def _write_part(
@@ -209,39 +191,28 @@ def _write_part(
 ) -> None:
     """A part that the student shares with its teacher: the teacher's files where there are any."""
     place = folder / name
-    files = _files_of(source / name, name, variant) if source is not None else None
-    if files is None:
+    weights = [] if source is None or "tokenizer" in name else weight_files(source, name, variant)
+    if source is None or len(weights) > 1:
         part.save_pretrained(place)
-        _drop(place / "config.json", "_name_or_path")
+        _edit(place / "config.json", "_name_or_path")
     else:
         place.mkdir()
-        for new, path in files.items():
-            shutil.copyfile(path, place / new)
+        for path in (source / name).iterdir():
+            if path.suffix in (".json", ".txt", ".model") and ".index." not in path.name:
+                shutil.copyfile(path, place / path.name)
+        for path in weights:  # without the variant's name
+            shutil.copyfile(path, place / f"{path.name.split('.')[0]}.safetensors")
     if name.startswith("text_encoder"):
         # transformers 5 loads a text encoder in the dtype that its file names, diffusers the other
         # parts in float32: with "float32" in the file, from_pretrained alone gives one dtype.
-        _drop(place / "config.json", "torch_dtype", dtype="float32")
+        _edit(place / "config.json", "torch_dtype", dtype="float32")
 
 
-def _files_of(place: Path, name: str, variant: str | None) -> dict[str, Path] | None:
-    """New name to path of the files that are needed; None for weights in several files."""
-    plain = {p.name: p for p in place.iterdir() if p.suffix in (".json", ".txt", ".model")}
-    if name.startswith("tokenizer"):
-        return plain
-    weights = weight_files(place.parent, name, variant)
-    if len(weights) > 1:
-        return None
-    base = weights[0].name.split(".")[0]
-    return {k: v for k, v in plain.items() if ".index." not in k} | {
-        f"{base}.safetensors": weights[0]
-    }
-
-
-def _drop(path: Path, *names: str, **values: object) -> None:
+def _edit(path: Path, *without: str, **values: object) -> None:
     """Edit a JSON file, if it is there: some entries taken out, some set."""
     if path.is_file():
         found = json.loads(path.read_text("utf-8"))
-        kept = {k: v for k, v in found.items() if k not in names} | values
+        kept = {k: v for k, v in found.items() if k not in without} | values
         path.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
@@ -275,19 +246,7 @@ def export_lora(
 
     The folder holds ``pytorch_lora_weights.safetensors``, the scheduler's configuration and a
     model card. The file is read back into a copy of the teacher's UNet before it is moved to its
-    place, and must give the student's output.
-
-    Args:
-        networks: of a run with ``train="lora"``.
-        pipeline: the teacher's.
-        config: of the run.
-        out: the folder; one that is there must be an earlier export.
-        weights: ``"target"``, the moving average, or ``"student"``.
-        dtype: of the file.
-        about: as for :func:`export_pipeline`.
-
-    Returns:
-        the folder's path.
+    place, and must give the student's output. The arguments are those of :func:`export_pipeline`.
 
     Raises:
         ValueError: for networks without adapters; a gamma embedding of the official kind, which a
@@ -296,8 +255,7 @@ def export_lora(
         RuntimeError: if what was written does not load as the student.
         OSError: if it cannot be written, as on a full disk.
     """
-    check_choice(weights, WEIGHTS, "weights")
-    check_choice(dtype, EXPORT_DTYPES, "dtype")
+    out = _checked_out(out, LORA, weights, dtype)
     if not isinstance(networks, LoraNetworks):
         raise ValueError(
             f"train is {config.train!r}: there are no adapters to write; allowed: a run with "
@@ -311,8 +269,6 @@ def export_lora(
         )
     from peft import get_peft_model_state_dict
 
-    out = Path(out)
-    _check_out(out, LORA)
     adapter = TARGET if weights == TARGET else "online"
     # As peft has it. diffusers' convert_state_dict_to_diffusers would mix two formats here, of
     # which one is dropped on loading (huggingface/diffusers#11790).
@@ -321,12 +277,11 @@ def export_lora(
     metadata = networks.lora_config.to_dict()  # else alpha would silently become r
     with replaced_folder(out) as folder, quiet(), _disk_errors(out):
         type(pipeline).save_lora_weights(
-            folder, unet_lora_layers=state, unet_lora_adapter_metadata=metadata,
-        )  # fmt: skip
+            folder, unet_lora_layers=state, unet_lora_adapter_metadata=metadata
+        )
         lcm_scheduler(pipeline, config).save_pretrained(folder / "scheduler")
         _check_lora(networks, pipeline, state, folder, weights)
-        card = _card(config, pipeline, networks.unet, weights, about or {}, _source(pipeline),
-                     lora=True)  # fmt: skip
+        card = _card(config, pipeline, networks.unet, weights, about or {}, lora=True)
         (folder / CARD).write_text(card, "utf-8")
         write_checksums(folder)
     return out
@@ -351,11 +306,12 @@ def _check_lora(
     nn.Module.to(base, torch.float32).eval()
     inputs = _trial(base)
     before = unet_output(base, *inputs)
-    loaded = _with(pipeline, base, pipeline.scheduler)
     with warnings.catch_warnings():
-        # peft's, of keys that do not fit; the comparison below says which.
+        # peft's, of keys that do not fit; the comparison below names them.
         warnings.simplefilter("ignore", RuntimeWarning)
-        loaded.load_lora_weights(str(folder), weight_name=LORA, adapter_name="check")
+        _with(pipeline, base, pipeline.scheduler).load_lora_weights(
+            str(folder), weight_name=LORA, adapter_name="check"
+        )
     there = get_peft_model_state_dict(base, adapter_name="check")
     if there.keys() != state.keys():
         odd = sorted(there.keys() ^ state.keys())
@@ -364,12 +320,11 @@ def _check_lora(
             f"that is not"
         )
     output = unet_output(base, *inputs)
-    del base, loaded, there
+    del base, there
     wanted = unet_output(networks.plain_unet(weights), *inputs)
     error, change = (output - wanted).abs().max(), (wanted - before).abs().max()
     half = next(iter(state.values())).dtype == torch.float16
-    allowed = (1e-2 if half else 1e-3) * change + 1e-5 * wanted.abs().max()
-    if not error <= allowed:
+    if not error <= (1e-2 if half else 1e-3) * change + 1e-5 * wanted.abs().max():
         raise RuntimeError(
             f"the LoRA file loads as another student: outputs differ by {error:.2g}, where the "
             f"adapters change them by {change:.2g}"
@@ -384,15 +339,71 @@ def _trial(unet: UNet2DConditionModel) -> tuple[Tensor, Tensor, TextCondition]:
         return torch.randn(shape, generator=generator)
 
     x = drawn(1, settings.in_channels, 16, 16)
-    states = drawn(1, 8, settings.cross_attention_dim)
-    if settings.addition_embed_type != "text_time":
-        return x, torch.tensor([499]), TextCondition(states)
-    ids = torch.tensor([[128.0, 128.0, 0.0, 0.0, 128.0, 128.0]])
-    width = settings.projection_class_embeddings_input_dim - 6 * settings.addition_time_embed_dim
-    return x, torch.tensor([499]), TextCondition(states, drawn(1, width), ids)
+    cond = TextCondition(drawn(1, 8, settings.cross_attention_dim))
+    if settings.addition_embed_type == "text_time":
+        ids = torch.tensor([[128.0, 128.0, 0.0, 0.0, 128.0, 128.0]])
+        widths = settings.projection_class_embeddings_input_dim
+        pooled = drawn(1, widths - 6 * settings.addition_time_embed_dim)
+        cond = TextCondition(cond.states, pooled, ids)
+    return x, torch.tensor([499]), cond
 
 
 # -------------------------------------------------------------------- the model card
+
+_TEXT = """\
+---
+{front}
+---
+
+# A few-step student of {teacher}{lora}
+
+{teacher}{at}, distilled with slam_edu by {method}.
+
+## How to sample
+
+```python
+{usage}
+image = pipeline(
+    "a prompt", num_inference_steps=4, guidance_scale=1.0,
+).images[0]
+```
+
+One to eight steps; four are a good start. `guidance_scale` stays at 1: the guidance of w = {w:g} \
+(a scale of {scale:g}) is in the weights.
+{embedding}
+## How it was made
+
+| setting | value |
+|---|---|
+{settings}
+
+Training data: {data}.
+{figures}
+## Licence
+
+{licence}
+
+## Source
+
+Xu, Song, Feng, Li, Ge, Zheng, Wang: Accelerating Image Generation with Sub-path Linear \
+Approximation Model, ECCV 2024, arXiv 2404.13903.
+"""
+_EMBEDDING = """\
+At 1 the pipeline feeds the UNet's embedding with e(0), which stands for gamma = 1; any other \
+scale would ask for another place on the sub-path.
+"""
+_USE_PIPELINE = """\
+from diffusers import {kind}
+
+pipeline = {kind}.from_pretrained("path/to/this/folder")"""
+_USE_LORA = """\
+from diffusers import LCMScheduler, {kind}
+
+pipeline = {kind}.from_pretrained({where})
+pipeline.load_lora_weights("path/to/this/folder")
+pipeline.scheduler = LCMScheduler.from_pretrained(
+    "path/to/this/folder", subfolder="scheduler"
+)"""
 
 
 def _card(
@@ -401,111 +412,53 @@ def _card(
     unet: UNet2DConditionModel,
     weights: str,
     about: Mapping[str, Any],
-    source: Path | None,
     lora: bool = False,
 ) -> str:
     """The model card, in Markdown."""
-    teacher, licence = _teacher_name(config), _licence(config, source)
-    hub = config.revision is not None
-    kind = type(pipeline).__name__
+    settings, w, commit = config.settings(), config.distillation.guidance, config.revision
+    # Of a folder its name alone: the path is this machine's business.
+    teacher = config.teacher if commit else Path(config.teacher).resolve().name
+    if shipped(config.teacher) is not None:
+        teacher = f"{config.teacher}-sd"
+    licence = _licence(config, _source(pipeline))
     front = {
         "license": licence,
-        "base_model": config.teacher if hub else None,
+        "base_model": config.teacher if commit else None,
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
-        "tags": ["slam_edu", "latent-consistency"] + ["lora"] * lora,
+        "tags": json.dumps(["slam_edu", "latent-consistency", *["lora"] * lora]),
     }
-    lines = ["---", *(f"{k}: {_yaml(v)}" for k, v in front.items() if v), "---", ""]
-    at = f" at commit `{config.revision}`" if hub else ""
-    lines += [
-        f"# A few-step student of {teacher}" + (" (LoRA)" if lora else ""),
-        "",
-        f"{teacher}{at}, distilled with slam_edu by {_method(config)}.",
-        "",
-        "## How to sample",
-        "",
-        "```python",
-        *_usage(config, kind, unet, lora),
-        "```",
-        "",
-        "One to eight steps; four are a good start. `guidance_scale` stays at 1: the guidance of "
-        f"w = {config.distillation.guidance:g} (a scale of "
-        f"{config.distillation.guidance + 1:g}) is in the weights.",
-    ]
-    if not lora and unet.config.time_cond_proj_dim is not None:
-        lines += [
-            "At 1 the pipeline feeds the UNet's embedding with e(0), which stands for gamma = 1; "
-            "any other scale would ask for another place on the sub-path.",
-        ]
-    lines += ["", "## How it was made", "", "| setting | value |", "|---|---|"]
-    settings = config.settings()
     shown = [
         "method", "subpaths", "guidance", "coupling", "conditioning", "gammas", "reach", "loss",
-        "train",
-        *(("lora_rank", "lora_alpha", "lora_targets") if config.train == "lora" else ()),
-        *(("gamma_input",) if config.gamma_conditioned else ()),
-        "updates", "batch", "accumulate", "lr", "ema_rate", "mixed_precision", "resolution",
-        "seed",
+        "train", *["lora_rank", "lora_alpha", "lora_targets"] * (config.train == "lora"),
+        *["gamma_input"] * config.gamma_conditioned, "updates", "batch", "accumulate", "lr",
+        "ema_rate", "mixed_precision", "resolution", "seed",
     ]  # fmt: skip
-    lines += [f"| {name} | {settings[name]} |" for name in shown]
-    lines += [f"| weights | {_which(weights)} |"]
-    notes = {k: v for k, v in about.items() if k != "figures"}
-    lines += [f"| {k} | {v} |" for k, v in notes.items() if isinstance(v, str | int | float)]
-    draw = config.distillation.guidance if config.draw_guidance is None else config.draw_guidance
-    data = DATA[config.data].format(
-        data_path=config.data_path, data_revision=config.data_revision,
-        draw_steps=config.draw_steps, draw=f"{draw:g}",
+    table = {name: settings[name] for name in shown}
+    table["weights"] = "moving average of the student" if weights == TARGET else "the student's"
+    table |= {k: v for k, v in about.items() if isinstance(v, str | int | float)}
+    draw = w if config.draw_guidance is None else config.draw_guidance
+    figures = about.get("figures")
+    where = f'"{config.teacher}", revision="{commit}"' if commit else '"path/to/the/teacher"'
+    embedded = not lora and unet.config.time_cond_proj_dim is not None
+    return _TEXT.format(
+        front="\n".join(f"{k}: {v}" for k, v in front.items() if v),
+        teacher=teacher,
+        lora=" (LoRA)" if lora else "",
+        at=f" at commit `{commit}`" if commit else "",
+        method=_method(config),
+        usage=(_USE_LORA if lora else _USE_PIPELINE).format(
+            kind=type(pipeline).__name__, where=where
+        ),
+        w=w,
+        scale=w + 1,
+        embedding=_EMBEDDING if embedded else "",
+        settings="\n".join(f"| {name} | {value} |" for name, value in table.items()),
+        data=DATA[config.data].format(**settings, draw=draw),
+        figures="\n".join(["", "## Figures", "", *figures_table(figures), ""]) if figures else "",
+        licence=f"That of {teacher}: {licence}. Its terms hold for these weights too." if licence
+        else f"That of {teacher}, whose files name none: look it up before you share these.",
     )  # fmt: skip
-    lines += ["", f"Training data: {data}."]
-    if about.get("figures"):
-        lines += ["", "## Figures", "", *figures_table(about["figures"])]
-    lines += ["", "## Licence", "", _licence_line(licence, teacher), ""]
-    lines += ["## Source", "", SOURCE, ""]
-    return "\n".join(lines)
-
-
-def _usage(config: SDConfig, kind: str, unet: UNet2DConditionModel, lora: bool) -> list[str]:
-    """Lines of Python that draw an image."""
-    call = [
-        "image = pipeline(",
-        '    "a prompt", num_inference_steps=4, guidance_scale=1.0,',
-        ").images[0]",
-    ]
-    if not lora:
-        return [
-            f"from diffusers import {kind}",
-            "",
-            f'pipeline = {kind}.from_pretrained("path/to/this/folder")',
-            *call,
-        ]
-    where = f'"{config.teacher}", revision="{config.revision}"' if config.revision else (
-        '"path/to/the/teacher"'
-    )  # fmt: skip
-    return [
-        f"from diffusers import LCMScheduler, {kind}",
-        "",
-        f"pipeline = {kind}.from_pretrained({where})",
-        'pipeline.load_lora_weights("path/to/this/folder")',
-        "pipeline.scheduler = LCMScheduler.from_pretrained(",
-        '    "path/to/this/folder", subfolder="scheduler"',
-        ")",
-        *call,
-    ]
-
-
-def figures_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Rows with the same names as lines of a Markdown table; numbers are rounded.
-
-    Args:
-        rows: such as those of :func:`slam_edu.sd.evaluate.evaluate_pipeline`.
-    """
-    names = list(dict.fromkeys(name for row in rows for name in row))
-
-    def text(value: object) -> str:
-        return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-    return lines + ["| " + " | ".join(text(row.get(n)) for n in names) + " |" for row in rows]
 
 
 def _method(config: SDConfig) -> str:
@@ -515,19 +468,8 @@ def _method(config: SDConfig) -> str:
     return "sub-path linear approximation (SLAM, also SPLAM; Xu et al. 2024)"
 
 
-def _which(weights: str) -> str:
-    return "moving average of the student" if weights == TARGET else "the student itself"
-
-
-def _teacher_name(config: SDConfig) -> str:
-    """Of a folder its name alone: the path is this machine's business."""
-    if config.teacher == "digits":
-        return "digits-sd"
-    return config.teacher if config.revision else Path(config.teacher).resolve().name
-
-
 def _licence(config: SDConfig, source: Path | None) -> str | None:
-    """What the teacher's model card says, or what is known of it."""
+    """What the teacher's model card names, or what is known of it."""
     card = source / CARD if source is not None else None
     if card is not None and card.is_file():
         text = card.read_text("utf-8", errors="replace")
@@ -538,29 +480,14 @@ def _licence(config: SDConfig, source: Path | None) -> str | None:
     return LICENCES.get(config.teacher)
 
 
-def _licence_line(licence: str | None, teacher: str) -> str:
-    if licence is None:
-        return f"That of {teacher}, whose files name none: look it up before you share these."
-    return f"That of {teacher}: {licence}. Its terms hold for these weights too."
-
-
-def _yaml(value: object) -> str:
-    return json.dumps(value) if isinstance(value, list) else str(value)
-
-
 # -------------------------------------------------------------------- the hub
 
 
 def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = True) -> str:
-    """Upload an export to the Hugging Face hub; needs a network and a token.
-
-    Args:
-        folder: of :func:`export_pipeline` or :func:`export_lora`.
-        repo_id: ``owner/name``; made if it is not there.
-        private: whether a new one is.
+    """Upload an export to the Hugging Face hub, which needs a network and a token.
 
     Returns:
-        the address of the repository.
+        the address of the repository ``repo_id``, which is made if it is not there.
 
     Raises:
         FileNotFoundError: for a folder that is no export.
@@ -578,10 +505,11 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = True) -> st
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import HfHubHTTPError
 
+    written = f"{str(folder)!r} is written in any case"
     if get_token() is None:
         raise PermissionError(
-            "there is no token for the Hugging Face hub; log in with `hf auth login`, or set "
-            f"HF_TOKEN. {str(folder)!r} is written in any case"
+            f"there is no token for the Hugging Face hub; log in with `hf auth login`, or set "
+            f"HF_TOKEN. {written}"
         )
     api = HfApi()
     try:
@@ -589,15 +517,14 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = True) -> st
         api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload of slam_edu")
     except HfHubHTTPError as error:
         raise PermissionError(
-            f"the Hugging Face hub refused the upload to {repo_id!r} ({error}); {str(folder)!r} "
-            f"is written in any case"
+            f"the Hugging Face hub refused the upload to {repo_id!r} ({error}); {written}"
         ) from error
     except Exception as error:
         if not network_error(error):
             raise
         raise ConnectionError(
-            f"the Hugging Face hub cannot be reached ({error}); {str(folder)!r} is written in any "
-            f"case, upload it later with `hf upload {repo_id} {folder}`"
+            f"the Hugging Face hub cannot be reached ({error}); {written}, upload it later with "
+            f"`hf upload {repo_id} {folder}`"
         ) from error
     return str(address)
 
@@ -607,31 +534,35 @@ def push_to_hub(folder: str | Path, repo_id: str, *, private: bool = True) -> st
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of ``slam-edu export``."""
-    parser.add_argument("run_folder", metavar="RUN", type=Path, help="folder of a run")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="what is written")
-    parser.add_argument(
-        "--weights", choices=WEIGHTS, default=TARGET,
+    add = parser.add_argument
+    add("run_folder", metavar="RUN", type=Path, help="folder of a run")
+    add("--out", type=Path, required=True, metavar="DIR", help="what is written")
+    add(
+        "--weights",
+        choices=WEIGHTS,
+        default=TARGET,
         help="the moving average (default), or the student itself",
-    )  # fmt: skip
-    parser.add_argument(
-        "--lora", action="store_true",
+    )
+    add(
+        "--lora",
+        action="store_true",
         help="write the adapters alone, for load_lora_weights on the teacher's pipeline",
-    )  # fmt: skip
-    parser.add_argument(
-        "--keep-gamma", action="store_true",
+    )
+    add(
+        "--keep-gamma",
+        action="store_true",
         help="keep a gamma embedding of the official kind, instead of folding gamma = 1 into the "
         "weights",
-    )  # fmt: skip
-    parser.add_argument(
-        "--dtype", choices=EXPORT_DTYPES, default="float16", help="of the file (default: float16)"
     )
-    parser.add_argument(
-        "--figures", type=Path, metavar="FILE",
+    add("--dtype", choices=EXPORT_DTYPES, default="float16", help="of the file (default: float16)")
+    add(
+        "--figures",
+        type=Path,
+        metavar="FILE",
         help="results of `slam-edu evaluate --out FILE`, for the model card",
-    )  # fmt: skip
-    parser.add_argument(
-        "--push-to-hub", metavar="OWNER/NAME", help="upload it afterwards, as a private repository"
     )
+    add("--push-to-hub", metavar="OWNER/NAME", help="upload it afterwards, as a private repository"
+        )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:
@@ -640,13 +571,9 @@ def run(options: argparse.Namespace) -> int:
 
     if options.lora and options.keep_gamma:
         raise ValueError("--keep-gamma with --lora: a LoRA file has no place for it; allowed: one")
-    about: dict[str, Any] = {}
-    if options.figures is not None:
-        from slam_edu.sd.evaluate import read_results
-
-        about["figures"] = read_results(options.figures)["rows"]
+    figures = None if options.figures is None else read_results(options.figures)["rows"]
     found = load_run(options.run_folder)
-    about |= {"updates done": found.update, "updates skipped": found.skipped}
+    about = {"updates done": found.update, "updates skipped": found.skipped, "figures": figures}
     shared = {"weights": options.weights, "dtype": options.dtype, "about": about}
     parts = (found.networks, found.pipeline, found.config, options.out)
     if options.lora:
@@ -656,7 +583,7 @@ def run(options: argparse.Namespace) -> int:
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     print(
         f"wrote {options.out} ({size / 1e6:,.1f} MB) after update {found.update:,} of "
-        f"{found.config.training.updates:,}; {CARD} there says how to sample"
+        f"{found.config.training.updates:,}; {CARD} there tells how to sample"
     )
     if options.push_to_hub:
         print(f"uploaded to {push_to_hub(options.out, options.push_to_hub)}")

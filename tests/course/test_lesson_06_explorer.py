@@ -14,16 +14,16 @@ from slam_course.lesson_06.explorer import (
     prompt_of,
     prompts,
 )
-from slam_edu.digits.networks import (
+from slam_edu.sampling import last, sample_ddim
+from slam_edu.sd import LatentDiffusion
+from studies.digits.train.networks import (
     TextToLatents,
+    build_pipeline,
     build_text_encoder,
     build_tokenizer,
     build_unet,
     build_vae,
 )
-from slam_edu.digits.train.export import build_pipeline
-from slam_edu.sampling import last, sample_ddim
-from slam_edu.sd import LatentDiffusion
 from tests.helpers import assert_near
 
 TEXT_ENCODER = build_text_encoder(build_tokenizer())

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from slam_course.lesson_08 import digit_figures as plots
-from slam_edu.digits.evaluate.scores import Scores
-from slam_edu.digits.evaluate.table import Setting
+from slam_edu.digits.evaluate import Scores, Setting
 
 
 def scores(all_right=0.9, frechet=10.0):

@@ -4,18 +4,18 @@ import pytest
 import torch
 from torch import nn
 
-from slam_edu.digits.networks import (
+from slam_course.lesson_06.attention import prompt_tokens, recorded_attention, word_attention
+from slam_edu.sampling import last, sample_ddim
+from slam_edu.sd import LatentDiffusion
+from slam_edu.solver import ddim_step
+from studies.digits.train.networks import (
     TextToLatents,
+    build_pipeline,
     build_text_encoder,
     build_tokenizer,
     build_unet,
     build_vae,
 )
-from slam_edu.digits.train.export import build_pipeline
-from slam_edu.sampling import last, sample_ddim
-from slam_edu.sd import LatentDiffusion
-from slam_course.lesson_06.attention import prompt_tokens, recorded_attention, word_attention
-from slam_edu.solver import ddim_step
 from tests.helpers import assert_near
 
 PROMPTS = ["a red seven", "a blue two on a white background"]

@@ -11,8 +11,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from slam_edu.digits.networks import build_tokenizer
-from slam_edu.digits.pipeline import quiet
 from slam_edu.sd import evaluate
 from slam_edu.sd.evaluate import (
     CLIP,
@@ -21,7 +19,9 @@ from slam_edu.sd.evaluate import (
     read_results,
     real_features,
 )
+from slam_edu.sd.teacher import quiet
 from slam_edu.seeding import sample_generator, seeded
+from studies.digits.train.networks import build_tokenizer
 from tests.sd.tiny import tiny_sd_pipeline, tiny_xl_pipeline
 
 PROMPTS = ["a red seven on a yellow background", "handwritten 3", "a green four", "a blue zero",

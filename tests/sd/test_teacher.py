@@ -8,10 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from slam_edu.digits.pipeline import load_pipeline, quiet
+from slam_edu.digits.pipeline import load_pipeline
 from slam_edu.sd.components import is_xl
 from slam_edu.sd.config import SDConfig
-from slam_edu.sd.teacher import check_folder, check_teacher, load_pipeline_folder, load_teacher
+from slam_edu.sd.teacher import (
+    check_folder,
+    check_teacher,
+    load_pipeline_folder,
+    load_teacher,
+    quiet,
+)
 from tests.digits.conftest import same_weights, tiny_pipeline
 from tests.sd.tiny import tiny_sd_pipeline, tiny_xl_pipeline
 

@@ -1,6 +1,6 @@
-"""What the study compares: students by name, and the solvers beside them.
+"""What the study of students compares: students by name, and the solvers beside them.
 
-All students begin as the teacher, take the same samples in the same order with the same draws
+All students begin as the teacher, get the same samples in the same order with the same draws
 (sample n of a run has a generator of (seed, n)), and make as many updates of as many network
 calls: two of the teacher, one of the target, one of the student with its gradient. They differ in
 the settings below and in nothing else.
@@ -15,12 +15,25 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from slam_course.ablations import GAMMA_LAWS, RandomHopDistiller
+from slam_course.lesson_08.students import (
+    CD,
+    CONTINUED,
+    HALF_ONE,
+    OFFICIAL,
+    RANDOM_HOP,
+    SLAM,
+    SMOOTH,
+    START,
+    TEACHER_STEPS,
+)
 from slam_edu._validation import check_choice, check_count
-from slam_edu.digits.evaluate.table import Setting
+from slam_edu.digits.evaluate import SAMPLERS, Setting
+from slam_edu.distill import DistillConfig, SubPathDistiller
+from slam_edu.schedule import NoiseSchedule
 from slam_edu.sd.config import RULES, SDConfig, load_config
-
-# -------------------------------------------------------------------- what all of them share
 
 GUIDANCE = 3.0
 """w, distilled into the students and used by the solvers; diffusers' guidance_scale is 4."""
@@ -31,31 +44,8 @@ SHARED = (
 """Settings of every student."""
 
 SEEDS = 3
-STEPS = (1, 2, 4, 8)
-"""Numbers of steps at which students are measured; a step is one network call."""
-
-TIMES = (999, 759, 499, 259)
-"""Timesteps at which students are held against the teacher's solution map: those that sampling
-in four steps asks about."""
-
 RUNS, CACHE = "runs", "cache"
 """Folders of the runs and of the data in the study's folder."""
-
-TEACHER_STEPS = 50
-"""DDIM steps of the teacher that the students' samples are held against."""
-
-# -------------------------------------------------------------------- students
-
-START = "not distilled"
-"""The teacher itself, sampled as a student is: where all students begin. It is not trained."""
-
-CD = "consistency distillation"
-RANDOM_HOP = "consistency distillation, random hop"
-OFFICIAL = "SLAM, gamma + markov (official)"
-HALF_ONE = "SLAM, gamma + markov, half of the gammas at 1"
-SMOOTH = "SLAM, smooth gamma + linear"
-SLAM = "SLAM, level + linear"
-CONTINUED = "SLAM, gamma = 2"
 
 _GAMMA = ("conditioning=gamma", "coupling=markov")
 _LEVEL = ("conditioning=level", "coupling=linear")
@@ -72,7 +62,15 @@ SETTINGS: dict[str, tuple[str, ...]] = {
 """What each student adds to ``SHARED``. The chord continued to gamma = 2 is this course's own."""
 
 ABLATED = {RANDOM_HOP: {"hop": "random"}, HALF_ONE: {"gammas": "half_one"}}
-"""What no setting says: these are distilled with a distiller of their own."""
+"""What no setting says, as rows name it: these students have a distiller of their own."""
+
+
+def half_one_distiller(schedule: NoiseSchedule, config: DistillConfig) -> SubPathDistiller:
+    """The step with half of the gammas at 1."""
+    return SubPathDistiller(schedule, config.replace(gammas=GAMMA_LAWS["half_one"]))
+
+
+DISTILLERS = {RANDOM_HOP: RandomHopDistiller, HALF_ONE: half_one_distiller}
 
 PAIRS: tuple[tuple[str, str], ...] = (
     *((name, CD) for name in (*SETTINGS, START) if name != CD),
@@ -81,20 +79,17 @@ PAIRS: tuple[tuple[str, str], ...] = (
 )
 """Which ratios are reported: numerator and denominator."""
 
-SAMPLERS = ("ddim", "dpmpp_2m")
-"""Solvers of the teacher beside the students."""
-
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A study.
+class StudentPlan:
+    """A study of students.
 
     Attributes:
         changes: settings as ``name=value`` on top of what all students share.
         names: of the students.
         seeds: of each student, 0 ... seeds-1.
         prompts: images that are drawn for a measurement, 2 to 2,000.
-        points: of the solution map, at each of ``TIMES``; at most ``prompts``.
+        points: of the solution map, at each of its timesteps; at most ``prompts``.
         solver_steps: of the solver that follows it.
         samplers: solvers of the teacher beside the students.
 
@@ -111,14 +106,11 @@ class Plan:
     samplers: tuple[str, ...] = SAMPLERS
 
     def __post_init__(self) -> None:
-        check_count(len(self.names), "the number of students")
         check_count(self.seeds, "seeds")
         check_count(self.prompts, "prompts", low=2, high=2000)
         check_count(self.points, "points", high=self.prompts)
-        check_count(self.solver_steps, "solver_steps", low=2)
         for name in self.names:  # their settings are checked too
             self.config(name, 0)
-        self.solvers  # noqa: B018
 
     @property
     def guidance(self) -> float:
@@ -138,11 +130,8 @@ class Plan:
     def config(self, name: str, seed: int, out: Path | None = None) -> SDConfig:
         """The configuration of a student's run.
 
-        Args:
-            name: of :data:`SETTINGS`.
-            seed: of the run.
-            out: the study's folder, in which the run lies, and the cache of the data that all
-                runs share; None: for what the run is, wherever it lies.
+        ``out`` is the study's folder, in which the run lies, and the cache of the data that all
+        runs share; None: for what the run is, wherever it lies.
         """
         check_choice(name, SETTINGS, "the name of a student")
         config = load_config("digits", settings=(*SHARED, *self.changes, *SETTINGS[name]))
@@ -152,26 +141,23 @@ class Plan:
         )  # fmt: skip
         if out is None:
             return config
-        run = f"{_slug(name)}-{seed}-{digest(config)}"
+        slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+        run = out / RUNS / f"{slug}-{seed}-{_digest(identity(config))}"
         # All runs read one cache, which is made before the first of them.
-        return config.replace(out=str(out / RUNS / run), data="cache", data_path=str(out / CACHE))
+        return config.replace(out=str(run), data="cache", data_path=str(out / CACHE))
 
-    def settings(self, name: str) -> dict[str, object]:
-        """What a student is, as its row says it: its settings but the seed.
-
-        Args:
-            name: of :data:`SETTINGS`, or :data:`START`.
-        """
+    def settings(self, name: str) -> dict[str, Any]:
+        """What a student is, as its row has it: its settings but the seed."""
         if name == START:
             return {"updates": 0}
         return {"hop": "full", **identity(self.config(name, 0)), **ABLATED.get(name, {})}
 
-    def replace(self, **changes: object) -> Plan:
+    def replace(self, **changes: object) -> StudentPlan:
         """A copy with some fields changed, validated again."""
         return dataclasses.replace(self, **changes)
 
 
-QUICK = Plan(
+QUICK = StudentPlan(
     changes=("updates=20", "batch=16"),
     seeds=2,
     prompts=60,
@@ -181,18 +167,11 @@ QUICK = Plan(
 )
 """What ``--quick`` runs, in a few minutes: it shows that all works, and no result."""
 
-
 _WHERE = ("data", "data_path", "cache", "cache_folder", "max_skipped", "seed")
 
 
-def identity(config: SDConfig | Setting) -> dict[str, object]:
-    """The settings that decide what a run gives, but its seed; not where it lies, what it logs.
-
-    Args:
-        config: of a student, or a solver's setting.
-    """
-    if isinstance(config, Setting):
-        return dataclasses.asdict(config)
+def identity(config: SDConfig) -> dict[str, Any]:
+    """The settings that decide what a run gives, but its seed; not where it lies, what it logs."""
     return {
         name: value
         for name, value in config.settings().items()
@@ -200,27 +179,17 @@ def identity(config: SDConfig | Setting) -> dict[str, object]:
     }
 
 
-def digest(config: SDConfig | Setting) -> str:
-    """Eight hexadecimal digits of :func:`identity`."""
-    text = json.dumps(identity(config), sort_keys=True)
+def _digest(settings: dict[str, Any]) -> str:
+    text = json.dumps(settings, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def _slug(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def short_names(chosen: Iterable[str] | None) -> tuple[str, ...]:
+def short_names(chosen: Iterable[str]) -> tuple[str, ...]:
     """Full names of students, each given in full or by a part that no other name has.
-
-    Args:
-        chosen: such as ``"official"``; None: all.
 
     Raises:
         ValueError: for a word that fits none, or several; it names them.
     """
-    if chosen is None:
-        return tuple(SETTINGS)
     found = []
     for word in chosen:
         fits = [word] if word in SETTINGS else [n for n in SETTINGS if word.lower() in n.lower()]
@@ -231,8 +200,3 @@ def short_names(chosen: Iterable[str] | None) -> tuple[str, ...]:
             )
         found += [name for name in fits if name not in found]
     return tuple(found)
-
-
-def slam_names(names: Iterable[str]) -> list[str]:
-    """Those of the names that are variants of SLAM."""
-    return [name for name in names if name.startswith("SLAM")]

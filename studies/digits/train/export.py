@@ -11,64 +11,48 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from slam_edu.digits.networks import TextToLatents, build_tokenizer
-from slam_edu.digits.pipeline import quiet, write_checksums
-from slam_edu.digits.train.run import CONFIG, LOG
-from slam_edu.io import replaced_folder
+from slam_edu.digits.pipeline import CLASSIFIER, PIPELINE
+from slam_edu.io import replaced_folder, write_checksums
+from slam_edu.sd.teacher import quiet
+from studies.digits.train.networks import build_pipeline
+from studies.digits.train.parts import (
+    ClassifierConfig,
+    DiffusionConfig,
+    VAEConfig,
+    train_classifier,
+    train_diffusion,
+    train_vae,
+)
+from studies.digits.train.training import CONFIG, LOG, finished
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, StableDiffusionPipeline
+    from diffusers import StableDiffusionPipeline
 
 #: The model card, written by hand.
 CARD = "README.md"
 
 
-def build_pipeline(
-    vae: AutoencoderKL, network: TextToLatents, prediction_type: str = "epsilon"
-) -> StableDiffusionPipeline:
-    """A pipeline of trained parts, with Stable Diffusion's scaled_linear schedule.
+def export(runs: Path, out: Path) -> None:
+    """Write both folders from finished runs.
 
-    Args:
-        vae: the autoencoder.
-        network: UNet and text encoder.
-        prediction_type: what the UNet predicts.
+    Raises:
+        FileNotFoundError: if a part was not trained to its end.
     """
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        prediction_type=prediction_type,
-        clip_sample=False,
-        set_alpha_to_one=True,  # the last step ends at the clean level, as the library's do
-        steps_offset=1,
-        # From t = 999 down: the leading spacing of Stable Diffusion's files starts at 751 with
-        # four steps, from noise as if it were x_751 (Lin et al. 2024).
-        timestep_spacing="trailing",
-    )
-    return StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=network.text_encoder,
-        tokenizer=build_tokenizer(),
-        unet=network.unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    vae_run, run, judge_run = (runs / name for name in ("vae", "diffusion", "classifier"))
+    vae = train_vae(vae_run, finished(vae_run, VAEConfig))
+    config = finished(run, DiffusionConfig)
+    network = train_diffusion(run, vae, config)
+    pipeline = build_pipeline(vae, network, config.prediction_type)
+    export_pipeline(pipeline, out / PIPELINE, {"vae": vae_run, "diffusion": run})
+    classifier = train_classifier(judge_run, finished(judge_run, ClassifierConfig))
+    export_classifier(classifier, out / CLASSIFIER, judge_run)
 
 
 def export_pipeline(pipeline: StableDiffusionPipeline, out: Path, runs: dict[str, Path]) -> None:
-    """Write the pipeline's folder in half precision, with its runs' settings and logs.
+    """Write the pipeline's folder in half precision, with its runs' settings and logs, by name.
 
     The folder is written beside its place and then moved there, so that an error leaves the old
-    one. ``README.md``, the model card, is kept.
-
-    Args:
-        pipeline: in float32; is left in float32.
-        out: the folder.
-        runs: name to folder of the training runs.
+    one. ``README.md``, the model card, is kept. The pipeline is in float32, and left in it.
     """
     with replaced_folder(out, keep=(CARD,)) as folder:
         networks = (pipeline.vae, pipeline.unet, pipeline.text_encoder)
@@ -89,13 +73,7 @@ def export_pipeline(pipeline: StableDiffusionPipeline, out: Path, runs: dict[str
 
 
 def export_classifier(classifier: nn.Module, out: Path, run: Path) -> None:
-    """Write the classifier's folder in half precision, with its run's settings and log.
-
-    Args:
-        classifier: trained.
-        out: the folder.
-        run: of its training.
-    """
+    """Write the classifier's folder in half precision, with its run's settings and log."""
     from safetensors.torch import save_file
 
     with replaced_folder(out, keep=(CARD,)) as folder:

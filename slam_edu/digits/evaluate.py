@@ -1,4 +1,4 @@
-r"""Scores of images against what was asked for and against real images.
+r"""How well a model draws the digits that it is asked for.
 
 The held-out digits are parted in two halves, by turns, because the writers of MNIST's earlier test
 images are not those of its later ones. The prompts are the captions of the first half, so that
@@ -7,38 +7,38 @@ The same figures of the first half's own images are the floor: what another 2,00
 score.
 
 - Right: the classifier reads the digit, the colour reader reads each colour.
-- Fréchet distance (Heusel et al. 2017, "FID") between normal distributions fitted to the features
-  of the classifier, :math:`\lVert\mu_1-\mu_2\rVert^2 + \operatorname{tr}(C_1 + C_2 -
-  2(C_1C_2)^{1/2})`.
-- Kernel distance (Binkowski et al. 2018, "KID"), the unbiased squared maximum mean discrepancy
-  with the kernel :math:`(a\cdot b/d + 1)^3`, mean over subsets.
+- Fréchet and kernel distance (:func:`slam_edu.metrics.feature_distances`) in the features of the
+  classifier instead of Inception's, which was made for photographs of 299 pixels.
 
-Both distances are torchmetrics' own, on our features instead of Inception's.
+An :class:`Evaluator` does not care where images come from: a teacher, a student, the data set.
 """
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from slam_edu._validation import check_count
+from slam_edu._validation import check_choice, check_count
 from slam_edu.digits.captions import FULL, caption
 from slam_edu.digits.classifier import DigitClassifier
 from slam_edu.digits.colours import NAMES, read_colours
 from slam_edu.digits.data import CaptionedDigits, DigitBatch
 from slam_edu.digits.pipeline import load_classifier
+from slam_edu.metrics import feature_distances
+from slam_edu.sampling import last, sample_pf_ode
+from slam_edu.sd.components import LatentDiffusion
 
-KERNEL_SUBSETS, KERNEL_SUBSET_SIZE = 50, 500
+SAMPLERS = ("ddim", "dpmpp_2m")
 #: Seed of the held-out images' colours and places.
 HELD_OUT_SEED = 7
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What an evaluator says of a set of images.
+    """What an evaluator found in a set of images.
 
     Attributes:
         count: of images.
@@ -79,35 +79,26 @@ class Evaluator:
 
     def __init__(self, count: int = 2000, *, classifier: DigitClassifier | None = None) -> None:
         data = CaptionedDigits("test")
-        half = len(data) // 2
-        check_count(count, "count", low=2, high=half)
+        check_count(count, "count", low=2, high=len(data) // 2)
         self.classifier = load_classifier() if classifier is None else classifier
         self.asked: DigitBatch = data.batch(range(0, 2 * count, 2), HELD_OUT_SEED)
+        a = self.asked
         self.prompts = [
             caption(FULL[0], int(d), NAMES[s], NAMES[b])
-            for d, s, b in zip(
-                self.asked.digit, self.asked.stroke, self.asked.background, strict=True
-            )
+            for d, s, b in zip(a.digit, a.stroke, a.background, strict=True)
         ]
         real = data.batch(range(1, 2 * count, 2), HELD_OUT_SEED)
         self.reference = self.features(real.images)
 
     @torch.no_grad()
     def features(self, images: Tensor, batch: int = 250) -> Tensor:
-        """The classifier's features, of shape (B, 128).
-
-        Args:
-            images: of shape (B, 3, 32, 32), in [-1, 1].
-            batch: images at a time.
-        """
+        """The classifier's features, of shape (B, 128)."""
         return torch.cat([self.classifier.features(x) for x in images.split(batch)])
 
     def right(self, images: Tensor, asked: DigitBatch | None = None) -> Tensor:
         """Whether digit, stroke and background are what was asked for: (B, 3), bool.
 
-        Args:
-            images: of shape (B, 3, 32, 32), in [-1, 1].
-            asked: what each is to show; default the first of the evaluator's prompts.
+        Without ``asked``, by the first of the evaluator's prompts.
         """
         asked = self.asked if asked is None else asked
         digit = self.classifier.read(images)
@@ -121,9 +112,7 @@ class Evaluator:
     def score(self, images: Tensor, *, reference: Tensor | None = None) -> Scores:
         """All scores of images that were drawn for ``prompts``, in their order.
 
-        Args:
-            images: of shape (count, 3, 32, 32), in [-1, 1].
-            reference: features to measure distances to; default those of held-out real images.
+        Distances are to the features ``reference``, by default those of held-out real images.
 
         Raises:
             ValueError: for another number of images than prompts.
@@ -154,34 +143,63 @@ class Evaluator:
         return self.score(self.asked.images)
 
 
-def feature_distances(real: Tensor, drawn: Tensor) -> tuple[float, float, float]:
-    """Fréchet distance, kernel distance and its spread, between two sets of features.
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How a teacher draws images.
 
-    Args:
-        real: of shape (n, D), such as the classifier's with D = 128.
-        drawn: of shape (m, D).
-
-    Returns:
-        ``(frechet, kernel, kernel_std)``.
+    Attributes:
+        sampler: ``"ddim"`` or ``"dpmpp_2m"``.
+        steps: of the sampler.
+        guidance: w; diffusers' ``guidance_scale`` less 1.
     """
-    from torchmetrics.image.fid import FrechetInceptionDistance
-    from torchmetrics.image.kid import KernelInceptionDistance
 
-    passed_on = nn.Identity()
-    passed_on.num_features = real.shape[1]
-    size = min(KERNEL_SUBSET_SIZE, len(real), len(drawn))
-    frechet = FrechetInceptionDistance(feature=passed_on)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Metric `Kernel Inception Distance` will save")
-        kernel = KernelInceptionDistance(
-            feature=passed_on, subsets=KERNEL_SUBSETS, subset_size=size, coef=1.0
-        )
-    for metric in (frechet, kernel):
-        # In float64: a sum of 2,000 squares loses what a small distance is made of.
-        metric.set_dtype(torch.float64)
-        metric.update(real.double(), real=True)
-        metric.update(drawn.double(), real=False)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # the subsets are drawn from torch's global state
-        mean, std = kernel.compute()
-    return float(frechet.compute()), float(mean), float(std)
+    sampler: str = "ddim"
+    steps: int = 50
+    guidance: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_choice(self.sampler, SAMPLERS, "sampler")
+        check_count(self.steps, "steps", high=1000)
+        if not 0 <= self.guidance <= 100:
+            raise ValueError(f"guidance is {self.guidance!r}; allowed: from 0 to 100")
+
+    @property
+    def calls(self) -> int:
+        """Network calls an image: guidance takes two a step."""
+        return self.steps * (2 if self.guidance else 1)
+
+
+@torch.no_grad()
+def teacher_latents(
+    model: LatentDiffusion, states: Tensor, noise: Tensor, setting: Setting, batch: int = 100
+) -> Tensor:
+    """A teacher's samples as latents, of the noise's shape.
+
+    The text's states are of shape (B, L, D), the noise, x at t = T-1, of (B, C, h, w).
+    """
+    drawn = []
+    empty = model.encode_prompts("") if setting.guidance else None
+    for cond, x in zip(states.split(batch), noise.split(batch), strict=True):
+        path = sample_pf_ode(
+            model.network, x, model.schedule, setting.steps, method=setting.sampler,
+            prediction_type=model.prediction_type, cond=cond, guidance=setting.guidance,
+            uncond=None if empty is None else empty.expand_as(cond),
+        )  # fmt: skip
+        drawn.append(last(path))
+    return torch.cat(drawn)
+
+
+def draw_images(
+    model: LatentDiffusion,
+    prompts: Sequence[str],
+    setting: Setting,
+    noise: Tensor,
+    batch: int = 100,
+) -> Tensor:
+    """A teacher's images for B prompts, of shape (B, 3, H, W), in [-1, 1]."""
+    images = []
+    for i in range(0, len(prompts), batch):
+        states = model.encode_prompts(prompts[i : i + batch])
+        latents = teacher_latents(model, states, noise[i : i + batch], setting, batch)
+        images.append(model.decode(latents))
+    return torch.cat(images)

@@ -21,7 +21,7 @@ from slam_edu.seeding import seeded
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torchvision, we do not
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
 #: Tokens of a prompt, start and end included: room for 22 words, or for some unknown ones.
@@ -146,3 +146,33 @@ class TextToLatents(nn.Module):
         """The UNet's raw output at latents (B, 4, 8, 8), timesteps (B,), token ids (B, 24)."""
         states = self.text_encoder(input_ids=cond).last_hidden_state
         return self.unet(x, t, encoder_hidden_states=states).sample
+
+
+def build_pipeline(
+    vae: AutoencoderKL, network: TextToLatents, prediction_type: str = "epsilon"
+) -> StableDiffusionPipeline:
+    """A pipeline of trained parts, with Stable Diffusion's scaled_linear schedule."""
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    scheduler = DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type=prediction_type,
+        clip_sample=False,
+        set_alpha_to_one=True,  # the last step ends at the clean level, as the library's do
+        steps_offset=1,
+        # From t = 999 down: the leading spacing of Stable Diffusion's files starts at 751 with
+        # four steps, from noise as if it were x_751 (Lin et al. 2024).
+        timestep_spacing="trailing",
+    )
+    return StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=network.text_encoder,
+        tokenizer=build_tokenizer(),
+        unet=network.unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
