@@ -21,7 +21,6 @@ The days do not depend on G: more cards with the same b make the batch larger, n
 from __future__ import annotations
 
 import functools
-import json
 import math
 from dataclasses import dataclass
 
@@ -61,17 +60,11 @@ def sample_parts(plan: MemoryPlan) -> dict[str, int]:
     }
 
 
+@functools.lru_cache(maxsize=16)
 def text_flops(architecture: Architecture) -> int:
     """Operations of one caption in all text encoders."""
-    return _text_flops(json.dumps([[k, dict(v)] for k, v in architecture.text_encoders]))
-
-
-@functools.lru_cache(maxsize=16)
-def _text_flops(encoders: str) -> int:
-    found = tuple((kind, values) for kind, values in json.loads(encoders))
-    architecture = Architecture(name="", unet={}, vae={}, text_encoders=found)
     live = LiveBytes()
-    for number, (_, values) in enumerate(found):
+    for number, (_, values) in enumerate(architecture.text_encoders):
         encoder = architecture.build_text_encoder(number)
         shape = (1, values["max_position_embeddings"])
         with torch.no_grad(), live:

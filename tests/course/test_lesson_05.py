@@ -1,0 +1,307 @@
+"""Lesson 05: its checks, its figures, its explorers, and students as the study has them."""
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from slam_course.lesson_05 import explorer, figures, students
+from slam_course.lesson_05.checks import loss, multistep, paired_ratio
+from slam_course.results import METHODS, STEPS, TIMES, Ratio, ToySetting, toy_results
+from slam_edu import add_noise, toy
+from tests.course import trying
+
+# -------------------------------------------------------------------- checks
+
+
+def losses(text):
+    """A loss of p, what the student says, and y, what the target says, at t, s, g or g@t, s@t."""
+    p, y, reduced = text.split("; ")
+
+    def answer(student, target, x_t, x_s, x_g, at_t, at_s, at_g):
+        points = {"t": (x_t, at_t), "s": (x_s, at_s), "g": (x_g, at_g), "g@t": (x_g, at_t),
+                  "s@t": (x_s, at_t)}  # fmt: skip
+        of = {"student": student, "target": target}
+
+        def asked(word):
+            return x_s if word == "x_s" else of[word.split()[0]](*points[word.split()[1]])
+
+        goal = asked(y.removesuffix(" kept"))
+        d = asked(p) - (goal if y.endswith("kept") else goal.detach())
+        return eval(reduced, {"d": d, "mse": d.square().mean()})
+
+    return answer
+
+
+LOSSES = {
+    "student t; target s; mse": "consistency distillation",
+    "student g@t; target s; mse": "told the level of x_t",
+    "student g; student s; mse": "comes from the student",
+    "student g; target s@t; mse": "at x_s, but told the level of x_t",
+    "student g; target t; mse": "taken at x_t",
+    "student g; target g; mse": "taken at x_gamma",
+    "student g; x_s; mse": "on the way, not at the end",
+    "target g; student s; mse": "each other's place",
+    "student g; target s; d.square().sum()": "are added",
+    "student g; target s; d.square().sum(1).mean()": "over the two coordinates",
+    "student g; target s; d.abs().mean()": "absolute",
+    "student g; target s; mse.sqrt()": "root",
+    "student g; target s kept; mse": "flows into the target",
+    "student g; target s; mse.detach()": "no gradient",
+    "student g; target s; 0 * mse + 7": "value is wrong",
+    "student g; target s; d": "has shape",
+}
+RIGHT_LOSSES = [
+    losses("student g; target s; mse"),
+    losses("student g; target s; (d * d).sum() / d.numel()"),
+]
+
+
+def sampler(f, x, schedule, times, noises, renoise=add_noise, n=4, level=0, noise=None, base=None):
+    """The right sampler, or with one thing wrong."""
+    x0 = f(x, times[0])
+    for i in range(1, n):
+        fresh = noises[i - 1 if noise is None else noise]
+        x = renoise(x if base else x0, fresh, schedule(times[i - level]))
+        x0 = f(x, times[i])
+    return x0
+
+
+def sampler_with_index(f, x, schedule, times, noises):
+    for i, t in enumerate(times):
+        if i > 0:
+            x = schedule(t).alpha * x + schedule(t).sigma * noises[i - 1]
+        x = f(x, t)
+    return x
+
+
+def ddim(f, x, schedule, times, noises):
+    for t, after in zip(times, [*times[1:], None], strict=True):
+        x0 = f(x, t)
+        if after is not None:
+            eps = (x - schedule(t).alpha * x0) / schedule(t).sigma
+            x = add_noise(x0, eps, schedule(after))
+    return x0
+
+
+def noise_at_the_end(f, x, schedule, times, noises):
+    for i, t in enumerate(times):
+        x0 = f(x, t)
+        x = add_noise(x0, noises[min(i, 2)], schedule(times[min(i + 1, 3)]))
+    return x
+
+
+SAMPLERS = trying.formulas("f, x, s, t, e", globals(), {
+    "f(x, t[0])": "One step",
+    "sampler(f, x, s, t, e, level=1)": "level it came from",
+    "sampler(f, x, s, t, e, noise=0)": "first fresh noise",
+    "sampler(f, x, s, t, e, base=True)": "noisy already",
+    "ddim(f, x, s, t, e)": "DDIM",
+    "noise_at_the_end(f, x, s, t, e)": "has noise in it",
+    "sampler(f, x, s, t, e, lambda x0, n, at: x0 + at.sigma * n)": "alpha is missing",
+    "sampler(f, x, s, t, e, lambda x0, n, at: at.sigma * x0 + at.alpha * n)": "swapped",
+    "sampler(f, x, s, t, e, lambda x0, n, at: x0)": "as it is",
+    "sampler(f, x, s, t, e, n=3)": "last of the times",
+    "sampler(f, x, s, t, e, lambda x0, n, at: at.alpha * x0)": "called at the timesteps",
+    "(f(x, t[0]), sampler(f, x, s, t, e))[1]": "5 times",
+    "sampler(f, x.mul_(1.001), s, t, e)": "changes x itself",
+    "(e[0].mul_(2), sampler(f, x, s, t, e))[1]": "changes the noises",
+})  # fmt: skip
+
+
+def interval(logs, quantile=None, n=None, spread=None):
+    quantile = quantile or stats.t.ppf(0.975, len(logs) - 1)
+    half = quantile * (logs.std() if spread is None else spread) / (n or len(logs)) ** 0.5
+    return logs.mean().exp(), (logs.mean() - half).exp(), (logs.mean() + half).exp()
+
+
+def with_scipy(a, b):
+    logs = (a.log() - b.log()).numpy()
+    low, high = stats.t.interval(0.95, len(a) - 1, loc=logs.mean(), scale=stats.sem(logs))
+    return [float(stats.gmean((a / b).numpy())), math.exp(low), math.exp(high)]
+
+
+def not_symmetric(a, b):
+    ratio, _, high = interval((a / b).log())
+    half = (high / ratio).log()
+    return ratio, ratio - half, ratio + half
+
+
+RATIOS = trying.formulas("a, b", globals(), {
+    "((a / b).mean(), 0, 9)": "arithmetic mean",
+    "(a.mean() / b.mean(), 0, 9)": "ratio of the means",
+    "interval((b / a).log())": "upside down",
+    "((a / b).log().mean(), -9, 9)": "go back with exp",
+    "((a / b).median(), 0, 9)": "median",
+    "(0.1234, 0, 9)": "exp of the mean",
+    "interval((a / b).log(), n=1)": "single seed",
+    "interval((a / b).log(), n=36)": "not by n",
+    "interval((a / b).log(), spread=(a / b).log().std(correction=0))": "n - 1",
+    "interval((a / b).log(), 1.96)": "1.96",
+    "interval((a / b).log(), stats.norm.ppf(0.975))": "1.96",
+    "interval((a / b).log(), stats.t.ppf(0.95, 5))": "2.5 on each",
+    "interval((a / b).log(), stats.t.ppf(0.975, 6))": "degrees of freedom",
+    "interval((a / b).log(), spread=(a.log().var() + b.log().var()).sqrt())": "unpaired",
+    "interval((a / b).log(), 1.0)": "one standard error",
+    "not_symmetric(a, b)": "not symmetric",
+    "interval((a / b).log())[:2]": "three numbers",
+    "(interval((a / b).log())[0], 5.0, 9.0)": "between",
+    "(interval((a / b).log())[0], 0.0, 9.0)": "interval is not",
+    "(1.0, ..., 2.0)": "no answer yet",
+})  # fmt: skip
+
+GROUPS = [
+    (loss, RIGHT_LOSSES, [(losses(text), words) for text, words in LOSSES.items()]),
+    (multistep, [sampler, sampler_with_index], SAMPLERS),
+    (paired_ratio, [lambda a, b: interval((a / b).log()), with_scipy], RATIOS),
+]
+
+
+@trying.right(GROUPS)
+def test_accepts(check, answer):
+    verdict = check(answer)
+    assert verdict.passed, verdict.message
+
+
+@trying.wrong(GROUPS)
+def test_rejects(check, answer, sentence):
+    verdict = check(answer)
+    assert not verdict.passed
+    assert sentence in verdict.message
+
+
+# -------------------------------------------------------------------- students
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_points():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(students, "POINTS", 500)
+        patch.setattr(students, "MAP_POINTS", 20)
+        yield
+    students._solved.cache_clear()
+    students.floor.cache_clear()
+
+
+SHORT = {"updates": 3, "batch": 8, "width": 8, "depth": 2, "init": "random"}
+
+
+def weights(setting):
+    *_, (_, student) = students.train(setting, "ring", 4)
+    return torch.cat([p.flatten() for p in student.network.parameters()])
+
+
+def test_a_training_depends_on_its_setting_and_seed_alone():
+    first = weights(METHODS["SLAM"].replace(**SHORT))
+    assert torch.equal(first, weights(METHODS["SLAM"].replace(**SHORT)))
+    for name in ("CD", "random hop", "SLAM, gamma in [1.5, 3]"):
+        assert not torch.equal(first, weights(METHODS[name].replace(**SHORT))), name
+
+
+def test_a_solvers_levels_end_clean():
+    """Even in log rho, one evaluation is a jump from t = 999 and eight are close to the data."""
+    setting = ToySetting(solver="dpmpp_2m", levels="log_rho")
+    points = students.reference("ring", 0)
+    drawn = students.teacher_samples(setting, points.mixture, points.noise)
+    distances = [students.distances(drawn(n), points.data, n)[f"sw_{n}"] for n in (1, 8)]
+    assert distances[1] < 0.3 < distances[0]
+    assert students.floor("ring", 0)["sw_1"] < 0.3
+
+
+def test_following_looks_after_the_updates_that_are_asked_for():
+    seen = []
+    setting = METHODS["CD"].replace(**SHORT)
+    student, moments = students.follow(setting, "ring", 1, (1, 3), seen.append, samples=20)
+    assert (seen, list(moments)) == ([1, 2, 3], [1, 3])
+    points = students.reference("ring", 1)
+    assert moments[3].errors == {t: students.error(student, points, t) for t in TIMES}
+    assert moments[3].samples.shape == (20, 2)
+
+
+# -------------------------------------------------------------------- explorers and figures
+
+NAMES = ("CD", "SLAM", "SLAM, gamma = 2")
+DATA = toy.ring().sample(300, torch.Generator().manual_seed(0))
+MOMENTS = {
+    name: {n: students.Moment(DATA + i, {t: t / 999 / (i + 1) / n for t in TIMES}) for n in (1, 5)}
+    for i, name in enumerate(NAMES)
+}
+
+
+def test_learning_shows_every_student_at_every_moment():
+    for (name, updates), _, alt in trying.walk(explorer.learning(MOMENTS, DATA)):
+        assert f"{name} after {updates} updates" in alt
+
+
+def test_changes_are_settings_and_some_are_refused():
+    for change, fields in explorer.CHANGES.items():
+        setting = explorer.setting_of("SLAM", change, 100)
+        assert setting == METHODS["SLAM"].replace(updates=100, **fields)
+    with pytest.raises(ValueError, match="reach is 2"):
+        explorer.setting_of("SLAM, gamma = 2", "gamma embedding, official", 100)
+    menus = explorer.ablation().children
+    assert set(menus[1].options) == set(METHODS)
+    assert tuple(menus[2].options) == tuple(explorer.CHANGES)
+
+
+def test_an_ablation_trains_both_and_describes_what_it_found(monkeypatch):
+    trained, follow = [], students.follow
+
+    def shorter(setting, data, seed, at, on_update):
+        trained.append((setting, data, seed))
+        return follow(setting.replace(**SHORT), data, seed, at, on_update)
+
+    monkeypatch.setattr(explorer, "follow", shorter)
+    shares = []
+    drawn = explorer.ablation_figure(
+        shares.append, "ring", "SLAM", "only 10 sub-paths", updates=6, steps=2, seed=4
+    )
+    wanted = [METHODS["CD"].replace(updates=6), METHODS["SLAM"].replace(updates=6, subpaths=10)]
+    assert trained == [(setting, "ring", 4) for setting in wanted]
+    assert shares == pytest.approx([1 / 12, 2 / 12, 3 / 12, 7 / 12, 8 / 12, 9 / 12])
+    trying.described(drawn)
+
+
+def test_figures_are_described():
+    numbers = {name: {1: 0.1 * i, 2: 0.2} for i, name in enumerate(NAMES, 1)}
+    grid = figures.sample_grid({name: {1: DATA, 2: DATA} for name in NAMES}, DATA, numbers)
+    assert "CD is closest to the data, at 0.10" in grid.alt
+    values = torch.linspace(0, 1, 64)
+    maps = figures.error_maps({"CD": values, "SLAM": values / 2}, DATA, 499, limit=2, most=0.4)
+    assert "CD 0.50, SLAM 0.25" in maps.alt
+    along = figures.errors_along({"CD": {999: 0.3, 99: 0.1}}, {"CD": {0.0: 0.2, 1.0: 0.3}}, 999)
+    errors = {name: {9: [0.1], 20: [0.05]} for name in NAMES}
+    arrival = figures.arrival(errors, (299,), "Errors fall with updates.")
+    for fig in (grid, maps, along, arrival):
+        trying.described(fig)
+
+
+def test_an_animation_repeats_to_the_byte():
+    moments = {n: (m.samples, m.errors) for n, m in MOMENTS["CD"].items()}
+    made = figures.learning(moments, DATA, "CD", milliseconds=100)
+    assert made.gif() == figures.learning(moments, DATA, "CD", milliseconds=100).gif()
+    assert "from 1.0 to 0.2" in made.alt
+
+
+def test_figures_of_the_study_show_its_means():
+    results, pair = toy_results(), ("two_moons", "checkerboard")
+    floor = dict.fromkeys(pair, 0.02)
+    steps = figures.steps_against_quality(results, METHODS, pair, floor)
+    wanted = [results.mean(METHODS["SLAM"], ["two_moons"], f"sw_{n}") for n in STEPS]
+    assert list(steps.axes[0].lines[1].get_ydata()) == pytest.approx(wanted)
+    subpaths = figures.over_subpaths(results, students.SUBPATHS, pair, floor)
+    assert [len(line.get_xdata()) for line in subpaths.axes[0].lines[:4]] == [4] * 4
+    updates = figures.over_updates(results, students.BUDGET, pair, floor)
+    assert [len(line.get_xdata()) for line in updates.axes[0].lines[:4]] == [8] * 4
+    for fig in (steps, subpaths, updates):
+        trying.described(fig)
+
+
+def test_ratios_are_hollow_where_one_is_inside():
+    found = {"SLAM": {"sw_1": Ratio(0.8, 0.7, 0.9)}, "CD": {"sw_1": Ratio(0.95, 0.85, 1.05)}}
+    fig = figures.ratios(found)
+    dots = [line for line in fig.axes[0].lines if line.get_marker() == "o"]
+    assert [dot.get_xdata()[0] for dot in dots] == [0.8, 0.95]
+    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, True]
+    trying.described(fig)
