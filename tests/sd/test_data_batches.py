@@ -142,17 +142,6 @@ def test_a_stream_gives_each_sample_once_an_epoch(sd, tmp_path):
     assert [which(sd, other.get(range(12)), 12) for _ in range(5)] != epochs
 
 
-def test_conditions_of_a_stream(xl, tmp_path):
-    batches = stream(make_shards(tmp_path / "data", (5,)), xl)
-    latents, cond = batches.get([0, 1, 2, 3, 4])
-    wanted = text_condition(xl, [caption(n) for n in range(5)])
-    torch.testing.assert_close(cond.states, wanted.states)
-    torch.testing.assert_close(cond.pooled, wanted.pooled)
-    assert cond.time_ids.tolist() == [[32, 32, 0, 0, 32, 32]] * 5
-    assert batches.empty.time_ids.tolist() == [[32, 32, 0, 0, 32, 32]]
-    assert latents.shape == (5, *batches.latent_shape)
-
-
 def test_two_processes_share_an_epoch(sd, tmp_path):
     pattern = make_shards(tmp_path / "data", (3, 3, 3, 3))
     ranks = [stream(pattern, sd, rank, 2) for rank in (0, 1)]

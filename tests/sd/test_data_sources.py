@@ -57,13 +57,6 @@ def test_a_folder(metadata, tmp_path):
     assert [p for p, _ in source.items(4)] == [5, 6]
 
 
-def test_a_folder_in_a_configuration(tmp_path):
-    folder = image_folder(tmp_path / "data", 2)
-    (folder / "metadata.jsonl").write_text('{"file_name": "000.png", "words": ""}\n', "utf-8-sig")
-    source = folder_of(folder, caption_column="words", empty_captions="keep")
-    assert summary(source) == {"000.png": "", "001.png": "no caption"}
-
-
 def test_every_kind_of_faulty_entry(tmp_path):
     folder = image_folder(tmp_path / "data", 3)
     lines = [
@@ -108,6 +101,8 @@ def test_every_kind_of_faulty_entry(tmp_path):
         ("sub/007.bmp", "from a .txt, in two lines"),
     ]
     assert "which has file_name, caption" in source[[8]][0].detail
+    named = folder_of(folder, caption_column="caption", empty_captions="keep")
+    assert summary(named)["sub/004.PNG"] == "in a column of another name"
     assert str(source[[11]][0]) == "008.webp: no caption (no 008.txt beside it)"
 
 
@@ -232,13 +227,6 @@ def test_no_network(tmp_path):
     assert error.startswith("the data set 'owner/name' cannot be fetched (")
     fetch = f"hf download owner/name --repo-type dataset --revision {'a' * 40} --local-dir FOLDER"
     assert fetch in error
-
-
-def test_without_the_library(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    message = r"data='datasets' needs datasets; install .* `pip install slam_edu\[data\]`"
-    with pytest.raises(ModuleNotFoundError, match=message):
-        len(library(tmp_path))
 
 
 # -------------------------------------------------------------------- counts and prompts
