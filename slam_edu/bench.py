@@ -1,32 +1,27 @@
 """What the library costs over the bare computation: ``python -m slam_edu.bench core`` or ``toy``.
 
-Prints a table of ratios. Both sides of a row run in turn, in one process, and the medians are
-compared, so that a busy machine slows both alike.
+Prints a table of ratios. Both sides of a row run in turn, on one thread of one process, and the
+medians of its CPU time are compared, so that others on the machine count little.
 
-``core``
+``core``: trajectories of 2,000 points through 200 levels on the exact score of a 40-component
+mixture, against as many bare calls of the score; one :meth:`SubPathDistiller.step`, forward and
+backward, on a (512, 2) batch, against :func:`inlined_step`, the same formulas for this case alone;
+``import slam_edu`` against ``import torch, numpy``, in fresh processes.
 
-- **trajectories**: 2,000 points through 200 levels of Stable Diffusion's schedule on the exact
-  score of a 40-component mixture, against as many bare calls of ``GaussianMixture.score``;
-- **steps**: one :meth:`SubPathDistiller.step`, forward and backward, on a (512, 2) batch, against
-  :func:`inlined_step`, the same formulas for this case alone, without checks and records;
-- **import**: ``import slam_edu`` against ``import torch, numpy``, in fresh processes.
-
-``toy``, all with a ``LevelMLP`` of 4 x 128 on batches of 512 points of a 40-component spiral
-
-- **loops**: one update of :func:`slam_edu.training.train_teacher`, and of
-  :func:`slam_edu.training.train_student` as consistency distillation and as SLAM from the exact
-  teacher, against :func:`bare_update`: the same forward and backward passes, optimiser step and
-  moving average, without data, noise, levels, loss, clipping and records;
-- **method**: one update of SLAM against one of consistency distillation, both by the library.
+``toy``: one update of the library's training loops, a ``LevelMLP`` of 4 x 128 on batches of 512
+points of a spiral, against :func:`bare_update`, the same passes, optimiser step and moving average
+without data, noise, levels, loss, clipping and records; and SLAM's against another method's.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -36,9 +31,9 @@ from torch.utils.benchmark import Timer
 from slam_edu.distill import DistillConfig, SubPathDistiller, SubPathSample
 from slam_edu.ema import ema_copy
 from slam_edu.schedule import NoiseSchedule
-from slam_edu.solver import solve_pf_ode
+from slam_edu.solver import pf_ode_trajectory
 from slam_edu.subpath import COUPLINGS
-from slam_edu.toy import spiral
+from slam_edu.toy import GaussianMixture, spiral
 from slam_edu.toy.networks import LevelMLP
 from slam_edu.training import TrainConfig, TrainState, train_student, train_teacher
 
@@ -48,17 +43,14 @@ STEPS = 50  # per measurement
 # What is trained, and how gamma is drawn.
 TRAININGS = {"teacher": None, "consistency distillation": "one", "SLAM": "uniform"}
 
-Row = tuple[str, float, float]
-"""What was measured, and seconds of the bare computation and of the library."""
+Row = tuple[str, float, float]  # name, seconds of the bare computation and of the library
 
 
 def compare(
     bare: Callable[[], object], ours: Callable[[], object], repeat: int, number: int = STEPS
 ) -> tuple[float, float]:
-    """Median seconds of two functions that take turns, ``number`` calls each at a time."""
-    timers = [
-        Timer("f()", globals={"f": f}, num_threads=torch.get_num_threads()) for f in (bare, ours)
-    ]
+    """Median CPU seconds of two functions that take turns, ``number`` calls each at a time."""
+    timers = [Timer("f()", globals={"f": f}, timer=time.process_time) for f in (bare, ours)]
     times: tuple[list[float], list[float]] = ([], [])
     for i in range(repeat):
         # Who goes first changes, in case the first is at a disadvantage.
@@ -72,17 +64,15 @@ def trajectories(repeat: int) -> Iterator[Row]:
     mixture, schedule = spiral(COMPONENTS), NoiseSchedule.stable_diffusion()
     levels = schedule(torch.linspace(len(schedule) - 1, 0, LEVELS).round().long())
     x = torch.randn(POINTS, 2, generator=torch.Generator().manual_seed(0))
-    points = [state.x for state in solve_pf_ode(mixture.predict, x, levels)]
+    points = pf_ode_trajectory(mixture.predict, x, levels)
     for method, calls in EVALUATIONS.items():
 
-        def ours(method: str = method) -> list[Tensor]:
-            return [state.x for state in solve_pf_ode(mixture.predict, x, levels, method)]
-
         def bare(calls: int = calls) -> None:
-            for i, point in enumerate(points[:-1]):
+            for i in range(LEVELS - 1):
                 for _ in range(calls):
-                    mixture.score(point, levels[i])
+                    mixture.score(points[i], levels[i])
 
+        ours = functools.partial(pf_ode_trajectory, mixture.predict, x, levels, method)
         name = f"trajectories of {POINTS} points, {LEVELS} levels, {method}"
         yield name, *compare(bare, ours, repeat, number=1)
 
@@ -92,8 +82,7 @@ class BenchMLP(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        sizes = (4, 128, 128, 128)
-        layers = [m for i, o in itertools.pairwise(sizes) for m in (nn.Linear(i, o), nn.SiLU())]
+        layers = [m for i in (4, 128, 128) for m in (nn.Linear(i, 128), nn.SiLU())]
         self.layers = nn.Sequential(*layers, nn.Linear(128, 2))
 
     def forward(
@@ -101,23 +90,16 @@ class BenchMLP(nn.Module):
     ) -> Tensor:
         """Raw output, shape ``(B, 2)``."""
         gamma = torch.ones_like(t, dtype=x.dtype) if gamma is None else gamma
-        u = t.to(x.dtype) / 1000
-        return self.layers(torch.cat([x, u[:, None], gamma[:, None]], dim=1))
+        return self.layers(torch.cat([x, t.to(x.dtype)[:, None] / 1000, gamma[:, None]], dim=1))
 
 
 def inlined_step(
-    tables: tuple[Tensor, Tensor, Tensor],
-    x0: Tensor,
-    sample: SubPathSample,
-    networks: dict[str, nn.Module],
-    *,
-    level_conditioned: bool,
-    linear: bool,
-) -> Tensor:
+    tables: Sequence[Tensor], x0: Tensor, sample: SubPathSample, networks: dict[str, nn.Module],
+    level_conditioned: bool, linear: bool,
+) -> Tensor:  # fmt: skip
     """The loss of one step for points, noise prediction, no guidance, the l2 loss and N = 50.
 
-    The formulas of :meth:`SubPathDistiller.step` as one would write them for this case alone, from
-    alpha, sigma and log(sigma/alpha) of Stable Diffusion's schedule.
+    As one would write it for this case alone, from Stable Diffusion's alpha, sigma, log(rho).
     """
     alpha, sigma, log_rho = tables
     t = sample.index * 20 + 19
@@ -129,14 +111,12 @@ def inlined_step(
     with torch.no_grad():
         eps = networks["teacher"](x_t, t)
         x_s = alpha_s * (x_t - sigma_t * eps) / alpha_t + sigma_s * eps
-        t_s, one = (
-            (s.to(x0.dtype), None) if level_conditioned else (s, torch.ones_like(sample.gamma))
-        )
+        one = None if level_conditioned else torch.ones_like(sample.gamma)
+        t_s = s.to(x0.dtype) if level_conditioned else s
         clean = (x_s - sigma_s * networks["target"](x_s, t_s, None, one)) / alpha_s
-        tau = 10.0 * s[:, None]
+        tau, a = 10.0 * s[:, None], alpha_t / alpha_s
         total = tau**2 + 0.25
         y = 0.25 / total * x_s + tau / total.sqrt() * clean
-        a = alpha_t / alpha_s
         x = g * x_t + (1 - g) * a * x_s
         if linear:
             sigma_g = g * sigma_t + (1 - g) * a * sigma_s
@@ -170,11 +150,10 @@ def step_problem(
     generator = torch.Generator().manual_seed(1)
     x0 = torch.randn(BATCH, 2, generator=generator)
     sample = distiller.draw(x0, generator)
-    schedule = distiller.schedule
+    schedule, case = distiller.schedule, (conditioning == "level", coupling == "linear")
     tables = (schedule.alpha, schedule.sigma, schedule.rho.log())
-    case = {"level_conditioned": conditioning == "level", "linear": coupling == "linear"}
     return (
-        lambda: inlined_step(tables, x0, sample, networks, **case),
+        lambda: inlined_step(tables, x0, sample, networks, *case),
         lambda: distiller.step(x0, sample, **networks).loss,
         networks["student"],
     )
@@ -196,52 +175,47 @@ def steps(repeat: int) -> Iterator[Row]:
 def imports(repeat: int) -> Iterator[Row]:
     """``import torch, numpy``, and ``import slam_edu`` after it, each in a process of its own."""
     code = (
-        "import time; a = time.perf_counter(); import torch, numpy; b = time.perf_counter(); "
-        "import slam_edu; c = time.perf_counter(); print(b - a, c - a)"
+        "from time import process_time as now; a = now(); import torch, numpy; b = now(); "
+        "import slam_edu; print(b - a, now() - a)"
     )
     runs = []
     for _ in range(repeat + 1):  # the first fills the file cache
-        out = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        )
-        runs.append([float(word) for word in out.stdout.split()])
+        out = subprocess.check_output([sys.executable, "-c", code], text=True)
+        runs.append([float(word) for word in out.split()])
     bare, ours = (statistics.median(column) for column in zip(*runs[1:], strict=True))
     yield "import", bare, ours
 
 
-def training(what: str) -> Iterator[TrainState]:
-    """A loop of the library that trains one of ``TRAININGS``, for as long as it is asked."""
-    mixture, schedule = spiral(COMPONENTS), NoiseSchedule.stable_diffusion()
+def toy_problem() -> tuple[GaussianMixture, NoiseSchedule, LevelMLP, nn.Module, torch.Generator]:
+    """Data, schedule, a network and its moving average, and a generator."""
     generator = torch.Generator().manual_seed(0)
     network = LevelMLP(128, 4, generator=generator)
-    average = ema_copy(network)
-    config = TrainConfig(updates=10**9, batch=BATCH)
+    schedule = NoiseSchedule.stable_diffusion()
+    return spiral(COMPONENTS), schedule, network, ema_copy(network), generator
+
+
+def training(what: str) -> Iterator[TrainState]:
+    """A loop of the library that trains one of ``TRAININGS``, for as long as it is asked."""
+    mixture, schedule, network, average, generator = toy_problem()
+    options = {"generator": generator, "config": TrainConfig(updates=10**9, batch=BATCH)}
     if what == "teacher":
-        return train_teacher(
-            schedule, mixture.sample,
-            network=network, average=average, generator=generator, config=config,
-        )  # fmt: skip
+        return train_teacher(schedule, mixture.sample, network=network, average=average, **options)
     distill = DistillConfig(
         gammas=TRAININGS[what], conditioning="level", coupling="linear",
         student_prediction_type="v_prediction",
     )  # fmt: skip
     return train_student(
         SubPathDistiller(schedule, distill), mixture.sample, teacher=mixture.network(schedule),
-        student=network, target=average, generator=generator, config=config,
+        student=network, target=average, **options,
     )  # fmt: skip
 
 
 def bare_update(what: str) -> Callable[[], None]:
     """The passes of one update of :func:`training`, always on one batch, as a function.
 
-    A student's update has a forward pass of teacher and target, without gradient; then, as a
-    teacher's, a forward and a backward pass of the trained network, AdamW's step and the moving
-    average. The loss is a squared distance to fixed numbers.
+    A student's begins with a forward pass of teacher and target, without gradient.
     """
-    mixture, schedule = spiral(COMPONENTS), NoiseSchedule.stable_diffusion()
-    generator = torch.Generator().manual_seed(0)
-    network = LevelMLP(128, 4, generator=generator)
-    average = ema_copy(network)
+    mixture, schedule, network, average, generator = toy_problem()
     teacher = mixture.network(schedule)
     x, wanted = (torch.randn(BATCH, 2, generator=generator) for _ in range(2))
     t = torch.randint(len(schedule), (BATCH,), generator=generator)
@@ -262,15 +236,8 @@ def bare_update(what: str) -> Callable[[], None]:
     return update
 
 
-def core(repeat: int) -> Iterator[Row]:
-    """All rows of ``core``, as they are measured."""
-    yield from trajectories(repeat)
-    yield from steps(repeat)
-    yield from imports(repeat)
-
-
-def toy(repeat: int) -> Iterator[Row]:
-    """All rows of ``toy``, as they are measured."""
+def loops(repeat: int) -> Iterator[Row]:
+    """One update of each training loop against its bare passes, and SLAM's against another's."""
     for what in TRAININGS:
         bare, states = bare_update(what), training(what)
         yield f"update of {what}", *compare(bare, lambda: next(states), 4 * repeat)  # noqa: B023
@@ -281,20 +248,18 @@ def toy(repeat: int) -> Iterator[Row]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m slam_edu.bench",
-        description="What the library costs over the bare computation.",
-    )
+    parser = argparse.ArgumentParser("python -m slam_edu.bench", description="Ratios of costs.")
     parser.add_argument("what", choices=["core", "toy"], help="which table")
     parser.add_argument("--repeat", type=int, default=5, help="measurements per row (default: 5)")
     options = parser.parse_args(argv)
     if options.repeat < 1:
         parser.error(f"--repeat is {options.repeat}; allowed: an integer >= 1")
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, one thread, medians of {options.repeat} or more")
+    print(f"torch {torch.__version__}, one thread, medians of CPU time")
     header = f"{'':<50}{'bare (ms)':>11}{'ours (ms)':>11}{'ratio':>8}"
     print(header, "-" * len(header), sep="\n")
-    for name, bare, ours in {"core": core, "toy": toy}[options.what](options.repeat):
+    parts = {"core": (trajectories, steps, imports), "toy": (loops,)}[options.what]
+    for name, bare, ours in itertools.chain.from_iterable(part(options.repeat) for part in parts):
         print(f"{name:<50}{1e3 * bare:>11.2f}{1e3 * ours:>11.2f}{ours / bare:>8.2f}", flush=True)
     return 0
 
