@@ -1,13 +1,13 @@
 r"""Figures of any text-to-image pipeline: do images match the prompts, are they like real ones.
 
-The eyes are a CLIP model's (Radford et al. 2021), which embeds images and texts in one space.
+A CLIP model judges (Radford et al. 2021), which embeds images and texts in one space.
 
 - CLIP score (Hessel et al. 2021): :math:`100 \cos(\text{image}, \text{prompt})`, mean over the
   prompts. Good images of photographs' captions have about 25 to 35, by the model.
-- Fréchet and kernel distance between two sets of images (see
-  :func:`slam_edu.metrics.feature_distances`) on CLIP's image embeddings. They are **not**
-  the "FID" and "KID" of papers, which are measured on features of Inception v3: compare them with
-  each other alone. A Fréchet distance needs many more images than an embedding has numbers.
+- Fréchet and kernel distance between two sets of images
+  (:func:`slam_edu.metrics.feature_distances`) on CLIP's image embeddings. They are **not** the
+  "FID" and "KID" of papers, which are measured on features of Inception v3: compare them with each
+  other alone. A Fréchet distance needs many more images than an embedding has numbers.
 
 All pipelines draw the prompt number i from the noise of (seed, i), and what is compared is the
 number of network calls, which are counted where they happen: guidance takes two a step.
@@ -19,12 +19,11 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -32,8 +31,9 @@ from torch.nn import functional
 from slam_edu._validation import check_choice, check_count
 from slam_edu.io import atomic_path
 from slam_edu.metrics import feature_distances
-from slam_edu.sd.teacher import folder_or_download, quiet
+from slam_edu.sd.teacher import folder_or_download, load_pipeline_folder, model_folder, quiet
 from slam_edu.seeding import sample_generator
+from slam_edu.shipped import shipped
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
@@ -41,16 +41,20 @@ if TYPE_CHECKING:
 
     Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 
-#: The default eyes, at one commit. ViT-B/32's own repository has its weights as a pickle alone.
+#: The default judge, at one commit. ViT-B/32's own repository has its weights as a pickle alone.
 CLIP = ("openai/clip-vit-large-patch14", "32bd64288804d66eefd0ccbe215aa642df71cc41")
 SAMPLERS = ("lcm", "ddim", "dpmpp_2m")
 #: Guidance w of a pipeline that is not distilled, where none is given: diffusers' scale of 7.5.
 GUIDANCE = 6.5
 STEPS = (1, 2, 4, 8)
+CLIP_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 
 
 class ClipScorer:
     """Judges images by a CLIP model.
+
+    torchmetrics' CLIPScore keeps no embeddings, which the distances need, and loads no pinned
+    commit.
 
     Args:
         model: a folder with the model, its tokenizer and its image processor, or an id on the
@@ -60,7 +64,7 @@ class ClipScorer:
         batch: images or texts at a time.
 
     Attributes:
-        name: what was asked for, with the commit.
+        name: the model and its commit.
         width: D, numbers of an embedding.
 
     Raises:
@@ -79,60 +83,62 @@ class ClipScorer:
     ) -> None:
         if revision is None and model == CLIP[0]:
             revision = CLIP[1]
-        folder = folder_or_download(str(model), revision, lambda: _download(model, revision))
+
+        def download() -> str:
+            from huggingface_hub import snapshot_download
+
+            # No pickles: a repository without safetensors is then one without weights.
+            files = ["*.json", "*.txt", "model.safetensors"]
+            return snapshot_download(model, revision=revision, allow_patterns=files)
+
+        folder = folder_or_download(str(model), revision, download)
         self.name = str(model) if revision is None else f"{model}@{revision}"
         self.device, self.batch = torch.device(device), batch
-        self._load(folder)
+        for name in CLIP_FILES:
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"{str(folder)!r} lacks {name}; allowed: the folder of a CLIP model with "
+                    f"weights in safetensors"
+                )
+        with quiet():
+            self._load(folder)
+        self.model.eval().requires_grad_(False).to(self.device)
         self.width: int = self.model.config.projection_dim
 
     def _load(self, folder: Path) -> None:
-        with quiet():
-            import transformers
+        import transformers
+        from safetensors import SafetensorError
 
-            # Pillow's resizing, with and without torchvision; older versions have it by this name.
-            processor = getattr(
-                transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor
+        # Pillow's resizing, with and without torchvision; older versions have it by this name.
+        processor = getattr(transformers, "CLIPImageProcessorPil", transformers.CLIPImageProcessor)
+        try:
+            self.model, found = transformers.CLIPModel.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True,
+                output_loading_info=True,
+            )  # fmt: skip
+            if found["missing_keys"]:  # they would be drawn at random
+                raise ValueError(f"its weights lack {sorted(found['missing_keys'])[0]}")
+            self.tokenizer = transformers.CLIPTokenizer.from_pretrained(
+                folder, local_files_only=True
             )
-            for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
-                if not (folder / name).is_file():
-                    raise FileNotFoundError(
-                        f"{str(folder)!r} lacks {name}; allowed: the folder of a CLIP model with "
-                        f"weights in safetensors"
-                    )
-            from safetensors import SafetensorError
-
-            try:
-                self.model, found = transformers.CLIPModel.from_pretrained(
-                    folder, dtype=torch.float32, local_files_only=True, use_safetensors=True,
-                    output_loading_info=True,
-                )  # fmt: skip
-                if found["missing_keys"]:  # they would be drawn at random
-                    raise ValueError(f"its weights lack {sorted(found['missing_keys'])[0]}")
-                self.tokenizer = transformers.CLIPTokenizer.from_pretrained(
-                    folder, local_files_only=True
-                )
-                self.processor = processor.from_pretrained(folder, local_files_only=True)
-            except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
-                raise ValueError(
-                    f"{str(folder)!r} cannot be loaded ({error}); allowed: the folder of a CLIP "
-                    f"model"
-                ) from error
-        self.model.eval().requires_grad_(False).to(self.device)
+            self.processor = processor.from_pretrained(folder, local_files_only=True)
+        except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
+            raise ValueError(
+                f"{str(folder)!r} cannot be loaded ({error}); allowed: the folder of a CLIP model"
+            ) from error
 
     @torch.no_grad()
     def image_features(self, images: Tensor | Sequence[Image]) -> Tensor:
         r"""Embeddings of images, of length :math:`\sqrt D`, on the CPU: (B, D), float32.
 
-        At that length the kernel distance's product a·b/D is the cosine.
-
-        Args:
-            images: of shape (B, 3, H, W), in [-1, 1], or B of Pillow's.
+        At that length the kernel distance's product a·b/D is the cosine. The images are of shape
+        (B, 3, H, W), in [-1, 1], or B of Pillow's.
         """
         found = []
         for i in range(0, len(images), self.batch):
             part = images[i : i + self.batch]
             if isinstance(part, Tensor):
-                part = _pictures(part)
+                part = ((part + 1) * 127.5).round().clamp(0, 255).byte()
             pixels = self.processor(images=list(part), return_tensors="pt")["pixel_values"]
             seen = self.model.vision_model(pixel_values=pixels.to(self.device)).pooler_output
             found.append(self._scaled(self.model.visual_projection(seen)))
@@ -140,11 +146,7 @@ class ClipScorer:
 
     @torch.no_grad()
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        """Embeddings of texts, as :meth:`image_features`; what is too long is cut off.
-
-        Args:
-            texts: B of them.
-        """
+        """Embeddings of B texts, as :meth:`image_features`; what is too long is cut off."""
         found = []
         for i in range(0, len(texts), self.batch):
             tokens = self.tokenizer(
@@ -163,11 +165,7 @@ class ClipScorer:
         return functional.normalize(embeddings, dim=1).cpu() * math.sqrt(embeddings.shape[1])
 
     def scores(self, features: Tensor, prompts: Sequence[str]) -> Tensor:
-        """CLIP scores, 100 times the cosine of each image and its prompt, of shape (B,).
-
-        Args:
-            features: of :meth:`image_features`, of shape (B, D).
-            prompts: B of them.
+        """CLIP scores (B,) of :meth:`image_features` (B, D) and their B prompts.
 
         Raises:
             ValueError: for unlike numbers of images and prompts.
@@ -191,7 +189,7 @@ def evaluate_pipeline(
     reference: Tensor | None = None,
     batch: int = 8,
 ) -> list[dict[str, Any]]:
-    """Draw images for prompts and judge them, a row a number of steps.
+    """Draw an image a prompt and judge them, a row a number of steps.
 
     Args:
         pipeline: draws, by its own call at its own size; on its device, in its dtype.
@@ -217,7 +215,17 @@ def evaluate_pipeline(
         ValueError: for no prompt, an unknown sampler, guidance with ``"lcm"``, a number of steps
             below 1, a reference of another width, or images with a NaN.
     """
-    sampler, guidance = _setting(pipeline, sampler, guidance)
+    distilled = type(pipeline.scheduler).__name__ == "LCMScheduler"
+    sampler = sampler or ("lcm" if distilled else "ddim")
+    check_choice(sampler, SAMPLERS, "sampler")
+    w = (0.0 if sampler == "lcm" else GUIDANCE) if guidance is None else float(guidance)
+    if not 0 <= w <= 100:
+        raise ValueError(f"guidance is {guidance!r}; allowed: from 0 to 100")
+    if sampler == "lcm" and w:
+        raise ValueError(
+            f"guidance is {w:g} with the sampler 'lcm'; allowed: 0, because a student has its "
+            f"guidance in its weights"
+        )
     check_count(batch, "batch")
     for count in steps:
         check_count(count, "steps", high=1000)
@@ -228,42 +236,24 @@ def evaluate_pipeline(
             f"the reference has shape {tuple(reference.shape)}; allowed: (n, {scorer.width}), "
             f"features of this scorer"
         )
-    rows = []
+    rows, n = [], len(prompts)
     with _sampled_by(pipeline, sampler):
         for count in steps:
             started = time.perf_counter()
-            features, calls = _draw(pipeline, prompts, count, guidance, seed, batch, scorer)
-            seconds = (time.perf_counter() - started) / len(prompts)
+            features, calls = _draw(pipeline, prompts, count, w, seed, batch, scorer)
+            seconds = (time.perf_counter() - started) / n
             scores = scorer.scores(features, prompts).double()
             row: dict[str, Any] = {
-                "sampler": sampler, "steps": count, "guidance": guidance, "calls": calls,
-                "images": len(prompts), "clip_score": float(scores.mean()),
+                "sampler": sampler, "steps": count, "guidance": w, "calls": calls, "images": n,
+                "clip_score": float(scores.mean()),
             }  # fmt: skip
-            if len(prompts) > 1:
-                row["clip_score_error"] = float(scores.std()) / math.sqrt(len(prompts))
+            if n > 1:
+                row["clip_score_error"] = float(scores.std()) / math.sqrt(n)
             if reference is not None:
                 distances = feature_distances(reference, features)
                 row |= dict(zip(("frechet", "kernel", "kernel_std"), distances, strict=True))
             rows.append(row | {"seconds_per_image": round(seconds, 3)})
     return rows
-
-
-def _setting(pipeline: Pipeline, sampler: str | None, guidance: float | None) -> tuple[str, float]:
-    """Sampler and guidance, or what fits the pipeline."""
-    distilled = type(pipeline.scheduler).__name__ == "LCMScheduler"
-    if sampler is None:
-        sampler = "lcm" if distilled else "ddim"
-    check_choice(sampler, SAMPLERS, "sampler")
-    if guidance is None:
-        guidance = 0.0 if sampler == "lcm" else GUIDANCE
-    if not 0 <= guidance <= 100:
-        raise ValueError(f"guidance is {guidance!r}; allowed: from 0 to 100")
-    if sampler == "lcm" and guidance:
-        raise ValueError(
-            f"guidance is {guidance:g} with the sampler 'lcm'; allowed: 0, because a student has "
-            f"its guidance in its weights"
-        )
-    return sampler, float(guidance)
 
 
 @contextmanager
@@ -297,31 +287,22 @@ def _sampled_by(pipeline: Pipeline, sampler: str) -> Iterator[None]:
 
 @torch.no_grad()
 def _draw(
-    pipeline: Pipeline,
-    prompts: Sequence[str],
-    steps: int,
-    guidance: float,
-    seed: int,
-    batch: int,
-    scorer: ClipScorer,
-) -> tuple[Tensor, float]:
+    pipeline: Pipeline, prompts: Sequence[str], steps: int, guidance: float, seed: int,
+    batch: int, scorer: ClipScorer,
+) -> tuple[Tensor, float]:  # fmt: skip
     """Features of the images, and network calls an image. Images are not kept: they are large."""
-    rows = []
+    features, rows = [], []
     hook = pipeline.unet.register_forward_pre_hook(
         lambda _unet, args, kwargs: rows.append(len(args[0] if args else kwargs["sample"])),
         with_kwargs=True,
     )
-    features = []
     try:
         for i in range(0, len(prompts), batch):
             part = list(prompts[i : i + batch])
             images = pipeline(
-                part,
-                num_inference_steps=steps,
-                guidance_scale=guidance + 1,
+                part, num_inference_steps=steps, guidance_scale=guidance + 1, output_type="pt",
                 generator=[sample_generator(seed, i + j) for j in range(len(part))],
-                output_type="pt",
-            ).images.float()
+            ).images.float()  # fmt: skip
             if not bool(torch.isfinite(images).all()):
                 raise ValueError(
                     f"images of {steps} steps hold a NaN or Inf in {pipeline.vae.dtype}; allowed: "
@@ -333,28 +314,8 @@ def _draw(
     return torch.cat(features), sum(rows) / len(prompts)
 
 
-def _pictures(images: Tensor) -> list[Image]:
-    """Images (B, 3, H, W) in [-1, 1] as Pillow's."""
-    from PIL import Image
-
-    values = ((images + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(np.ascontiguousarray(value)) for value in values]
-
-
-def _download(model: str, revision: str | None) -> str:
-    from huggingface_hub import snapshot_download
-
-    # No pickles: a repository without safetensors is then one without weights.
-    files = ["*.json", "*.txt", "model.safetensors"]
-    return snapshot_download(model, revision=revision, allow_patterns=files)
-
-
 def real_features(folder: Path, scorer: ClipScorer) -> Tensor:
-    """Features of a folder's images and of those in folders below, of shape (n, D).
-
-    Args:
-        folder: PNG, JPEG, WebP or BMP files.
-        scorer: whose features.
+    """Features (n, D) of a folder's images and of those in folders below.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -371,102 +332,27 @@ def real_features(folder: Path, scorer: ClipScorer) -> Tensor:
             f"more"
         )
     found = []
-    for i in range(0, len(paths), scorer.batch):
-        pictures = []
-        for path in paths[i : i + scorer.batch]:
-            try:
-                pictures.append(read_image(path))
-            except RejectedError as error:
-                raise ValueError(f"{str(path)!r} is {error}; allowed: an image") from error
-        found.append(scorer.image_features(pictures))
+    for path in paths:
+        try:
+            found.append(scorer.image_features([read_image(path)]))
+        except RejectedError as error:
+            raise ValueError(f"{str(path)!r} is {error}; allowed: an image") from error
     return torch.cat(found)
 
 
-# -------------------------------------------------------------------- slam-edu evaluate
+def figures_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Rows with the same names as lines of a Markdown table; numbers are rounded."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
 
+    def text(value: object) -> str:
+        return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Of ``slam-edu evaluate`` for a pipeline of any kind."""
-    parser.add_argument(
-        "model", metavar="MODEL", help="a pipeline's folder, or an id on the Hugging Face hub"
-    )
-    parser.add_argument("--revision", help="the commit of an id")
-    parser.add_argument("--variant", help="which of its weight files, such as fp16")
-    parser.add_argument(
-        "--prompts",
-        type=Path,
-        metavar="FILE",
-        help="one prompt a line; default: the shipped list of everyday things",
-    )
-    parser.add_argument(
-        "--real", type=Path, metavar="FOLDER", help="of images, to measure distances to"
-    )
-    parser.add_argument("--steps", type=int, nargs="+", default=list(STEPS), metavar="N")
-    parser.add_argument(
-        "--sampler", choices=SAMPLERS, help="default: lcm for a student, ddim for others"
-    )
-    parser.add_argument(
-        "--guidance", type=float, metavar="W",
-        help=f"diffusers' scale less 1; default: 0 for a student, {GUIDANCE:g} for others",
-    )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0, help="of the noise")
-    parser.add_argument("--batch", type=int, default=8, help="images at a time")
-    parser.add_argument(
-        "--clip", default=CLIP[0], metavar="MODEL",
-        help=f"folder or id of the CLIP model that judges; default {CLIP[0]}",
-    )  # fmt: skip
-    parser.add_argument("--clip-revision", help="the commit of an id")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the results as JSON")
-
-
-def run(options: argparse.Namespace) -> int:
-    """Measure and print a pipeline's figures; returns the exit status."""
-    from slam_edu.sd.data import read_prompts
-    from slam_edu.sd.export import figures_table
-    from slam_edu.sd.teacher import load_pipeline_folder, model_folder
-
-    prompts = read_prompts(options.prompts)
-    device = options.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.float16 if device == "cuda" else torch.float32
-    folder: str | Path = options.model
-    if options.model != "digits":
-        folder = model_folder(options.model, options.revision, options.variant)
-    pipeline = load_pipeline_folder(folder, variant=options.variant, dtype=dtype).to(device)
-    scorer = ClipScorer(options.clip, options.clip_revision, device=device)
-    reference = real_features(options.real, scorer) if options.real is not None else None
-    rows = evaluate_pipeline(
-        pipeline, prompts, scorer=scorer, steps=options.steps, sampler=options.sampler,
-        guidance=options.guidance, seed=options.seed, reference=reference, batch=options.batch,
-    )  # fmt: skip
-    print("\n".join(figures_table(rows)))
-    if reference is not None:
-        print(f"\nDistances are on embeddings of {scorer.name}; they are not Inception's FID.")
-    if options.out is not None:
-        results = {
-            "model": str(options.model), "revision": options.revision, "seed": options.seed,
-            "prompts": len(prompts), "scorer": scorer.name, "device": device,
-            "dtype": str(dtype).removeprefix("torch."), "real": _count(reference), "rows": rows,
-            "distances": "Fréchet and kernel distance on CLIP embeddings, not Inception's",
-        }  # fmt: skip
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(options.out) as temporary:
-            text = json.dumps(results, indent=1, ensure_ascii=False)
-            temporary.write_text(text + "\n", "utf-8")
-    return 0
-
-
-def _count(reference: Tensor | None) -> int | None:
-    return None if reference is None else len(reference)
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    return lines + ["| " + " | ".join(text(row.get(n)) for n in names) + " |" for row in rows]
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """What :func:`run` wrote.
-
-    Args:
-        path: of the file.
+    """What ``slam-edu evaluate --out`` wrote.
 
     Raises:
         FileNotFoundError: if it is not there.
@@ -484,3 +370,70 @@ def read_results(path: Path) -> dict[str, Any]:
             f"{str(path)!r} cannot be read ({error}); allowed: a file of `slam-edu evaluate --out`"
         ) from error
     return results
+
+
+# -------------------------------------------------------------------- slam-edu evaluate
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Of ``slam-edu evaluate`` for a pipeline of any kind."""
+    for name, options in {
+        "model": {"metavar": "MODEL",
+                  "help": "a pipeline's folder, or an id on the Hugging Face hub"},
+        "--revision": {"help": "the commit of an id"},
+        "--variant": {"help": "which of its weight files, such as fp16"},
+        "--prompts": {"type": Path, "metavar": "FILE",
+                      "help": "one prompt a line; default: the shipped list of everyday things"},
+        "--real": {"type": Path, "metavar": "FOLDER",
+                   "help": "of images, to measure distances to"},
+        "--steps": {"type": int, "nargs": "+", "default": list(STEPS), "metavar": "N"},
+        "--sampler": {"choices": SAMPLERS, "help": "default: lcm for a student, ddim for others"},
+        "--guidance": {"type": float, "metavar": "W",
+                       "help": "diffusers' scale less 1; default: 0 for a student, "
+                               f"{GUIDANCE:g} for others"},
+        "--seed": {"type": int, "default": 0, "help": "of the noise"},
+        "--batch": {"type": int, "default": 8, "help": "images at a time"},
+        "--clip": {"default": CLIP[0], "metavar": "MODEL",
+                   "help": f"folder or id of the CLIP model that judges; default {CLIP[0]}"},
+        "--clip-revision": {"help": "the commit of an id"},
+        "--device": {"choices": ("auto", "cpu", "cuda", "mps"), "default": "auto"},
+        "--out": {"type": Path, "metavar": "FILE", "help": "write the results as JSON"},
+    }.items():  # fmt: skip
+        parser.add_argument(name, **options)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure and print a pipeline's figures; returns the exit status."""
+    from slam_edu.sd.data import read_prompts
+
+    prompts = read_prompts(options.prompts)
+    device = options.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.float16 if device == "cuda" else torch.float32
+    folder: str | Path = options.model
+    if shipped(options.model) is None:
+        folder = model_folder(options.model, options.revision, options.variant)
+    pipeline = load_pipeline_folder(folder, variant=options.variant, dtype=dtype).to(device)
+    scorer = ClipScorer(options.clip, options.clip_revision, device=device)
+    reference = real_features(options.real, scorer) if options.real is not None else None
+    rows = evaluate_pipeline(
+        pipeline, prompts, scorer=scorer, steps=options.steps, sampler=options.sampler,
+        guidance=options.guidance, seed=options.seed, reference=reference, batch=options.batch,
+    )  # fmt: skip
+    print("\n".join(figures_table(rows)))
+    if reference is not None:
+        print(f"\nDistances are on embeddings of {scorer.name}; they are not Inception's FID.")
+    if options.out is not None:
+        results = {
+            "model": str(options.model), "revision": options.revision, "seed": options.seed,
+            "prompts": len(prompts), "scorer": scorer.name, "device": device,
+            "dtype": str(dtype).removeprefix("torch."),
+            "real": None if reference is None else len(reference), "rows": rows,
+            "distances": "Fréchet and kernel distance on CLIP embeddings, not Inception's",
+        }  # fmt: skip
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(options.out) as temporary:
+            text = json.dumps(results, indent=1, ensure_ascii=False)
+            temporary.write_text(text + "\n", "utf-8")
+    return 0
