@@ -372,57 +372,38 @@ class DatasetsSource(MapSource):
                 f"slam_edu[data]`",
                 name=error.name,
             ) from error
-        rows = self._load(datasets)
-        if isinstance(rows, dict):
-            if "train" not in rows and len(rows) != 1:
-                raise ValueError(
-                    f"{self.path!r} has the splits {', '.join(map(repr, rows))}; allowed: one "
-                    f"split, or one named 'train'"
-                )
-            rows = rows.get("train", next(iter(rows.values())))
-        return self._columns(rows, datasets.Image(decode=False))
-
-    def _columns(self, rows: Dataset, image: Any) -> Dataset:
-        columns = list(self.columns.values())
-        for column in columns:
-            if column not in rows.column_names:
-                raise ValueError(
-                    f"{self.path!r} has no column {column!r}; allowed as image_column and "
-                    f"caption_column: {', '.join(map(repr, rows.column_names))}"
-                )
-        kinds = [rows.features[column] for column in columns]
         try:
-            if getattr(kinds[1], "dtype", None) not in ("string", "large_string"):
-                raise TypeError
-            return rows.select_columns(columns).cast_column(columns[0], image)
-        except Exception as error:  # what Arrow raises depends on the column's type
-            raise ValueError(
-                f"the columns {columns} of {self.path!r} hold {kinds[0]} and {kinds[1]}; allowed: "
-                f"images as image_column, text as caption_column"
-            ) from error
-
-    def _load(self, datasets: Any) -> Any:
-        path = Path(self.path)
-        try:
-            if not self.local:
-                return datasets.load_dataset(self.path, revision=self.revision)
-            if path.is_file():
-                return datasets.load_dataset("parquet", data_files=self.path)
-            if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-                return datasets.load_from_disk(self.path)
-            return datasets.load_dataset(self.path)
+            rows = self._load(datasets)
+            if isinstance(rows, dict):
+                if "train" not in rows and len(rows) != 1:
+                    raise ValueError(f"the splits are {[*rows]}; allowed: one, or one 'train'")
+                rows = rows.get("train", next(iter(rows.values())))
+            image, caption = self.columns.values()
+            return rows.select_columns([image, caption]).cast_column(
+                image, datasets.Image(decode=False)
+            )
         except ConnectionError as error:
             raise ConnectionError(
                 f"the data set {self.path!r} cannot be fetched ({error}). Connect to the network; "
                 f"or fetch it elsewhere with `hf download {self.path} --repo-type dataset "
                 f"--revision {self.revision} --local-dir FOLDER` and set data_path=FOLDER"
             ) from error
-        except Exception as error:  # the library's own kinds, and its readers'
+        except Exception as error:  # the library's own kinds, its readers' and Arrow's
             raise ValueError(
-                f"{self.path!r} cannot be loaded by the datasets library ({error}); allowed: a "
-                f"folder or file that it reads, or an id on the hub that you may read (`hf auth "
-                f"login` for a gated one)"
+                f"{self.path!r} cannot be loaded by the datasets library ({error}); allowed: "
+                f"a folder or file that it reads, or an id on the hub that you may read (`hf auth "
+                f"login` for a gated one), with images and text in its columns {self.columns}"
             ) from error
+
+    def _load(self, datasets: Any) -> Any:
+        path = Path(self.path)
+        if not self.local:
+            return datasets.load_dataset(self.path, revision=self.revision)
+        if path.is_file():
+            return datasets.load_dataset("parquet", data_files=self.path)
+        if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+            return datasets.load_from_disk(self.path)
+        return datasets.load_dataset(self.path)
 
 
 def _picture(image: dict[str, Any] | None) -> bytes | Path:
