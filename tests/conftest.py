@@ -1,8 +1,9 @@
-"""Settings of the test run."""
+"""Settings of the test run: no network, one thread a process, the longest first."""
 
 import os
 
 import torch
+from xdist.scheduler import LoadFileScheduling
 
 # diffusers and transformers are used from what is installed: no test asks the network for a thing.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -11,20 +12,38 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 # Small tensors: threads would only compete with the other workers.
 torch.set_num_threads(1)
 
-# Files that take half a minute and more. Each belongs to one process (`--dist loadfile`), and
-# begins before all others, so that no process works on alone at the end.
-SLOW = (
-    "tests/sd/test_run.py",
-    "tests/editions/test_editions.py",
+# What takes longest, in this order; all else follows as it is. The lessons order themselves.
+FIRST = (
+    "tests/browser/test_lab.py",
     "tests/editions/test_classroom.py",
-    "tests/checks/test_robust.py",
-    "tests/test_colab.py",
-    "tests/test_wheel.py",
-    "tests/digits/test_students.py",
-    "tests/digits/test_shipped.py",
+    "tests/editions/test_editions.py",
+    "tests/sd/test_run.py",
+    "tests/site/",
+    "tests/course/test_colab.py",
+    "tests/tools/test_wheel.py",
 )
 
 
 def pytest_collection_modifyitems(items):
-    """The slow files first; everything else stays in its order."""
-    items.sort(key=lambda item: not item.path.as_posix().endswith(SLOW))
+    def place(item):
+        name = item.nodeid.partition("::")[0]
+        return next((i for i, first in enumerate(FIRST) if name.startswith(first)), len(FIRST))
+
+    items.sort(key=place)
+
+
+class Units(LoadFileScheduling):
+    """A process gets a file at a time, but the lessons in the browser one by one.
+
+    The website's files go together, so that it is built once.
+    """
+
+    def _split_scope(self, nodeid):
+        file = nodeid.partition("::")[0]
+        if "::test_lesson[" in nodeid and "browser" in file:
+            return nodeid
+        return "tests/site" if file.startswith("tests/site/") else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return Units(config, log)

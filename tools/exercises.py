@@ -79,7 +79,7 @@ def find_exercises(nb: NotebookNode) -> list[Exercise]:
     """The exercises of a lesson, in order.
 
     Raises:
-        ValueError: there are none, or the tags do not fit together; one sentence per fault.
+        ValueError: there are none, or the tags do not fit together; a sentence a fault.
     """
     starts = [
         (index, match)
@@ -87,8 +87,10 @@ def find_exercises(nb: NotebookNode) -> list[Exercise]:
         if cell.cell_type == "markdown"
         for match in _HEADING.finditer(cell.source)
     ]
+    if not starts:
+        raise ValueError("there is no heading `## Exercise 1: …`")
     ends = [index for index, _ in starts[1:]] + [len(nb.cells)]
-    found, faults = [], [] if starts else ["there is no heading `## Exercise 1: …`"]
+    found, faults = [], []
     for count, ((start, match), end) in enumerate(zip(starts, ends, strict=True), start=1):
         try:
             if int(match[1]) != count:

@@ -1,4 +1,4 @@
-"""The browser, or a clear word that there is none."""
+"""The browser, or a clear word that there is none, and a JupyterLab for a process's tests."""
 
 import os
 
@@ -14,21 +14,31 @@ NO_BROWSER = (
 )
 
 
-def pytest_runtest_setup(item):
-    """Without a browser its tests are skipped; in CI, where nothing may be skipped, they fail.
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium; None without one, except in CI, where nothing may be skipped."""
+    path = find_browser()
+    if path is None:
+        assert not os.environ.get("CI"), NO_BROWSER
+        yield None
+        return
+    with sync_playwright() as playwright:
+        browser = lab.launch(playwright, path)
+        yield browser
+        browser.close()
 
-    Here and not in the fixture, so that pytest's summary has one line for all of them.
-    """
-    if item.get_closest_marker("browser") and find_browser() is None:
-        if os.environ.get("CI"):
-            pytest.fail(NO_BROWSER, pytrace=False)
+
+@pytest.fixture
+def chromium(browser):
+    """The browser, for a test that is nothing without one."""
+    if browser is None:
         pytest.skip(NO_BROWSER)
+    return browser
 
 
 @pytest.fixture(scope="session")
-def browser():
-    """A headless Chromium."""
-    with sync_playwright() as playwright:
-        browser = lab.launch(playwright, find_browser())
-        yield browser
-        browser.close()
+def server(tmp_path_factory):
+    """A JupyterLab on a folder of its own."""
+    with lab.serve(tmp_path_factory.mktemp("lab")) as server:
+        assert lab.refuses_strangers(server), "JupyterLab answers without its token"
+        yield server

@@ -1,10 +1,10 @@
 """A notebook in JupyterLab, in a real browser: opened, run, and its explorers moved.
 
-    with open_lab(folder, "lesson.ipynb", browser) as page:
+    with serve(folder) as server, open_lab(server, "lesson.ipynb", browser) as page:
         run_all(page, seconds=600)
         for explorer in explorers(page):
             for control in controls(explorer):
-                milliseconds = move(explorer, control)
+                move(explorer, control)
 
 JupyterLab is started as `make lab` starts it, with throw-away settings. An *explorer* is any
 widget with the CSS class `slam-explorer`; it holds sliders or menus, and one image (class
@@ -67,25 +67,28 @@ class LabError(AssertionError):
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """A running JupyterLab."""
+    """A running JupyterLab on a folder."""
 
     url: str
     token: str
+    folder: Path
 
 
-def strip_outputs(source: Path, target: Path) -> None:
-    """Copy a notebook without outputs: what is seen later was made in the browser."""
+def copy_lesson(source: Path, server: Server) -> str:
+    """A lesson in the server's folder, without outputs: what is seen later was made there."""
     nb = nbformat.read(source, as_version=4)
     nb.metadata.pop("widgets", None)
     for cell in nb.cells:
         if cell.cell_type == "code":
-            cell.outputs = []
-            cell.execution_count = None
-    nbformat.write(nb, target)
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(nb, server.folder / source.name)
+    if (source.parent / "img").is_dir():
+        shutil.copytree(source.parent / "img", server.folder / "img", dirs_exist_ok=True)
+    return source.name
 
 
 @contextmanager
-def serve(folder: Path, notebook: str) -> Iterator[Server]:
+def serve(folder: Path) -> Iterator[Server]:
     """JupyterLab on `folder`, as `make lab` starts it, with settings that are thrown away.
 
     Raises:
@@ -111,11 +114,11 @@ def serve(folder: Path, notebook: str) -> Iterator[Server]:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         extra = ["--no-browser", f"--ServerApp.port={port}"]
-        command = lab_command(Path(sys.executable), folder, notebook, extra)
+        command = lab_command(Path(sys.executable), folder, "", extra)
         with open(home / "log", "w+b") as log:
             process = subprocess.Popen(command, cwd=folder, env=environ, stdout=log, stderr=log)
             try:
-                yield _wait_for_server(process, home)
+                yield _wait_for_server(process, home, folder)
             finally:
                 process.terminate()
                 try:
@@ -125,7 +128,7 @@ def serve(folder: Path, notebook: str) -> Iterator[Server]:
                     process.wait()
 
 
-def _wait_for_server(process: subprocess.Popen, home: Path) -> Server:
+def _wait_for_server(process: subprocess.Popen, home: Path, folder: Path) -> Server:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
         # Jupyter writes its address and its token into this file once it listens.
@@ -135,7 +138,7 @@ def _wait_for_server(process: subprocess.Popen, home: Path) -> Server:
                 urllib.request.urlopen(record["url"] + "login", timeout=5).close()
             except (ValueError, OSError):  # half written; not yet listening
                 continue
-            return Server(url=record["url"], token=record["token"])
+            return Server(url=record["url"], token=record["token"], folder=folder)
         time.sleep(0.1)
     log = (home / "log").read_text(errors="replace")[-3000:]
     raise LabError(f"JupyterLab did not start within a minute:\n{log}")
@@ -148,6 +151,19 @@ def refuses_strangers(server: Server) -> bool:
     except urllib.error.HTTPError as error:
         return error.code == 403
     return False
+
+
+def end_kernels(server: Server) -> None:
+    """Shut the kernels down, so that their memory is free for the next lesson."""
+
+    def ask(path: str, method: str) -> bytes:
+        headers = {"Authorization": f"token {server.token}"}
+        request = urllib.request.Request(server.url + path, method=method, headers=headers)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.read()
+
+    for kernel in json.loads(ask("api/kernels", "GET")):
+        ask(f"api/kernels/{kernel['id']}", "DELETE")
 
 
 def launch(playwright: Playwright, executable: str) -> Browser:
@@ -168,22 +184,19 @@ def launch(playwright: Playwright, executable: str) -> Browser:
 
 
 @contextmanager
-def open_lab(folder: Path, notebook: str, browser: Browser) -> Iterator[Page]:
-    """A page with `folder/notebook` open in JupyterLab and its kernel ready."""
-    with serve(folder, notebook) as server:
-        if not refuses_strangers(server):
-            raise LabError("JupyterLab answers without its token")
-        with _page(browser, notebook) as page:
-            page.goto(f"{server.url}lab/tree/{notebook}?reset&token={server.token}")
-            page.locator(f"{PANEL} .jp-Cell").first.wait_for(timeout=60_000)
-            # The status bar's word counts: the toolbar's circle says idle before a kernel exists,
-            # and "Run All" would then ask which kernel to use.
-            page.locator("#jp-bottom-panel", has_text="| Idle").wait_for(timeout=60_000)
-            yield page
+def open_lab(server: Server, notebook: str, browser: Browser) -> Iterator[Page]:
+    """A page with a notebook open in JupyterLab and its kernel ready."""
+    with _page(browser, notebook, server) as page:
+        page.goto(f"{server.url}lab/tree/{notebook}?reset&token={server.token}")
+        page.locator(f"{PANEL} .jp-Cell").first.wait_for(timeout=60_000)
+        # The status bar's word counts: the toolbar's circle says idle before a kernel exists,
+        # and "Run All" would then ask which kernel to use.
+        page.locator("#jp-bottom-panel", has_text="| Idle").wait_for(timeout=60_000)
+        yield page
 
 
 @contextmanager
-def _page(browser: Browser, name: str) -> Iterator[Page]:
+def _page(browser: Browser, name: str, server: Server) -> Iterator[Page]:
     """A page of its own; whatever fails on it leaves a screenshot."""
     context = browser.new_context(viewport={"width": 1280, "height": 1000})
     page = context.new_page()
@@ -197,12 +210,13 @@ def _page(browser: Browser, name: str) -> Iterator[Page]:
         raise
     finally:
         context.close()
+        end_kernels(server)
 
 
 @contextmanager
 def open_notebook(server: Server, notebook: str, browser: Browser) -> Iterator[Page]:
     """A page with a notebook open in Jupyter Notebook and its kernel ready."""
-    with _page(browser, f"{notebook}-notebook") as page:
+    with _page(browser, f"{notebook}-notebook", server) as page:
         page.goto(f"{server.url}notebooks/{notebook}?token={server.token}")
         page.locator(f"{PANEL} .jp-Cell").first.wait_for(timeout=60_000)
         # The circle says idle before a kernel exists; the kernel's name comes with the kernel.
@@ -218,7 +232,7 @@ def open_notebook(server: Server, notebook: str, browser: Browser) -> Iterator[P
 @contextmanager
 def open_voila(server: Server, notebook: str, browser: Browser, seconds: float) -> Iterator[Page]:
     """A page with what Voilà shows of a notebook, which it runs for that."""
-    with _page(browser, f"{notebook}-voila") as page:
+    with _page(browser, f"{notebook}-voila", server) as page:
         page.goto(
             f"{server.url}voila/render/{notebook}?token={server.token}", timeout=1000 * seconds
         )
@@ -273,8 +287,7 @@ def saved(page: Page, path: Path) -> NotebookNode:
         return bool(read)
 
     _wait_until(written, 30, f"{path.name} to be saved with its outputs")
-    normalise(read[0])
-    return read[0]
+    return normalise(read[0])
 
 
 def _check_outputs(page: Page) -> None:
@@ -298,9 +311,9 @@ def controls(explorer: Locator) -> list[Locator]:
 
 
 def move(
-    explorer: Locator, control: Locator, seconds: float = 10, keys: tuple[str, str] = ARROWS
-) -> float:
-    """Move a control by one step and wait for another picture; returns the milliseconds it took.
+    explorer: Locator, control: Locator, seconds: float = 30, keys: tuple[str, str] = ARROWS
+) -> None:
+    """Move a control by one step and wait for another picture.
 
     A slider is moved with a key, as by a learner without a mouse: the second one if it stands at
     its end already.
@@ -310,19 +323,16 @@ def move(
     """
     control.scroll_into_view_if_needed()
     before = _picture(explorer)["src"]
-    start = time.perf_counter()
     if control.evaluate("node => node.tagName") == "SELECT":
         chosen = control.evaluate("node => node.selectedIndex")
         count = control.evaluate("node => node.options.length")
         if count < 2:
             raise LabError("a menu offers no second choice")
-        start = time.perf_counter()
         control.select_option(index=(chosen + 1) % count)
     else:
         place = control.get_attribute("aria-valuenow")
         control.focus()
         for key in keys:
-            start = time.perf_counter()
             control.press(key)
             if control.get_attribute("aria-valuenow") != place:
                 break
@@ -334,7 +344,6 @@ def move(
         return now["src"] != before and now["width"] > 0
 
     _wait_until(drawn, seconds, "another picture after a control was moved")
-    return 1000 * (time.perf_counter() - start)
 
 
 def _picture(explorer: Locator) -> dict:
@@ -353,26 +362,10 @@ def _wait_until(condition, seconds: float, what: str) -> None:
         time.sleep(0.01)
 
 
-def shots() -> Path:
-    """The folder for screenshots: $SLAM_EDU_SHOTS, or one below the system's temporary folder."""
+def save_shot(target: Page | Locator, name: str) -> None:
+    """A screenshot as NAME.png in $SLAM_EDU_SHOTS, or below the system's temporary folder."""
     named = os.environ.get("SLAM_EDU_SHOTS")
     folder = Path(named) if named else Path(tempfile.gettempdir()) / "slam_edu_shots"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def save_shot(target: Page | Locator, name: str) -> Path:
-    """A screenshot of a page or an element as NAME.png."""
-    path = shots() / f"{name}.png"
-    target.screenshot(path=path)
-    print(f"screenshot: {path}")
-    return path
-
-
-def copy_lesson(source: Path, folder: Path) -> str:
-    """A lesson in a folder of its own, without outputs; returns its name there."""
-    strip_outputs(source, folder / source.name)
-    pictures = source.parent / "img"
-    if pictures.is_dir():
-        shutil.copytree(pictures, folder / "img")
-    return source.name
+    target.screenshot(path=folder / f"{name}.png")
+    print(f"screenshot: {folder / name}.png")

@@ -1,6 +1,6 @@
 """Run the exercises of an edition without the lesson around them.
 
-    python -m tests.editions.running NAME...
+    python -m tests.editions.running
 
 A process of its own, because a lesson's imports set threads and logs for all that follows. It
 prints JSON: {lesson: {"solved": what each check printed, "stub": what the first check raised}}.
@@ -13,76 +13,80 @@ import contextlib
 import io
 import json
 import os
-import sys
+import symtable
 
 from nbformat import NotebookNode
 
-from tools.editions import globals_of, read_lessons, student_edition
-from tools.notebooks import NOTEBOOKS
+from tools.editions import student_edition
+from tools.notebooks import NOTEBOOKS, read_lessons
 
 
-def code_of(nb: NotebookNode) -> list[tuple[int, NotebookNode]]:
-    """(index, cell) of the code cells."""
-    return [(i, cell) for i, cell in enumerate(nb.cells) if cell.cell_type == "code"]
+def globals_of(source: str) -> tuple[set[str], set[str]]:
+    """(names that a cell binds for later cells, global names that it reads at any depth)."""
+    top = symtable.symtable(source, "cell", "exec")
+    tables, binds, reads = [top], set(), set()
+    while tables:
+        table = tables.pop()
+        tables += table.get_children()
+        for symbol in table.get_symbols():
+            if table is top and (symbol.is_assigned() or symbol.is_imported()):
+                binds.add(symbol.get_name())
+            if symbol.is_referenced() and (table is top or symbol.is_global()):
+                reads.add(symbol.get_name())
+    return binds, reads
 
 
-def needed(nb: NotebookNode, target: int) -> list[int]:
-    """The cells that a cell needs, itself included, in order.
+def code_of(nb: NotebookNode) -> list[int]:
+    """The cells of code."""
+    return [i for i, cell in enumerate(nb.cells) if cell.cell_type == "code"]
 
-    For each global name that it reads: the last cell before it that binds the name, and what that
-    cell needs. The set-up and the imports are always among them.
-    """
-    code = [index for index, _ in code_of(nb)]
+
+def needed(nb: NotebookNode, target: int) -> set[int]:
+    """The cells that a cell needs, itself included: those that bind the names that it reads, last
+    before it, and what they need. The set-up and the imports are always among them."""
+    code = code_of(nb)
     wanted, queue = {*code[:2]}, [target]
     while queue:
         index = queue.pop()
-        if index in wanted:
-            continue
-        wanted.add(index)
-        for name in globals_of(nb.cells[index].source)[1]:
-            before = [i for i in code if i < index and name in globals_of(nb.cells[i].source)[0]]
-            queue += before[-1:]
-    return sorted(wanted)
+        if index not in wanted:
+            wanted.add(index)
+            for name in globals_of(nb.cells[index].source)[1]:
+                before = [i for i in code if i < index]
+                queue += [i for i in before if name in globals_of(nb.cells[i].source)[0]][-1:]
+    return wanted
 
 
 def trimmed(source: str, reads: set[str]) -> str:
     """Of a cell with imports what binds the names: diffusers takes seconds and is not needed."""
-    kept = [
-        ast.get_source_segment(source, node)
-        for node in ast.parse(source).body
-        if globals_of(ast.get_source_segment(source, node))[0] & reads
-    ]
-    return "\n".join(kept)
+    parts = [ast.get_source_segment(source, node) for node in ast.parse(source).body]
+    return "\n".join(part for part in parts if globals_of(part)[0] & reads)
 
 
 def run(nb: NotebookNode, targets: list[int]) -> list[str]:
     """What each of some cells prints, run once, in order, with all cells that they need."""
     namespace: dict = {"__name__": "__main__"}
     cells = sorted(set().union(*(needed(nb, target) for target in targets)))
-    imports = code_of(nb)[1][0]
+    imports = code_of(nb)[1]
     reads = set().union(*(globals_of(nb.cells[i].source)[1] for i in cells if i != imports))
-    said = []
+    printed = {}
     for index in cells:
         source = nb.cells[index].source
         code = trimmed(source, reads) if index == imports else source
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
+        with contextlib.redirect_stdout(io.StringIO()) as text:
             exec(compile(code, f"cell {index + 1}", "exec"), namespace)
-        if index in targets:
-            said.append(printed.getvalue())
-    return said
+        printed[index] = text.getvalue()
+    return [printed[target] for target in targets]
 
 
 def checks_of(nb: NotebookNode) -> list[int]:
     """The cells that are graded."""
-    return [i for i, cell in code_of(nb) if cell.metadata.get("nbgrader", {}).get("grade")]
+    return [i for i in code_of(nb) if nb.cells[i].metadata.get("nbgrader", {}).get("grade")]
 
 
-def outcome(name: str, nb: NotebookNode) -> dict:
+def outcome(nb: NotebookNode) -> dict:
     """What the checks say to the solutions, and the first of them to a stub."""
-    solved = student_edition(name, nb, solved=True)
+    solved, student = student_edition(nb, solved=True), student_edition(nb)
     said = run(solved, checks_of(solved))
-    student = student_edition(name, nb)
     try:
         return {"solved": said, "stub": run(student, checks_of(student)[:1])[0]}
     except AssertionError as error:
@@ -91,6 +95,4 @@ def outcome(name: str, nb: NotebookNode) -> dict:
 
 if __name__ == "__main__":
     os.chdir(NOTEBOOKS)
-    lessons = read_lessons()
-    outcomes = {name: outcome(name, lessons[name]) for name in sys.argv[1:]}
-    print(json.dumps(outcomes))
+    print(json.dumps({name: outcome(nb) for name, nb in read_lessons().items()}))

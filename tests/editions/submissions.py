@@ -7,10 +7,9 @@ from collections.abc import Callable
 
 from nbformat import NotebookNode
 
-from tests.editions.running import trimmed
-from tools.editions import BEGIN, END, globals_of
-from tools.exercises import find_exercises, tags
-from tools.notebooks import SETUP_TAG
+from tests.editions.running import code_of, globals_of, trimmed
+from tools.editions import BEGIN, END
+from tools.exercises import find_exercises
 
 # Exercise 1 is worth 4 points, exercise 2 as well.
 LESSON = "01_diffusion_and_the_pf_ode"
@@ -22,41 +21,19 @@ WRONG = {
 
 
 def exercises_alone(nb: NotebookNode) -> NotebookNode:
-    """A lesson's set-up, imports and exercises, without what lies between: cheap to run.
-
-    Of the imports those stay that the exercises use: figures take seconds to import.
-    """
-    exercises = find_exercises(nb)
-    kept = {i for each in exercises for i in range(each.heading, each.solution + 1)}
-    code = [i for i, cell in enumerate(nb.cells) if cell.cell_type == "code"]
-    assert SETUP_TAG in tags(nb.cells[code[0]])
-    kept |= {0, *code[:2]}
-    small = copy.deepcopy(nb)
-    exercises_cells = [nb.cells[i].source for i in code if i in kept and i != code[1]]
-    reads = set().union(*(globals_of(source)[1] for source in exercises_cells))
-    imports = small.cells[code[1]]
-    imports.source = trimmed(imports.source, reads)
-    small.cells = [cell for i, cell in enumerate(small.cells) if i in kept]
+    """A lesson's set-up, imports and exercises, without what lies between: cheap to run."""
+    kept = {i for each in find_exercises(nb) for i in range(each.heading, each.solution + 1)}
+    small, code = copy.deepcopy(nb), code_of(nb)
+    reads = set().union(*(globals_of(nb.cells[i].source)[1] for i in code if i in kept))
+    small.cells[code[1]].source = trimmed(nb.cells[code[1]].source, reads)
+    small.cells = [cell for i, cell in enumerate(small.cells) if i in {0, *code[:2], *kept}]
     return small
 
 
 def by_id(nb: NotebookNode, grade_id: str) -> NotebookNode:
     """The cell that nbgrader knows under this id."""
-    [cell] = (
-        cell for cell in nb.cells if cell.metadata.get("nbgrader", {}).get("grade_id") == grade_id
-    )
-    return cell
-
-
-def solutions(source: NotebookNode) -> dict[str, str]:
-    """{grade id: code between BEGIN and END SOLUTION} of a source for nbgrader."""
-    found = {}
-    for cell in source.cells:
-        if BEGIN in cell.source:
-            found[cell.metadata.nbgrader.grade_id] = cell.source.split(BEGIN + "\n")[1].split(
-                "\n" + END
-            )[0]
-    return found
+    ids = [cell.metadata.get("nbgrader", {}).get("grade_id") for cell in nb.cells]
+    return nb.cells[ids.index(grade_id)]
 
 
 def filled(release: NotebookNode, answers: dict[str, str]) -> NotebookNode:
@@ -83,46 +60,25 @@ def tampered(release: NotebookNode) -> NotebookNode:
 
 
 def hand_ins(source: NotebookNode) -> dict[str, Callable[[NotebookNode], NotebookNode]]:
-    """{student: what the student makes of the release}."""
-    right = solutions(source)
-    first = "def denoiser(score, x, level):\n    "
+    """{student: what the student makes of the release}; `source` has the solutions."""
+    right = {
+        cell.metadata.nbgrader.grade_id: cell.source.split(f"{BEGIN}\n")[1].split(f"\n{END}")[0]
+        for cell in source.cells
+        if BEGIN in cell.source
+    }
+    # Right, and noisy: anything on stderr is a failure to nbgrader, unless the check hides it.
+    noise = ":\n    print('here', file=sys.stderr)\n    warnings.warn('!')\n"
+    noisy = "import sys\nimport warnings\n\n\n" + right["exercise-1"].replace(":\n", noise, 1)
+    endless = "import time\n\n\ndef denoiser(score, x, level):\n    while True:\n"
     return {
         "perfect": lambda nb: filled(nb, right),
-        # Right, and noisy: anything on stderr is a failure to nbgrader, unless the check hides it.
-        "partial": lambda nb: filled(
+        "partial": lambda nb: filled(nb, {"exercise-1": noisy}),
+        "broken": lambda nb: filled(
             nb,
             {
-                "exercise-1": "import sys\nimport warnings\n\n\n"
-                + right["exercise-1"].replace(
-                    ":\n", ":\n    print('here', file=sys.stderr)\n    warnings.warn('!')\n", 1
-                ),
-            },
-        ),
-        "empty": copy.deepcopy,
-        "wrong": lambda nb: filled(nb, WRONG),
-        "crashing": lambda nb: filled(
-            nb,
-            {
-                "exercise-1": "import nonsense",
+                "exercise-1": endless + "        time.sleep(0.1)",
                 "exercise-2": "def euler_step(x, eps, level_t, level_s):\n    raise SystemExit",
             },
         ),
-        # One in the function, which the check ends, and one in the cell, which nbgrader ends.
-        "endless": lambda nb: filled(
-            nb,
-            {
-                "exercise-1": f"import time\n\n\n{first}while True:\n        time.sleep(0.1)",
-                "exercise-2": "while True:\n    time.sleep(0.1)",
-            },
-        ),
-        "dying": lambda nb: filled(nb, {**right, "exercise-2": "import os\n\nos._exit(3)"}),
         "tampered": tampered,
-        "cheating": lambda nb: filled(
-            nb,
-            {
-                **WRONG,
-                "exercise-1": "from types import SimpleNamespace\n\nchecks.denoiser = lambda f: "
-                "SimpleNamespace(passed=True)\n" + WRONG["exercise-1"],
-            },
-        ),
     }

@@ -2,14 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-# The browser, and what happens without one, are those of the notebooks' tests.
-from tests.browser.conftest import browser, pytest_runtest_setup  # noqa: F401
-
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tests.browser.conftest import browser, chromium  # noqa: F401 -- fixtures
+from tools.notebooks import ROOT
 
 
 @pytest.fixture(scope="session")

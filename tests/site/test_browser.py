@@ -4,14 +4,12 @@ from contextlib import contextmanager
 
 import pytest
 
-pytestmark = pytest.mark.browser
-
 LESSON = "notebooks/04_sub_paths_and_the_sl_ode"
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 # The narrow page is the hard one.
 PAGES = {
     "desktop": ("index", LESSON),
-    "phone": ("index", LESSON, "glossary", "gallery", "api/sd", "results/study"),
+    "phone": ("index", LESSON, "glossary", "gallery", "api/slam_edu.sd", "results/study"),
 }
 
 
@@ -52,8 +50,8 @@ def opened(browser, site, size="desktop", scheme="light"):
 
 
 @pytest.mark.parametrize("size", WIDTHS)
-def test_pages_open_offline_and_do_not_scroll_sideways(browser, site, size):
-    with opened(browser, site, size) as go:
+def test_pages_open_offline_and_do_not_scroll_sideways(chromium, site, size):
+    with opened(chromium, site, size) as go:
         wide = {}
         for name in PAGES[size]:
             page = go(name)
@@ -65,8 +63,8 @@ def test_pages_open_offline_and_do_not_scroll_sideways(browser, site, size):
         assert wide == dict.fromkeys(PAGES[size], 0)
 
 
-def test_formulas_are_set_and_none_is_an_error(browser, site):
-    with opened(browser, site) as go:
+def test_formulas_are_set_and_none_is_an_error(chromium, site):
+    with opened(chromium, site) as go:
         page = go(LESSON)
         written = page.locator("main .math").count()
         assert written > 100
@@ -74,8 +72,8 @@ def test_formulas_are_set_and_none_is_an_error(browser, site):
         assert page.locator("mjx-merror, [data-mjx-error]").count() == 0
 
 
-def test_in_dark_mode_figures_lie_on_a_light_ground_and_text_does_not(browser, site):
-    with opened(browser, site, scheme="dark") as go:
+def test_in_dark_mode_figures_lie_on_a_light_ground_and_text_does_not(chromium, site):
+    with opened(chromium, site, scheme="dark") as go:
         for name in ("index", LESSON, "gallery"):
             page = go(name)
             grounds = page.evaluate(
@@ -92,8 +90,8 @@ def test_in_dark_mode_figures_lie_on_a_light_ground_and_text_does_not(browser, s
             assert max(body) < 60, name
 
 
-def test_a_solution_is_folded_until_it_is_clicked(browser, site):
-    with opened(browser, site, "phone") as go:
+def test_a_solution_is_folded_until_it_is_clicked(chromium, site):
+    with opened(chromium, site, "phone") as go:
         page = go(LESSON)
         solution = page.locator("#cell-l04-12 details")
         code = solution.get_by_text("def").first
@@ -103,16 +101,16 @@ def test_a_solution_is_folded_until_it_is_clicked(browser, site):
         assert "interpolate_solution" in solution.inner_text()
 
 
-def test_search_finds_a_word_without_a_network(browser, site):
-    with opened(browser, site) as go:
+def test_search_finds_a_word_without_a_network(chromium, site):
+    with opened(chromium, site) as go:
         page = go("search", "?q=drift+factor")
         hit = page.locator("#search-results a", has_text="Sub-paths and the SL-ODE").first
         hit.wait_for()
         assert LESSON in hit.get_attribute("href")
 
 
-def test_a_figure_of_the_gallery_leads_to_its_cell(browser, site):
-    with opened(browser, site) as go:
+def test_a_figure_of_the_gallery_leads_to_its_cell(chromium, site):
+    with opened(chromium, site) as go:
         page = go("gallery")
         page.locator("a[href$='#cell-l04-08']").first.click()
         page.wait_for_url("**/04_sub_paths_and_the_sl_ode.html#cell-l04-08")
