@@ -254,8 +254,18 @@ def field(
     )  # fmt: skip
 
 
-def open_axes(ax: Axes, size: float = 9) -> Axes:
-    """Axes without a box: only the two lines that carry numbers, of this font size."""
+def open_axes(
+    ax: Axes, size: float = 9, *, title: str = "", legend: str = "", **settings: Any
+) -> Axes:
+    """Axes without a box: only the two lines that carry numbers, of this font size.
+
+    ``legend`` is the place of a legend without a frame; ``settings`` are those of ``Axes.set``.
+    """
+    ax.set(**settings)
+    if title:
+        ax.set_title(title, fontsize=10)
+    if legend:
+        ax.legend(frameon=False, fontsize=9, loc=legend)
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=size)
     return ax

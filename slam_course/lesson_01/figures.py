@@ -42,9 +42,7 @@ _WIDEST_ARROW = 2.5  # in units of sigma times score, whose mean square is 2 in 
 def noise_levels(schedule: NoiseSchedule, marks: Sequence[int] = ()) -> CourseFigure:
     r""":math:`\alpha` and :math:`\sigma` over t, and :math:`\rho = \sigma/\alpha` on a log scale.
 
-    Args:
-        schedule: whose levels.
-        marks: timesteps at which the value of :math:`\rho` is written.
+    The value of :math:`\rho` is written at the timesteps ``marks``.
     """
     last = len(schedule) - 1
     fig, (left, right) = figure(
@@ -60,19 +58,16 @@ def noise_levels(schedule: NoiseSchedule, marks: Sequence[int] = ()) -> CourseFi
     left.plot(t, sigma, "--", color=COLORS["noise"], lw=2)
     _note(left, at, alpha[at], r"$\alpha$, how much data", "above right")
     _note(left, at, sigma[at], r"$\sigma$, how much noise", "below right")
-    left.set(ylim=(0, 1.05))
-    left.set_title("data and noise", fontsize=10)
     right.axhline(1, color="#d0d0d0", lw=0.8, zorder=0)
     right.plot(t, rho, color=COLORS["path"])
     for mark in marks:
         right.plot(mark, rho[mark], "o", color=COLORS["path"], ms=5)
         side = "above left" if mark > 0.9 * last else "below right"
         _note(right, mark, rho[mark], f"{rho[mark].item():.3g}", side)
-    right.set(ylim=(0.015, 30), yscale="log")
-    right.set_title(r"$\rho = \sigma/\alpha$, logarithmic scale", fontsize=10)
-    for ax in (left, right):
-        ax.set(xlim=(-0.02 * last, 1.02 * last), xlabel="timestep t")
-        open_axes(ax)
+    shared = {"xlim": (-0.02 * last, 1.02 * last), "xlabel": "timestep t"}
+    open_axes(left, title="data and noise", ylim=(0, 1.05), **shared)
+    title = r"$\rho = \sigma/\alpha$, logarithmic scale"
+    open_axes(right, title=title, ylim=(0.015, 30), yscale="log", **shared)
     return fig
 
 
@@ -124,13 +119,9 @@ def densities(
 def denoised(
     x: Sequence[Tensor], means: Sequence[Tensor], data: Tensor, timesteps: Sequence[int]
 ) -> CourseFigure:
-    """Noisy points, and what the perfect denoiser makes of each: one panel per timestep.
+    """Noisy points ``x`` and their posterior ``means``, both ``(B, 2)``, a panel a timestep.
 
-    Args:
-        x: for each timestep, noisy points, shape ``(B, 2)``.
-        means: for each timestep, their posterior means, same shape.
-        data: clean samples, drawn behind, shape ``(n, 2)``.
-        timesteps: for the titles.
+    The ``data``, ``(n, 2)``, are drawn behind.
     """
     fig, axes = figure(
         len(x),
@@ -154,12 +145,7 @@ def denoised(
 
 
 def plane_paths(trajectory: Tensor, data: Tensor) -> CourseFigure:
-    """Trajectories in the plane, from grey starts to black ends, with the data behind.
-
-    Args:
-        trajectory: x, shape ``(steps, B, 2)``, from noise to data.
-        data: clean samples, shape ``(n, 2)``.
-    """
+    """Trajectories ``(steps, B, 2)`` from grey noise to black ends, over the data ``(n, 2)``."""
     fig, (ax,) = figure(
         size=(4.2, 4.4),
         alt=f"{trajectory.shape[1]} green curves in the plane. Each leads from a grey starting "
@@ -180,13 +166,8 @@ def two_coordinates(
 ) -> CourseFigure:
     r"""The same trajectories as x over t, as z over :math:`\rho`, and its tip enlarged.
 
-    The first coordinate of each is drawn; dashed straight lines join the two ends in each panel.
-
-    Args:
-        trajectory: x, shape ``(steps, B, 2)``, from noise to data.
-        timesteps: shape ``(steps,)``, falling.
-        schedule: their levels.
-        zoom: right panel's largest :math:`\rho`.
+    The first coordinate of x, ``(steps, B, 2)`` at falling ``timesteps``, is drawn; dashed lines
+    join the two ends in each panel. ``zoom`` is the right panel's largest :math:`\rho`.
     """
     level = schedule(timesteps)
     x, rho = trajectory[..., 0], level.rho  # (steps, B), (steps,)
@@ -209,14 +190,15 @@ def two_coordinates(
         for i, color in ((0, "noise"), (-1, "data")):
             at = time[i].expand(values.shape[1])
             ax.plot(at, values[i], "o", color=COLORS[color], ms=3, clip_on=False, zorder=3)
-        open_axes(ax)
     left.legend(frameon=False, fontsize=9, loc="upper right", borderpad=0)
-    left.set(xlim=(len(schedule) - 1, 0), ylim=(-LIMIT, LIMIT), xlabel="timestep t")
-    middle.set(xlim=(rho[0].item(), 0), ylim=(-45, 45), xlabel=r"$\rho$", xticks=range(0, 15, 2))
-    right.set(xlim=(zoom, 0), ylim=(-5.5, 5.5), xlabel=r"$\rho$")
-    left.set_title("x over t", fontsize=10)
-    middle.set_title(r"z over $\rho$", fontsize=10)
-    right.set_title(rf"z over $\rho$, only $\rho \leq {zoom:g}$", fontsize=10)
+    last = len(schedule) - 1
+    open_axes(left, title="x over t", xlim=(last, 0), ylim=(-LIMIT, LIMIT), xlabel="timestep t")
+    open_axes(
+        middle, title=r"z over $\rho$", xlim=(rho[0].item(), 0), ylim=(-45, 45),
+        xlabel=r"$\rho$", xticks=range(0, 15, 2),
+    )  # fmt: skip
+    title = rf"z over $\rho$, only $\rho \leq {zoom:g}$"
+    open_axes(right, title=title, xlim=(zoom, 0), ylim=(-5.5, 5.5), xlabel=r"$\rho$")
     return fig
 
 
@@ -228,8 +210,8 @@ def bends(timesteps: Tensor, rho: Tensor, change: Mapping[str, Tensor]) -> Cours
     which share of the way in :math:`\rho` is done.
 
     Args:
-        timesteps: ends of the sub-paths, falling, shape ``(n + 1,)``.
-        rho: their :math:`\rho`, shape ``(n + 1,)``.
+        timesteps: ends of the sub-paths, falling, shape ``(n + 1,)``; ``rho`` likewise.
+        rho: at these timesteps.
         change: for each data set, the length of the change of slope, shape ``(n, B)``.
     """
     first = next(iter(change))
@@ -247,9 +229,9 @@ def bends(timesteps: Tensor, rho: Tensor, change: Mapping[str, Tensor]) -> Cours
         left.plot(starts, middle, style, color=COLORS["path"], label=name.replace("_", " "))
         if name == first:
             left.fill_between(starts, low, high, color=COLORS["path"], alpha=0.18, lw=0)
-    left.set(xlim=(timesteps[0].item(), 0), ylim=(0, None), xlabel="timestep t")
-    left.set_title("change of slope per sub-path", fontsize=10)
-    left.legend(frameon=False, fontsize=9, loc="upper left")
+    shared = {"xlim": (timesteps[0].item(), 0), "xlabel": "timestep t"}
+    title = "change of slope per sub-path"
+    open_axes(left, title=title, legend="upper left", ylim=(0, None), **shared)
     bent = change[first].mean(dim=1).cumsum(0)
     done = 100 * (rho[0] - rho) / (rho[0] - rho[-1])
     bent = 100 * bent / bent[-1]
@@ -258,10 +240,8 @@ def bends(timesteps: Tensor, rho: Tensor, change: Mapping[str, Tensor]) -> Cours
     third, half = len(bent) // 3, len(bent) // 2
     _note(right, timesteps[third], done[third], r"of the way in $\rho$", "below right")
     _note(right, timesteps[half + 1], bent[half], "of all change of slope", "above left")
-    right.set(xlim=(timesteps[0].item(), 0), ylim=(0, 102), xlabel="timestep t")
-    right.set_title(f"share that is done, per cent ({first.replace('_', ' ')})", fontsize=10)
-    for ax in (left, right):
-        open_axes(ax)
+    title = f"share that is done, per cent ({first.replace('_', ' ')})"
+    open_axes(right, title=title, ylim=(0, 102), **shared)
     return fig
 
 
@@ -295,15 +275,10 @@ def end_colors(ends: Tensor) -> np.ndarray:
 
 
 def solution_regions(plane_ends: Tensor, x: Tensor, ends: Tensor, means: Tensor) -> CourseFigure:
-    """Where noise ends: regions of the plane, the ends of some points, and the denoiser's means.
+    """Where noise ends: regions of the plane, the ends of points ``x``, and the denoiser's means.
 
-    White lines in the left panel are where neighbouring pixels end far apart.
-
-    Args:
-        plane_ends: end points of :func:`grid_points`, shape ``(n * n, 2)``.
-        x: points of noise, shape ``(B, 2)``.
-        ends: their end points, same shape.
-        means: the denoiser's answers for the same points, same shape.
+    White lines in the left panel are where neighbouring pixels end far apart: ``plane_ends`` are
+    the ends of :func:`grid_points`, ``(n * n, 2)``; all others are ``(B, 2)``.
     """
     n = round(len(plane_ends) ** 0.5)
     fig, (left, middle, right) = figure(
@@ -334,13 +309,7 @@ def solution_regions(plane_ends: Tensor, x: Tensor, ends: Tensor, means: Tensor)
 
 
 def staircase(angle: Tensor, end_angle: Tensor, t: int) -> CourseFigure:
-    """Direction of the end over direction of the start, for starts on a circle.
-
-    Args:
-        angle: of the start, in degrees, shape ``(n,)``.
-        end_angle: of the end, shape ``(n,)``.
-        t: timestep of the start.
-    """
+    """Direction of the end over direction of the start, degrees ``(n,)``, on a circle at t."""
     low, high = angle[0].item(), angle[-1].item()
     fig, (ax,) = figure(
         size=(4.6, 3.3),
@@ -349,24 +318,19 @@ def staircase(angle: Tensor, end_angle: Tensor, t: int) -> CourseFigure:
     )
     ax.plot([low, high], [low, high], "--", color=COLORS["chord"], lw=1, label="end = start")
     ax.plot(angle, end_angle, color=COLORS["path"], lw=1.6, label="exact solution map")
-    ax.set(xlim=(low, high), ylim=(low, high), xlabel=f"direction at t = {t}, degrees")
-    ax.set(ylabel="direction of the end, degrees")
     ax.xaxis.set_major_locator(MultipleLocator(45))
     ax.yaxis.set_major_locator(MultipleLocator(45))
-    ax.set_title("a staircase", fontsize=10)
-    ax.legend(frameon=False, fontsize=9, loc="upper left")
-    open_axes(ax)
+    open_axes(
+        ax, title="a staircase", legend="upper left", xlim=(low, high), ylim=(low, high),
+        xlabel=f"direction at t = {t}, degrees", ylabel="direction of the end, degrees",
+    )  # fmt: skip
     return fig
 
 
 def warped_grid(before: Tensor, after: Tensor, data: Tensor, title: str) -> CourseFigure:
-    """A grid of lines before and after the exact solution map.
+    """Lines at t = 999, ``(points on a line, lines, 2)``, before and after the exact solution map.
 
-    Args:
-        before: lines at t = 999, shape ``(points on a line, lines, 2)``.
-        after: the same points after the map.
-        data: clean samples to draw behind, shape ``(n, 2)``.
-        title: of the second panel.
+    ``data``, ``(n, 2)``, are drawn behind the second panel, which has the title.
     """
     fig, (left, right) = figure(
         2,

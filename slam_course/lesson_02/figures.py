@@ -82,11 +82,10 @@ def hops_and_path(
         _error_bars(left, rho[i + 1], z_reached[i], z_starts[i + 1])
     right.plot(rho, z_path, "o-", color=COLORS["teacher"], lw=1.5, ms=4)
     _error_bars(right, rho[last], z_path[last], z_starts[last])
-    left.set_title("every hop starts on the exact curve", fontsize=10)
-    right.set_title("every hop starts where the last one ended", fontsize=10)
-    for ax in (left, right):
-        ax.set(xlim=(rho_max, -0.05 * rho_max), ylim=(-4.2, 4.2), xlabel=r"$\rho$")
-        open_axes(ax)
+    titles = "every hop starts on the exact curve", "every hop starts where the last one ended"
+    for ax, title in zip((left, right), titles, strict=True):
+        limits = {"xlim": (rho_max, -0.05 * rho_max), "ylim": (-4.2, 4.2)}
+        open_axes(ax, title=title, xlabel=r"$\rho$", **limits)
     left.set_ylabel("z, first coordinate")
     _legend(left, {"exact": "path", "one hop of DDIM": "teacher", "its error": "chord"})
     _legend(right, {"exact": "path", "DDIM": "teacher", "error at the end": "chord"})
@@ -107,13 +106,7 @@ def _error_bars(ax: Axes, rho: Tensor, reached: Tensor, truth: Tensor) -> None:
 
 
 def sample_strip(samples: Mapping[str, Tensor], data: Tensor, alt: str) -> CourseFigure:
-    """Samples in a row of panels, each over the data in light grey.
-
-    Args:
-        samples: for each title, samples of shape ``(B, 2)``.
-        data: clean samples, shape ``(n, 2)``.
-        alt: what is to be seen.
-    """
+    """Samples ``(B, 2)`` by title in a row of panels, each over the data ``(n, 2)`` in grey."""
     fig, axes = figure(len(samples), size=(1.95, 2.2), alt=alt)
     for ax, (title, x) in zip(axes, samples.items(), strict=True):
         plane(ax, title, limit=2.6)
@@ -170,11 +163,8 @@ def orders(
 ) -> CourseFigure:
     """Local and global error over the number of hops, both axes logarithmic, with exponents.
 
-    Args:
-        hops: numbers of hops.
-        one_hop: for each method, the local error.
-        whole_way: for each method, the global error.
-        slopes: for each method, minus the slope measured in the left and in the right panel.
+    For each method: errors of ``one_hop`` and of the ``whole_way``, and minus the slope measured
+    in the left and in the right panel.
     """
     exponents = ", ".join(f"{SOLVER_NAMES[m]} {a:.1f} and {b:.1f}" for m, (a, b) in slopes.items())
     fig, axes = figure(
@@ -188,12 +178,11 @@ def orders(
         for method, values in errors.items():
             label = f"{SOLVER_NAMES[method]}: {slopes[method][side]:.1f}"
             ax.plot(hops, values, ms=5, lw=1.5, label=label, **_STYLES[method])
-        ax.set(xscale="log", yscale="log", xlabel="number of hops from t = 999 to 0")
+        xlabel = "number of hops from t = 999 to 0"
+        open_axes(ax, title=title, xscale="log", yscale="log", xlabel=xlabel)
         ax.set_xticks(hops, [str(n) for n in hops])
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_title(title, fontsize=10)
         ax.legend(frameon=False, fontsize=9, loc="lower left", title="measured exponent")
-        open_axes(ax)
     axes[0].set_ylabel("distance in z, median")
     return fig
 
@@ -203,12 +192,9 @@ def error_along_the_path(
 ) -> CourseFigure:
     r"""What each hop of DDIM meets, misses, and costs at the end; all of shape ``(n,)``.
 
-    Args:
-        t: timesteps at which the hops start.
-        change: change of slope over the hop per unit of :math:`\rho`, the curvature.
-        local: local error.
-        predicted: half of the squared hop times the curvature.
-        effect: the error at the end when this hop alone is DDIM's.
+    ``change`` of slope per unit of :math:`\rho` (the curvature) over the hop from ``t``; ``local``
+    error; ``predicted``, half of the squared hop times the curvature; ``effect``, the error at the
+    end when this hop alone is DDIM's.
     """
     fig, axes = figure(
         3,
@@ -233,9 +219,7 @@ def error_along_the_path(
         "what it costs at the end",
     )
     for ax, title in zip(axes, titles, strict=True):
-        ax.set(xlim=(1010, -10), xlabel="timestep t")
-        ax.set_title(title, fontsize=10)
-        open_axes(ax)
+        open_axes(ax, title=title, xlim=(1010, -10), xlabel="timestep t")
     return fig
 
 
@@ -245,11 +229,9 @@ def error_along_the_path(
 def distance_by_evaluations(
     curves: Mapping[str, Mapping[int, float]], floor: Sequence[float]
 ) -> CourseFigure:
-    """Sliced Wasserstein distance to the data over evaluations, both axes logarithmic.
+    """Sliced Wasserstein distance to the data by method over evaluations, both logarithmic.
 
-    Args:
-        curves: for each method, distance by number of evaluations.
-        floor: distances between samples of the data.
+    ``floor`` are distances between samples of the data.
     """
     fig, (ax,) = figure(
         size=(6.4, 3.9),
@@ -264,29 +246,25 @@ def distance_by_evaluations(
     for method, curve in curves.items():
         style = {**_STYLES[method], "label": SOLVER_NAMES[method]}
         ax.plot(list(curve), list(curve.values()), ms=5, lw=1.5, **style)
-    ax.set(xscale="log", yscale="log", xlim=(0.95, 60), ylim=(0.03, 1.3))
+    open_axes(
+        ax, title="fewer evaluations, further from the data", legend="upper right",
+        xscale="log", yscale="log", xlim=(0.95, 60), ylim=(0.03, 1.3),
+        xlabel="evaluations of the network", ylabel="sliced Wasserstein distance",
+    )  # fmt: skip
     ax.set_xticks([1, 2, 3, 4, 6, 8, 12, 16, 25, 50])
     ax.set_yticks([0.05, 0.1, 0.2, 0.5, 1])
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_formatter(ScalarFormatter())
         axis.set_minor_locator(NullLocator())
-    ax.set_xlabel("evaluations of the network")
-    ax.set_ylabel("sliced Wasserstein distance")
-    ax.set_title("fewer evaluations, further from the data", fontsize=10)
-    ax.legend(frameon=False, fontsize=9, loc="upper right")
-    open_axes(ax)
     return fig
 
 
 def middle_level(
     t: Sequence[int], curves: Mapping[str, Sequence[float]], floor: Sequence[float]
 ) -> CourseFigure:
-    """Distance to the data of two evaluations, by the timestep of the second one.
+    """Distance to the data, by method, of two evaluations over the timestep t of the second one.
 
-    Args:
-        t: timesteps of the second evaluation.
-        curves: for each method, the distance at each of them.
-        floor: distances between samples of the data.
+    ``floor`` are distances between samples of the data.
     """
     fig, (ax,) = figure(
         size=(6.4, 3.4),
@@ -299,11 +277,11 @@ def middle_level(
         ax.plot(t, values, lw=1.8, label=SOLVER_NAMES[name], **style)
         low = min(range(len(t)), key=values.__getitem__)
         ax.plot(t[low], values[low], _STYLES[name]["marker"], color=style["color"], ms=6)
-    ax.set(xlim=(1000, 0), ylim=(0, 1.05), xlabel="timestep t of the second evaluation")
-    ax.set_ylabel("sliced Wasserstein distance")
-    ax.set_title("two evaluations: the first at t = 999, the second at t", fontsize=10)
-    ax.legend(frameon=False, fontsize=9, loc="upper center")
-    open_axes(ax)
+    open_axes(
+        ax, title="two evaluations: the first at t = 999, the second at t", legend="upper center",
+        xlim=(1000, 0), ylim=(0, 1.05), xlabel="timestep t of the second evaluation",
+        ylabel="sliced Wasserstein distance",
+    )  # fmt: skip
     return fig
 
 

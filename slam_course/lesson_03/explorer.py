@@ -96,12 +96,13 @@ def hop_figure(data_set: str, hops: int, t: int) -> CourseFigure:
     right.legend(handles=marks, frameon=False, fontsize=9, loc="lower left")
     right.plot(HOPS, list(ends.error.values()), "o-", color=COLORS["teacher"], lw=1.4, ms=4)
     right.plot([hops], [ends.error[hops]], "o", color=COLORS["teacher"], ms=10, mec=COLORS["data"])
-    right.set(xscale="log", yscale="log", ylim=(5e-4, 3), xlabel="hops N of the whole schedule")
+    open_axes(
+        right, title=f"mean distance to f*: {ends.error[hops]:.3f}", xscale="log", yscale="log",
+        ylim=(5e-4, 3), xlabel="hops N of the whole schedule",
+    )  # fmt: skip
     right.xaxis.set_major_locator(FixedLocator([1, 5, 20, 100]))
     right.xaxis.set_major_formatter(ScalarFormatter())
     right.xaxis.set_minor_locator(NullLocator())
-    right.set_title(f"mean distance to f*: {ends.error[hops]:.3f}", fontsize=10)
-    open_axes(right)
     return fig
 
 

@@ -57,13 +57,10 @@ class Health:
 
 
 def guesses_along_path(t: Tensor, x: Tensor, guess: Tensor, data: Tensor) -> CourseFigure:
-    """Exact paths in the plane; beside them the denoiser's guess and f* at every point of them.
+    """Exact paths ``x`` in the plane; beside them the denoiser's guess and f* on the way.
 
-    Args:
-        t: timesteps from noisy to clean, shape ``(n,)``.
-        x: exact trajectories there, shape ``(n, B, 2)``.
-        guess: the denoiser's clean sample at each of those points, same shape.
-        data: clean samples, shape ``(m, 2)``.
+    Both have shape ``(n, B, 2)`` for timesteps ``t``, ``(n,)``, from noisy to clean; ``data`` are
+    clean samples, ``(m, 2)``.
     """
     fig, (left, right) = figure(
         2,
@@ -84,10 +81,10 @@ def guesses_along_path(t: Tensor, x: Tensor, guess: Tensor, data: Tensor) -> Cou
         right.plot(t, guess[:, b, 0], color=COLORS["teacher"], lw=1.4, ls="--")
     low, high = x[-1, :, 0].min().item(), x[-1, :, 0].max().item()
     room = 0.32 * (high - low)  # for the legend, above all lines
-    right.set(xlim=(1010, -10), ylim=(low - 0.2, high + room))
-    right.set(xlabel="timestep t", ylabel="first coordinate of the end")
-    right.set_title("asked on the way: where does this path end?", fontsize=10)
-    open_axes(right)
+    open_axes(
+        right, title="asked on the way: where does this path end?", xlim=(1010, -10),
+        ylim=(low - 0.2, high + room), xlabel="timestep t", ylabel="first coordinate of the end",
+    )  # fmt: skip
     entries = {"the solution map f*": ("path", "-"), "the denoiser's guess": ("teacher", "--")}
     legend = right.legend(handles=legend_lines(entries), fontsize=9, loc="upper left")
     legend.get_frame().set(edgecolor="none", alpha=0.85)
@@ -95,11 +92,9 @@ def guesses_along_path(t: Tensor, x: Tensor, guess: Tensor, data: Tensor) -> Cou
 
 
 def boundary(t: Tensor, scalings: Mapping[str, tuple[Tensor, Tensor]]) -> CourseFigure:
-    r"""The two boundary scalings over t, logarithmic in t.
+    r"""The boundary scalings over t > 0, logarithmic.
 
-    Args:
-        t: timesteps greater than 0, shape ``(n,)``.
-        scalings: for each name of a choice, :math:`c_\text{skip}` and :math:`c_\text{out}` there.
+    ``scalings`` are :math:`(c_\text{skip}, c_\text{out})` at ``t``, ``(n,)``, by choice.
     """
     fig, (ax,) = figure(
         size=(6.8, 3.2),
@@ -112,11 +107,10 @@ def boundary(t: Tensor, scalings: Mapping[str, tuple[Tensor, Tensor]]) -> Course
     for where, text in ((1, "t = 1"), (19, "t = 19")):
         ax.axvline(where, ymax=0.87, color="#8c8c8c", lw=1, ls=":")
         ax.text(where, 1.1, text, ha="center", va="center", fontsize=9)
-    ax.set(xscale="log", xlim=(t.max().item(), t.min().item()), ylim=(-0.03, 1.18))
-    ax.set(xlabel="timestep t")
-    ax.set_title("who speaks: x itself, or the network", fontsize=10)
-    ax.legend(frameon=False, fontsize=9, loc="center left")
-    open_axes(ax)
+    open_axes(
+        ax, title="who speaks: x itself, or the network", legend="center left", xscale="log",
+        xlim=(t.max().item(), t.min().item()), ylim=(-0.03, 1.18), xlabel="timestep t",
+    )  # fmt: skip
     return fig
 
 
@@ -124,11 +118,7 @@ def boundary(t: Tensor, scalings: Mapping[str, tuple[Tensor, Tensor]]) -> Course
 
 
 def knowledge_front(runs: Mapping[str, Health]) -> CourseFigure:
-    """Error to f* over updates and t as a colour, one panel a run.
-
-    Args:
-        runs: by title; all with the same timesteps.
-    """
+    """Error to f* over updates and t as a colour, one panel a run; all with the same timesteps."""
     fig, axes = figure(
         len(runs),
         size=(max(3.3, 6.6 / len(runs)), 3.1),
@@ -149,11 +139,9 @@ def knowledge_front(runs: Mapping[str, Health]) -> CourseFigure:
 
 
 def health(runs: Mapping[str, Health], healthy: Health | None = None) -> CourseFigure:
-    """Loss, gradient norm and error to f* over updates: one column a run.
+    """Loss, gradient norm and error to f* over updates: one column a run, by title.
 
-    Args:
-        runs: by title.
-        healthy: drawn in grey behind every run's loss and gradient norm.
+    The ``healthy`` run is drawn in grey behind every run's loss and gradient norm.
     """
     fig, axes = figure(
         len(runs),
@@ -181,10 +169,8 @@ def health(runs: Mapping[str, Health], healthy: Health | None = None) -> CourseF
     for row, name, limit in zip(grid, rows, limits, strict=True):
         row[0].set_ylabel(name, fontsize=9)
         for ax in row:
-            ax.set(yscale="log", ylim=limit)
+            open_axes(ax, 8, yscale="log", ylim=limit)
             ax.yaxis.set_minor_locator(NullLocator())
-            open_axes(ax)
-            ax.tick_params(labelsize=8)
     handles = grid[2, 0].get_legend_handles_labels()[0]
     if healthy is not None:
         handles += legend_lines({"healthy run": ("noise", "-")}, 1.4)
@@ -198,12 +184,10 @@ def health(runs: Mapping[str, Health], healthy: Health | None = None) -> CourseF
 def sample_rows(
     rows: Mapping[str, Mapping[str, Tensor]], data: Tensor, colors: Sequence[str]
 ) -> CourseFigure:
-    """Samples in rows and columns of panels, each over the data in light grey.
+    """Samples in rows and columns of panels, each over the data ``(n, 2)`` in light grey.
 
-    Args:
-        rows: for each name of a row, samples ``(B, 2)`` by title; as many in each row.
-        data: clean samples, shape ``(n, 2)``.
-        colors: of the grammar, one for each row.
+    ``rows`` has for each name of a row samples ``(B, 2)`` by title, as many in each; ``colors``
+    is one for each row.
     """
     columns = max(len(row) for row in rows.values())
     fig, axes = figure(
@@ -228,13 +212,10 @@ def sample_rows(
 
 
 def error_maps(maps: Mapping[str, Tensor], steep: Tensor) -> CourseFigure:
-    """Errors to f* over the plane of starts as a colour, and how steep f* is there.
+    """Errors to f* by title over the plane of starts as a colour, and how steep f* is there.
 
-    Two circles hold 50 % and 95 % of standard normal noise.
-
-    Args:
-        maps: for each title, errors on :func:`slam_course.grid_points`, shape ``(n * n,)``.
-        steep: local stretching of f* on the same points.
+    All on :func:`slam_course.figures.grid_points`, ``(n * n,)``. Two circles hold 50 % and 95 % of
+    standard normal noise.
     """
     fig, axes = figure(
         len(maps) + 1,
@@ -279,9 +260,8 @@ def accounts(
         ax.plot(t, total, color=COLORS["student"], lw=2, label="sum of defects, measured")
         ax.plot(t, defect, "o", color=COLORS["student"], ms=3, label="defect of one hop")
         ax.axhline(bias[title], color=COLORS["teacher"], lw=1.4, ls=":", label="the hops' own")
-        ax.set(yscale="log", ylim=(2e-3, 1), xlim=(1010, -10), xlabel="timestep t")
-        ax.set_title(title, fontsize=10)
-        open_axes(ax)
+        limits = {"ylim": (2e-3, 1), "xlim": (1010, -10)}
+        open_axes(ax, title=title, yscale="log", xlabel="timestep t", **limits)
     axes[0].set_ylabel("mean distance")
     legend_below(fig, axes[0].get_legend_handles_labels()[0], 3)
     return fig
@@ -290,11 +270,9 @@ def accounts(
 def hop_tradeoff(
     exact: Mapping[int, float], students: Mapping[str, Mapping[int, float]]
 ) -> CourseFigure:
-    """Error to f* at the noisiest timestep over the number of hops, both logarithmic.
+    """Error to f* at the noisiest timestep over the number of hops N, both logarithmic.
 
-    Args:
-        exact: what N exact hops leave, by N.
-        students: for each of up to two titles, the error of trained students by N.
+    ``exact`` is what N exact hops leave; ``students`` are up to two titles' trained ones.
     """
     fig, (ax,) = figure(
         size=(6.2, 3.5),
@@ -312,13 +290,13 @@ def hop_tradeoff(
             list(errors), list(errors.values()), "s", color=COLORS["student"], lw=1.6, ms=6,
             label=title, **{"mfc": COLORS["student"], **style},
         )  # fmt: skip
-    ax.set(xscale="log", yscale="log", ylim=(2e-3, 2), xlabel="number of hops N")
+    open_axes(
+        ax, title="fewer hops arrive sooner, and at the wrong place", legend="lower left",
+        xscale="log", yscale="log", ylim=(2e-3, 2), xlabel="number of hops N",
+        ylabel="distance to f* at t = 999",
+    )  # fmt: skip
     ax.set_xticks(list(exact), [str(n) for n in exact])
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_ylabel("distance to f* at t = 999")
-    ax.set_title("fewer hops arrive sooner, and at the wrong place", fontsize=10)
-    ax.legend(frameon=False, fontsize=9, loc="lower left")
-    open_axes(ax)
     return fig
 
 

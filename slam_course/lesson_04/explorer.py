@@ -127,11 +127,12 @@ def sub_path_figure(data_set: str, t: int, k: int, gamma: float) -> CourseFigure
     right.vlines(level_s.rho, 0, below[-1], color=COLORS["chord"], lw=5, alpha=0.6, zorder=2)
     top = 1.35 * max(through_t.abs().max().item(), below.abs().max().item())
     last, h = level_s.rho.item(), (level_t.rho - level_s.rho).item()
-    right.set(xlim=(last + 2.1 * h, last - 0.12 * h), ylim=(-top, top))
-    right.set(xlabel=r"$\rho$", ylabel="off the chord, in z")
-    right.set_title(f"taught at $x_\\gamma$: off by {_short(mean)} on average", fontsize=10)
+    open_axes(
+        right, title=f"taught at $x_\\gamma$: off by {_short(mean)} on average",
+        xlim=(last + 2.1 * h, last - 0.12 * h), ylim=(-top, top), xlabel=r"$\rho$",
+        ylabel="off the chord, in z",
+    )  # fmt: skip
     right.legend(frameon=False, fontsize=8.5, loc="lower left")
-    open_axes(right)
     return fig
 
 

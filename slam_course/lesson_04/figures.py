@@ -45,10 +45,8 @@ def cut_paths(
 ) -> CourseFigure:
     """The same exact trajectories cut in several numbers of sub-paths, each replaced by its chord.
 
-    Args:
-        cuts: for each number of sub-paths, exact states ``(n + 1, B, 2)`` and their levels.
-        exact: exact trajectories at many levels, shape ``(m, B, 2)``.
-        data: clean samples, shape ``(n, 2)``.
+    ``cuts`` has for each number exact states ``(n + 1, B, 2)`` and their levels; ``exact`` are
+    trajectories at many levels, ``(m, B, 2)``; ``data`` are clean samples, ``(n, 2)``.
     """
     fig, axes = figure(
         len(cuts),
@@ -84,15 +82,9 @@ def triangle(
     r"""One hop in the plane of x, and the same points in the plane of levels.
 
     Both are one picture: :math:`\alpha \hat x_0 + \sigma \hat\epsilon` has the coordinates
-    :math:`(\alpha, \sigma)` in the basis of the teacher's two guesses.
-
-    Args:
-        x_t: the noisy end, one sample of shape ``(1, 2)``.
-        prediction: the teacher's there.
-        level_t: of ``x_t``.
-        level_s: where DDIM goes.
-        data: clean samples, shape ``(n, 2)``.
-        gammas: positions that are marked between the ends.
+    :math:`(\alpha, \sigma)` in the basis of the teacher's two guesses, the ``prediction`` at
+    ``x_t``, ``(1, 2)``. DDIM goes from ``level_t`` to ``level_s``; ``gammas`` are marked between
+    the ends.
     """
     fig, (left, right) = figure(
         2,
@@ -134,10 +126,10 @@ def triangle(
     low, high = (middle - width).tolist(), (middle + width).tolist()
     plane(left, "one sample")
     left.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-    right.set(xlim=(-0.1, 1.14), ylim=(-0.1, 1.14), aspect="equal")
-    right.set(xlabel=r"$\alpha$, how much data", ylabel=r"$\sigma$, how much noise")
-    right.set_title("its levels", fontsize=10)
-    open_axes(right)
+    open_axes(
+        right, title="its levels", xlim=(-0.1, 1.14), ylim=(-0.1, 1.14), aspect="equal",
+        xlabel=r"$\alpha$, how much data", ylabel=r"$\sigma$, how much noise",
+    )  # fmt: skip
     entries = {
         "levels of the schedule": (_NAIVE, "-"),
         r"chord: $\gamma\,x_t + (1-\gamma)\,a\,x_s$": ("chord", "-"),
@@ -207,10 +199,10 @@ def chord_beside_path(
     left.plot(rho[0], curve[0], "o", color="#7d7d7d", ms=7, zorder=5)
     left.plot(rho[-1], teacher[-1], "o", color=COLORS["teacher"], ms=7, zorder=5)
     left.plot(rho[-1], curve[-1], "o", color=COLORS["path"], ms=7, zorder=5)
-    left.set(xlabel=r"$\rho$", ylabel="z, in the direction of its bend")
     left.margins(0.06)
     left.invert_xaxis()
-    left.set_title("a long sub-path", fontsize=10)
+    ylabel = "z, in the direction of its bend"
+    open_axes(left, title="a long sub-path", xlabel=r"$\rho$", ylabel=ylabel)
     entries = {
         "true sub-path": ("path", "-"),
         "chord to the DDIM step": ("chord", "-"),
@@ -230,22 +222,17 @@ def chord_beside_path(
     right.annotate(
         r"$\gamma(1-\gamma)$", (0.5, 0.25), (0, 7), textcoords="offset points", ha="center"
     )
-    right.set(xlim=(1.05, -0.05), ylim=(-1.25, 0.55), xlabel=r"$\gamma$")
-    right.set_title(r"chord minus curve, in units of $b = \frac{1}{2}h^2 z''$", fontsize=10)
+    title = r"chord minus curve, in units of $b = \frac{1}{2}h^2 z''$"
+    limits = {"xlim": (1.05, -0.05), "ylim": (-1.25, 0.55)}
+    open_axes(right, title=title, xlabel=r"$\gamma$", **limits)
     right.legend(
         frameon=False, fontsize=8.5, loc="lower left", title="measured on", title_fontsize=8.5
     )
-    for ax in (left, right):
-        open_axes(ax)
     return fig
 
 
 def deviation_by_t(measured: Mapping[int, Mapping[int, float]]) -> CourseFigure:
-    """How far the teacher's chord misses the true end of a sub-path, over t, for several N.
-
-    Args:
-        measured: for each number of sub-paths, the mean distance by noisy end t.
-    """
+    """How far the teacher's chord misses the true end of a sub-path, on average, by N and t."""
     fig, (ax,) = figure(
         size=(6.2, 3.5),
         alt="Distance between the chord's clean end and the true one over t from 999 to 0, "
@@ -259,11 +246,11 @@ def deviation_by_t(measured: Mapping[int, Mapping[int, float]]) -> CourseFigure:
             f"N = {number}", (max(t), curve[max(t)]), (-4, 12), textcoords="offset points",
             fontsize=10,
         )  # fmt: skip
-    ax.set(yscale="log", xlim=(1020, -20), xlabel="noisy end t of the sub-path")
-    ax.set_xticks(range(0, 1000, 100))
-    ax.set_ylabel("distance in z, mean")
-    ax.set_title("the chord's clean end, off the true one", fontsize=10)
-    open_axes(ax)
+    open_axes(
+        ax, title="the chord's clean end, off the true one", yscale="log", xlim=(1020, -20),
+        xticks=range(0, 1000, 100), xlabel="noisy end t of the sub-path",
+        ylabel="distance in z, mean",
+    )  # fmt: skip
     return fig
 
 
@@ -273,13 +260,9 @@ def deviation_by_t(measured: Mapping[int, Mapping[int, float]]) -> CourseFigure:
 def two_noises(
     level_t: Level, level_s: Level, gap: Mapping[int, tuple[Tensor, Tensor]], gamma: float = 0.5
 ) -> CourseFigure:
-    r"""The two noises of a chord point as arrows, and the gap between the two sigmas.
+    r"""The two noises of a chord point at ``gamma`` as arrows, and the gap between the two sigmas.
 
-    Args:
-        level_t: noisy end of the sub-path whose noises are drawn.
-        level_s: its clean end.
-        gap: for each t, gammas and :math:`\sigma_\text{linear}/\sigma_\text{markov} - 1`.
-        gamma: position of the point that is drawn.
+    ``gap`` has for each t gammas and :math:`\sigma_\text{linear}/\sigma_\text{markov} - 1`.
     """
     largest = ", ".join(f"{100 * values.max():.2g} % at {t}" for t, (_, values) in gap.items())
     fig, (left, right) = figure(
@@ -328,12 +311,11 @@ def two_noises(
     for style, (t, (gammas, values)) in zip(_STYLES, gap.items(), strict=False):
         label = f"t = {t}, largest {100 * values.max():.2g} %"
         right.plot(gammas, values, style, color=COLORS["chord"], lw=1.8, label=label)
-    right.legend(frameon=False, fontsize=9, loc="upper right")
-    right.set(xlim=(0, 1), xlabel=r"$\gamma$")
-    right.set_ylim(bottom=0, top=1.12 * max(values.max().item() for _, values in gap.values()))
+    top = 1.12 * max(values.max().item() for _, values in gap.values())
+    title = r"$\sigma_\mathrm{linear}\, /\, \sigma_\mathrm{markov} - 1$"
+    limits = {"xlim": (0, 1), "ylim": (0, top)}
+    open_axes(right, title=title, legend="upper right", xlabel=r"$\gamma$", **limits)
     right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    right.set_title(r"$\sigma_\mathrm{linear}\, /\, \sigma_\mathrm{markov} - 1$", fontsize=10)
-    open_axes(right)
     return fig
 
 
@@ -385,8 +367,10 @@ def taught_law(
     )  # fmt: skip
     first = max(r[0].item() for r in rho.values())
     left.set(xlim=(first + 0.05 * (first - last), last - 0.17 * (first - last)))
-    left.set(xlabel=r"$\rho$", ylabel="true curve minus chord, in units of b")
-    left.set_title("where points of the chord really end", fontsize=10)
+    open_axes(
+        left, title="where points of the chord really end", xlabel=r"$\rho$",
+        ylabel="true curve minus chord, in units of b",
+    )  # fmt: skip
     line = torch.linspace(0, 3, 151)
     right.axhline(0, color="#d0d0d0", lw=0.8, zorder=0)
     right.plot(line, line * (2 - line), color=COLORS["chord"], lw=1.8, label=r"$\gamma(2-\gamma)$")
@@ -399,24 +383,16 @@ def taught_law(
         right.plot(gamma, gamma * (2 - gamma), "o", color=COLORS["chord"], ms=9, alpha=0.5)
     right.axvspan(0, 1, color="#f2f2f2", zorder=-1, lw=0)
     right.text(0.5, -2.9, "the paper's chord", ha="center", fontsize=9, color="#606060")
-    right.set(
-        xlim=(-0.05, 3.1), ylim=(-3.2, 1.9), xlabel=r"$\gamma$", xticks=[0, 0.5, 1, 1.5, 2, 2.5, 3]
-    )
     right.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 0.1))
-    right.set_title(r"true end minus taught end, in units of b", fontsize=10)
-    for ax in (left, right):
-        open_axes(ax)
+    open_axes(
+        right, title="true end minus taught end, in units of b", xlim=(-0.05, 3.1),
+        ylim=(-3.2, 1.9), xlabel=r"$\gamma$", xticks=[0, 0.5, 1, 1.5, 2, 2.5, 3],
+    )  # fmt: skip
     return fig
 
 
 def gamma_features(gammas: Tensor, features: Tensor, mean_cosine: Tensor) -> CourseFigure:
-    """The official embedding of gamma as stripes, and the mean of its cosines.
-
-    Args:
-        gammas: rising to 1, shape ``(n,)``.
-        features: shape ``(n, D)``.
-        mean_cosine: of each row, shape ``(n,)``.
-    """
+    """The embedding of rising gammas, ``(n, D)``, as stripes, and the mean of its cosines."""
     width = features.shape[1]
     fig, (left, right) = figure(
         2,
@@ -432,15 +408,12 @@ def gamma_features(gammas: Tensor, features: Tensor, mean_cosine: Tensor) -> Cou
     )  # fmt: skip
     left.set_yticks([width / 4, 3 * width / 4], ["sines", "cosines"], rotation=90, va="center")
     left.tick_params(axis="y", length=0)
-    left.set_title(r"the features $e(10 - 10\gamma)$", fontsize=10)
     right.plot(gammas, mean_cosine, color=COLORS["student"], lw=1.4)
     right.plot(gammas[-1], mean_cosine[-1], "o", color=COLORS["student"], ms=6)
-    right.set(xlim=(low - 0.02, high + 0.02), ylim=(-0.2, 1.06))
     right.axhline(0, color="#d0d0d0", lw=0.8, zorder=0)
-    right.set_title("mean of the cosines", fontsize=10)
-    for ax in (left, right):
-        ax.set_xlabel(r"$\gamma$")
-        open_axes(ax)
+    open_axes(left, title=r"the features $e(10 - 10\gamma)$", xlabel=r"$\gamma$")
+    limits = {"xlim": (low - 0.02, high + 0.02), "ylim": (-0.2, 1.06)}
+    open_axes(right, title="mean of the cosines", xlabel=r"$\gamma$", **limits)
     return fig
 
 
