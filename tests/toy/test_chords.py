@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from slam_edu import Level, NoiseSchedule, ddim_step, sub_level
+from slam_edu import NoiseSchedule, ddim_step
 from slam_edu.toy import GaussianMixture, chords, solution_map, two_moons
 from tests.helpers import assert_near, f64, noise
 
@@ -56,12 +56,6 @@ def test_deviations_of_one_gaussian():
         assert found.abs().max() > 1e-3
 
 
-def test_curve_of_one_gaussian():
-    z, rho = noise(9, 2), f64([2.0, 1.1, 0.3])
-    expected = known(z, rho[0], rho[:, None, None])
-    assert_near(chords.curve_below(ONE, z, rho), expected, atol=1e-8)
-
-
 @pytest.mark.parametrize("coupling", ["linear", "markov"])
 def test_taught_errors_of_one_gaussian(coupling):
     z, t, s = noise(9, 2), LEVEL_T, LEVEL_S
@@ -83,8 +77,8 @@ def test_taught_errors_of_one_gaussian(coupling):
 # -------------------------------------------------------------------- laws
 
 
-@pytest.mark.parametrize("t", [199, 599])
-def test_deviations_and_taught_errors_follow_taylors_formula(t):
+def test_deviations_and_taught_errors_follow_taylors_formula():
+    t = 599
     mixture, level_t, x_t = x_t_of(t)
     for k, tolerance in ((8, 0.04), (4, 0.02)):  # halving the hop halves what is left
         level_s = SCHEDULE(t - k)
@@ -116,45 +110,6 @@ def test_at_gamma_one_it_is_the_local_error_of_ddim():
     assert_near(off, e, atol=1e-8)
 
 
-@pytest.mark.parametrize("coupling", ["linear", "markov"])
-def test_at_gamma_zero_nothing_is_wrong(coupling):
-    """Also where rounding puts the chord's end a little below s."""
-    zero, below, grid = f64([0.0]), 0, SCHEDULE.subpaths(50)
-    for t, s in zip(grid.t, grid.s, strict=True):
-        level_t, level_s = SCHEDULE(t), SCHEDULE(s)
-        below += bool(sub_level(level_t, level_s, zero, coupling).rho < level_s.rho)
-        e = chords.taught_errors(ONE, noise(3, 2), level_t, level_s, zero, coupling)
-        assert e.abs().max() < 1e-8
-    assert below, "no sub-path for which it matters"
-
-
-def test_past_the_noisy_end_the_hop_is_a_midpoint_step():
-    """Twice the chord, a fraction of the error; halving h divides it by eight."""
-    mixture, level_t, x_t = x_t_of(299)
-
-    def left(k):
-        e = chords.taught_errors(mixture, x_t, level_t, SCHEDULE(299 - k), f64([1.0, 2.0]))
-        return e.norm(dim=2).median(dim=1).values
-
-    (one, two), (one_half, two_half) = left(8), left(4)
-    assert two < 0.15 * one
-    assert 3.6 < one / one_half < 4.4
-    assert 6.5 < two / two_half < 9.5
-
-
-def test_the_wrong_sigma_hurts_most_at_large_t():
-    def ratio(t):
-        mixture, level_t, x_t = x_t_of(t)
-        level_s = SCHEDULE(t - 20)
-        linear, markov = (
-            chords.taught_errors(mixture, x_t, level_t, level_s, f64([0.5]), coupling).norm(dim=2)
-            for coupling in ("linear", "markov")
-        )
-        return markov.mean() / linear.mean()
-
-    assert 1.5 < ratio(39) < 10 < ratio(519) < 100 < ratio(999)
-
-
 # -------------------------------------------------------------------- wrong input
 
 
@@ -165,28 +120,10 @@ def test_the_wrong_sigma_hurts_most_at_large_t():
             lambda x: chords.deviations(ONE, x, LEVEL_T, LEVEL_S, GAMMAS, "secant"),
             "chord is 'secant'; allowed: 'teacher', 'exact'",
         ),
-        (lambda x: chords.deviations(ONE, x, LEVEL_T, LEVEL_S, 2 * GAMMAS), "gamma is 1.5"),
         (lambda x: chords.taught_errors(ONE, x, LEVEL_T, LEVEL_S, -GAMMAS), "gamma is -0.25"),
-        (lambda x: chords.taught_errors(ONE, x, LEVEL_S, LEVEL_T, GAMMAS), "allowed: s < t"),
-        (
-            lambda x: chords.taught_errors(ONE, x, LEVEL_T, LEVEL_S, GAMMAS, "both"),
-            "coupling is 'both'",
-        ),
-        (
-            lambda x: chords.taught_errors(ONE, x, LEVEL_T, LEVEL_S, GAMMAS, end=LEVEL_T),
-            "no noisier",
-        ),
         (lambda x: chords.curve_below(ONE, x, f64([0.3, 1.0])), "no noisier"),
     ],
 )
 def test_wrong_input(call, message):
     with pytest.raises(ValueError, match=message):
         call(noise(4, 2))
-
-
-def test_levels_of_another_scale_give_the_same():
-    """Everything is in z, so the variance-exploding levels of the same rho agree."""
-    x = noise(4, 2)
-    z_t, z_s = (Level(torch.ones_like(at.rho), at.rho) for at in (LEVEL_T, LEVEL_S))
-    vp = chords.taught_errors(ONE, LEVEL_T.alpha * x, LEVEL_T, LEVEL_S, GAMMAS)
-    assert_near(chords.taught_errors(ONE, x, z_t, z_s, GAMMAS), vp, atol=1e-8)

@@ -1,15 +1,12 @@
 """The data sets: their shapes, their scale, and the way to look them up."""
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
 
 from slam_edu import toy
-from slam_edu.metrics import mode_coverage
-from tests.helpers import assert_near, max_error, noise
+from tests.helpers import assert_near, noise
 
 SETS = {name: toy.make(name, torch.float64) for name in toy.DATASETS}
 each_set = pytest.mark.parametrize("name", SETS)
@@ -30,13 +27,6 @@ def test_every_set_is_standardized(name):
     assert mixture.covariance().trace().item() == pytest.approx(2)
 
 
-@each_set
-def test_precision_is_chosen(name):
-    single = toy.make(name)
-    assert single.dtype == torch.float32
-    assert max_error(single.means, SETS[name].means) < 2e-7
-
-
 def test_names():
     assert tuple(toy.DATASETS) == ("ring", "spiral", "two_moons", "pinwheel", "checkerboard")
     with pytest.raises(
@@ -47,7 +37,7 @@ def test_names():
         toy.picture("dog")
 
 
-@pytest.mark.parametrize("modes", [2, 5, 8, 25])
+@pytest.mark.parametrize("modes", [2, 8])
 def test_ring(modes):
     ring = toy.ring(modes, std=0.01, dtype=torch.float64)
     assert len(ring) == modes
@@ -58,8 +48,6 @@ def test_ring(modes):
     x = noise(20, 2, seed=1)
     turned = x @ rotation(2 * math.pi / modes).T
     assert_near(ring.log_density(turned), ring.log_density(x), rtol=1e-9)
-    coverage = mode_coverage(ring.sample(4000, torch.Generator().manual_seed(0)), ring)
-    assert coverage.covered == 1
 
 
 def test_spiral_has_even_spacing():
@@ -81,18 +69,6 @@ def test_two_moons_interleave():
     assert (upper[:, 0].max() > lower[:, 0].min()).all()
     assert upper[:, 1].max() > lower[:, 1].max()
     assert torch.cdist(upper, lower).min() > 4 * moons.std  # and they do not touch
-
-
-def test_pinwheel_turns_and_widens():
-    wheel = toy.pinwheel(arms=5, dtype=torch.float64)
-    x = noise(20, 2, seed=2)
-    assert_near(
-        wheel.log_density(x @ rotation(2 * math.pi / 5).T), wheel.log_density(x), rtol=1e-9
-    )
-    assert not torch.allclose(
-        wheel.log_density(x @ rotation(0.3).T), wheel.log_density(x), rtol=1e-2
-    )
-    assert_near(wheel.std / wheel.means.norm(dim=1), torch.full((60,), 0.09, dtype=torch.float64))
 
 
 def test_checkerboard_is_flat_on_the_squares_and_empty_between():
@@ -122,19 +98,9 @@ def test_pictures_are_mixtures_of_at_most_so_many():
     ("call", "message"),
     [
         (lambda: toy.ring(1), "modes is 1; allowed: an integer >= 2"),
-        (lambda: toy.ring(8.0), "modes is 8.0"),
         (lambda: toy.ring(std=0.0), "std is 0.0; allowed: a finite number greater than 0"),
-        (lambda: toy.spiral(1), "components is 1"),
         (lambda: toy.spiral(turns=0), "turns is 0"),
-        (lambda: toy.spiral(std=math.nan), "std is nan"),
-        (lambda: toy.two_moons(1), "components is 1"),
-        (lambda: toy.two_moons(std=-1.0), "std is -1.0"),
-        (lambda: toy.pinwheel(arms=1), "arms is 1"),
-        (lambda: toy.pinwheel(components=1), "components is 1"),
         (lambda: toy.pinwheel(twist=math.inf), "twist is inf; allowed: a finite angle"),
-        (lambda: toy.pinwheel(std=math.inf), "std is inf"),
-        (lambda: toy.checkerboard(1), "squares is 1"),
-        (lambda: toy.checkerboard(per_side=0), "per_side is 0"),
         (
             lambda: toy.picture(components=2001),
             "components is 2001; allowed: an integer from 1 to 2000",
@@ -144,13 +110,3 @@ def test_pictures_are_mixtures_of_at_most_so_many():
 def test_wrong_parameters(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-def test_import_needs_torch_and_numpy_alone():
-    code = (
-        "import sys, slam_edu.toy, slam_edu.metrics\n"
-        "slam_edu.toy.make('ring')\n"
-        "print([m for m in ('PIL', 'scipy', 'ot', 'matplotlib') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

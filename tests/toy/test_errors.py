@@ -1,7 +1,5 @@
 """Errors of solvers and students: against closed forms, against each other, and their orders."""
 
-import math
-
 import pytest
 import torch
 
@@ -13,7 +11,7 @@ from slam_edu import (
     boundary_scalings,
     pf_ode_trajectory,
 )
-from slam_edu.toy import GaussianMixture, ring, solution_map, two_moons
+from slam_edu.toy import GaussianMixture, solution_map, two_moons
 from slam_edu.toy.errors import (
     effects_at_end,
     exact_trajectory,
@@ -25,7 +23,7 @@ from slam_edu.toy.errors import (
     student_errors,
     sub_path_errors,
 )
-from tests.helpers import TinyNet, assert_near, column, f64, noise
+from tests.helpers import assert_near, column, f64, noise
 
 SCHEDULE = NoiseSchedule.stable_diffusion(torch.float64)
 START, END = SCHEDULE(999), SCHEDULE(0)
@@ -39,23 +37,6 @@ def growth(rho):
     return torch.sqrt(STD**2 + rho**2)
 
 
-# -------------------------------------------------------------------- levels
-
-
-def test_geometric_levels_have_equal_ratios():
-    levels = geometric_levels(START, END, 10)
-    assert len(levels) == 11
-    assert_near(levels.norm, torch.ones(11, dtype=torch.float64), rtol=1e-12)
-    assert_near(levels.rho[0], START.rho, rtol=1e-12)
-    assert_near(levels.rho[-1], END.rho, rtol=1e-12)
-    ratio = levels.rho[1:] / levels.rho[:-1]
-    assert_near(ratio, ratio[:1].expand(10), rtol=1e-12)
-
-
-def test_geometric_levels_are_nested():
-    assert_near(geometric_levels(START, END, 12)[::3].rho, geometric_levels(START, END, 4).rho)
-
-
 # -------------------------------------------------------------------- the exact path
 
 
@@ -64,20 +45,6 @@ def test_exact_trajectory_of_one_gaussian():
     exact = exact_trajectory(GAUSSIAN, x, levels)
     z = x / START.alpha * (growth(levels.rho) / growth(START.rho))[:, None, None]
     assert_near(exact, levels.alpha[:, None, None] * z, rtol=1e-9)
-
-
-def test_exact_trajectory_does_not_depend_on_the_levels_between():
-    x = noise(20, 2)
-    direct = solution_map(two_moons(dtype=torch.float64), x, START, END, tol=1e-9).x
-    by_hops = exact_trajectory(two_moons(dtype=torch.float64), x, geometric_levels(START, END, 9))
-    assert_near(by_hops[-1], direct, rtol=0, atol=1e-5)
-    assert torch.equal(by_hops[0], x)
-
-
-def test_exact_trajectory_to_clean_data():
-    levels = Level.cat([START, Level.clean(START.alpha)])
-    end = exact_trajectory(GAUSSIAN, noise(3, 2), levels)[-1]
-    assert_near(end, noise(3, 2) / START.alpha * STD / growth(START.rho), rtol=1e-9)
 
 
 # -------------------------------------------------------------------- local errors
@@ -93,16 +60,6 @@ def test_local_error_of_ddim_in_closed_form():
     size = (exact[:-1] / levels.alpha[:-1, None, None]).norm(dim=2)
     expected = missed[:, None] * size
     assert_near(local_errors(GAUSSIAN, exact, levels), expected, rtol=1e-6, atol=1e-9)
-
-
-def test_local_error_of_ddim_is_half_the_hop_times_the_change_of_slope():
-    mixture, levels = ring(dtype=torch.float64), geometric_levels(START, END, 400)
-    exact = exact_trajectory(mixture, noise(8, 2), levels)
-    slope = torch.stack([mixture.predict(x, levels[i]).eps for i, x in enumerate(exact)])
-    hop = -levels.rho.diff()[:, None]
-    expected = hop * slope.diff(dim=0).norm(dim=2) / 2
-    ratio = local_errors(mixture, exact, levels).mean(dim=1) / expected.mean(dim=1)
-    assert (ratio - 1).abs().max() < 0.02
 
 
 @pytest.mark.parametrize(("method", "order"), ORDERS.items())
@@ -146,66 +103,22 @@ def test_effects_of_one_gaussian_in_closed_form():
     assert_near(effects, expected, rtol=1e-4, atol=1e-8)
 
 
-def test_the_last_hop_costs_its_own_local_error():
-    mixture = two_moons(dtype=torch.float64)
-    levels = Level.cat([SCHEDULE(torch.tensor([999, 499])), Level.clean(START.alpha)])
-    exact = exact_trajectory(mixture, noise(6, 2), levels)
-    effects = effects_at_end(mixture, exact, levels)
-    assert_near(effects[-1], local_errors(mixture, exact, levels)[-1], rtol=1e-12)
-
-
-def test_one_hop_has_one_error():
-    mixture, levels = two_moons(dtype=torch.float64), geometric_levels(START, END, 1)
-    exact = exact_trajectory(mixture, noise(6, 2), levels)
-    whole = global_errors(mixture, exact, levels)
-    assert_near(local_errors(mixture, exact, levels)[0], whole, rtol=1e-12)
-    assert_near(effects_at_end(mixture, exact, levels)[0], whole, rtol=1e-12)
-
-
 # -------------------------------------------------------------------- the order
-
-
-def test_measured_order_of_a_power():
-    assert measured_order([4, 8, 16], [3 / n**2.5 for n in (4, 8, 16)]) == pytest.approx(2.5)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: geometric_levels(START, END, 0), r"hops is 0; allowed: an integer >= 1"),
-        (lambda: geometric_levels(END, START, 3), r"end has rho = 14\.6.*less than the start's"),
-        (
-            lambda: geometric_levels(START, Level.clean(START.alpha), 3),
-            r"end has rho = 0; allowed: greater than 0",
-        ),
-        (
-            lambda: exact_trajectory(GAUSSIAN, noise(2, 2), START),
-            r"levels have shape \(\); allowed: \(n,\), n >= 2",
-        ),
-        (
-            lambda: exact_trajectory(GAUSSIAN, noise(2, 2), SCHEDULE(torch.tensor([5, 9]))),
-            r"level_end has rho",
-        ),
         (
             lambda: one_hop(GAUSSIAN, noise(3, 2, 2), geometric_levels(START, END, 2), 0, "euler"),
             r"method is 'euler'; allowed: 'ddim', 'heun', 'dpmpp_2m', 'rk4'",
         ),
         (
-            lambda: one_hop(GAUSSIAN, noise(3, 2, 2), geometric_levels(START, END, 2), 2),
-            r"i is 2; allowed: an integer from 0 to 1",
-        ),
-        (
             lambda: local_errors(GAUSSIAN, noise(4, 2, 2), geometric_levels(START, END, 2)),
             r"exact has 4 states; allowed: one per level, 3",
         ),
-        (
-            lambda: global_errors(GAUSSIAN, noise(2, 2, 2), Level.from_rho(f64([1.0, 2.0]))),
-            r"rho goes from 1 to 2.*decreasing",
-        ),
-        (lambda: measured_order([4], [0.1]), r"1 hops, 1 errors; allowed: as many, two or more"),
-        (lambda: measured_order([4, 8], [0.1]), r"2 hops, 1 errors"),
         (lambda: measured_order([4, 8], [0.1, 0.0]), r"not positive"),
-        (lambda: measured_order([4, 8], [0.1, math.nan]), r"not positive"),
     ],
 )
 def test_wrong_input(call, message):
@@ -244,7 +157,7 @@ def gaussian_end(x, level):
 
 
 @pytest.mark.parametrize("config", [LEVEL, GAMMA])
-@pytest.mark.parametrize("t", [1, 259, 999])
+@pytest.mark.parametrize("t", [1, 999])
 def test_error_of_a_student_that_says_one_point(config, t):
     """The distance of that point to f*, in closed form."""
     point, x = f64([0.3, -0.4]), SCHEDULE(t).sigma * noise(20, 2)
@@ -276,23 +189,8 @@ def test_errors_of_students_that_know_the_exact_map():
     assert_near(errors, shift.norm(dim=1), rtol=1e-6)
 
 
-def test_the_tolerance_is_that_of_the_exact_map(monkeypatch):
-    asked = []
-
-    def spy(*args, tol, **more):
-        asked.append(tol)
-        return solution_map(*args, tol=tol, **more)
-
-    monkeypatch.setattr("slam_edu.toy.errors.solution_map", spy)
-    distiller, student = distiller_for(**LEVEL), Saying(lambda x, t, gamma: x)
-    x, eps = noise(3, 2), noise(3, 2, seed=1)
-    student_errors(distiller, student, GAUSSIAN, x, 500, tol=1e-4)
-    sub_path_errors(distiller, student, GAUSSIAN, x, eps, 5, [0.5], tol=1e-3)
-    assert asked == [1e-4, 1e-3]
-
-
 @pytest.mark.parametrize("config", [LEVEL, GAMMA, {**LEVEL, "reach": 2.0}])
-@pytest.mark.parametrize("index", [0, 20, 44])
+@pytest.mark.parametrize("index", [0, 44])
 def test_errors_along_a_sub_path_in_closed_form(config, index):
     """One Gaussian: teacher's hop, chord, its level and the exact end from there, written out."""
     x0, eps = STD * noise(8, 2), noise(8, 2, seed=1)
@@ -321,62 +219,3 @@ def test_errors_along_a_sub_path_in_closed_form(config, index):
         said = f64([0.3, -0.4]) * (1 + gamma if config is GAMMA else 1)
         expected = (said - gaussian_end(x, Level(t.alpha, sigma))).norm(dim=1)
         assert_near(row, expected, rtol=1e-7)
-
-
-def test_the_distillers_teacher_type_does_not_matter():
-    """The mixture is asked in the distiller's language, and its answer is the same."""
-    x0, eps = noise(6, 2), noise(6, 2, seed=1)
-    rows = []
-    for kind in ("epsilon", "v_prediction", "sample"):
-        distiller = distiller_for(teacher_prediction_type=kind, **LEVEL)
-        student = Saying(lambda x, t, gamma: 0 * x)
-        mixture = two_moons(dtype=torch.float64)
-        rows.append(sub_path_errors(distiller, student, mixture, x0, eps, 30, [0.2, 0.9]))
-    assert_near(rows[1], rows[0], rtol=1e-6)
-    assert_near(rows[2], rows[0], rtol=1e-6)
-
-
-def test_a_students_error_at_gamma_one_is_the_one_at_that_timestep():
-    mixture, student = two_moons(dtype=torch.float64), TinyNet(1)
-    distiller = distiller_for(**LEVEL)
-    x0, eps, t = noise(6, 2), noise(6, 2, seed=1), SCHEDULE(619)
-    along = sub_path_errors(distiller, student, mixture, x0, eps, 30, [0.5, 1.0], tol=1e-9)
-    x_t = t.alpha * x0 + t.sigma * eps
-    assert_near(along[1], student_errors(distiller, student, mixture, x_t, 619, tol=1e-9), 1e-6)
-    assert not along.requires_grad
-    assert not student_errors(distiller, student, mixture, x_t, 619).requires_grad
-    assert student.weight.grad is None
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (
-            lambda d, f, x: student_errors(d, f, GAUSSIAN, x, 1000),
-            r"t is 1000; allowed: 0 <= t <= 999",
-        ),
-        (
-            lambda d, f, x: student_errors(d, f, GAUSSIAN, x * math.nan, 500),
-            r"holds 6 NaN or Inf of 6",
-        ),
-        (
-            lambda d, f, x: sub_path_errors(d, f, GAUSSIAN, x, x, 50, [0.5]),
-            r"index is 50; allowed: 0 <= index <= 49",
-        ),
-        (
-            lambda d, f, x: sub_path_errors(d, f, GAUSSIAN, x, x, 5, [0.5, 1.5]),
-            r"gamma is 1\.5; allowed: 0 <= gamma <= 1",
-        ),
-        (
-            lambda d, f, x: sub_path_errors(d, f, GAUSSIAN, x, x[:2], 5, [0.5]),
-            r"noise has shape \(2, 2\); allowed: .*\(3, 2\)",
-        ),
-        (
-            lambda d, f, x: sub_path_errors(d, f, two_moons(), x, x, 5, [0.5]),
-            r"the schedule is torch\.float64 .*; allowed: .* torch\.float32",
-        ),
-    ],
-)
-def test_wrong_input_for_students(call, message):
-    with pytest.raises(ValueError, match=message):
-        call(distiller_for(**LEVEL), Saying(lambda x, t, gamma: x), noise(3, 2))
