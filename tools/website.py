@@ -65,10 +65,6 @@ BECOMES = {
 COPIED = {page: file for file, page in BECOMES.items() if page not in ("index", "licence")}
 
 
-# ---------------------------------------------------------------------------------------------
-# Text that comes from elsewhere in the repository
-# ---------------------------------------------------------------------------------------------
-
 # [text](target), where the text may hold brackets of its own; an image has a `!` before it.
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 _FROM_README = re.compile(r"(?m)^<!-- from README: (.+) -->$")
@@ -76,13 +72,7 @@ _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 
 
 def relink(text: str, file: str, page: str, address: str) -> tuple[str, dict[str, str]]:
-    """Markdown of one of the repository's files, with links that hold on the site.
-
-    Args:
-        text: the markdown.
-        file: where it comes from, relative to the repository, such as ``data/README.md``.
-        page: the page it becomes, such as ``licence``.
-        address: the repository's address, "" for none.
+    """Markdown of one of the repository's files as a page has it, with links that hold there.
 
     Returns:
         the text, and the pictures that it shows, {their file: where they belong in the site}.
@@ -91,42 +81,28 @@ def relink(text: str, file: str, page: str, address: str) -> tuple[str, dict[str
         ValueError: a link leads to no file of the repository.
     """
     pictures: dict[str, str] = {}
+    here = posixpath.dirname(page) or "."
 
     def replace(match: re.Match[str]) -> str:
         mark, label, target = match.groups()
         if "://" in target or target.startswith(("#", "mailto:")):
             return match[0]
-        path, _, anchor = target.partition("#")
+        path, hash, anchor = target.partition("#")
         found = posixpath.normpath(posixpath.join(posixpath.dirname(file), path))
         if not (ROOT / found).exists():
             raise ValueError(f"{file} links to {target!r}, and there is no file {found}")
-        here = posixpath.dirname(page)
         if mark:
             pictures[found] = f"figures/{found.replace('/', '-')}"
-            return f"![{label}]({posixpath.relpath(pictures[found], here or '.')})"
-        goal = page_of(found)
-        if goal:
-            anchor = f"#{anchor}" if anchor else ""
-            return f"[{label}]({posixpath.relpath(goal, here or '.')}{suffix_of(goal)}{anchor})"
-        if address:
-            kind = "tree" if (ROOT / found).is_dir() else "blob"
-            return f"[{label}]({address}/{kind}/main/{found}{'#' + anchor if anchor else ''})"
-        return label
+            return f"![{label}]({posixpath.relpath(pictures[found], here)})"
+        goal = found if found.startswith("notebooks/") else ""
+        if found in BECOMES:
+            goal = f"{BECOMES[found]}.md"
+        if goal.endswith((".md", ".ipynb")):
+            return f"[{label}]({posixpath.relpath(goal, here)}{hash}{anchor})"
+        kind = "tree" if (ROOT / found).is_dir() else "blob"
+        return f"[{label}]({address}/{kind}/main/{found}{hash}{anchor})" if address else label
 
     return _LINK.sub(replace, text), pictures
-
-
-def page_of(file: str) -> str:
-    """The page that shows a file of the repository, "" for none."""
-    path = Path(file)
-    if path.parent.as_posix() == "notebooks" and path.suffix == ".ipynb":
-        return path.with_suffix("").as_posix()
-    return BECOMES.get(file, "") if (ROOT / file).exists() else ""
-
-
-def suffix_of(page: str) -> str:
-    """The suffix of a page's source."""
-    return ".ipynb" if page.startswith("notebooks/") else ".md"
 
 
 def readme_part(name: str, readme: str) -> str:
@@ -144,10 +120,6 @@ def readme_part(name: str, readme: str) -> str:
         raise ValueError(f"a page of docs/site asks for {name!r}, which README.md does not have")
     return match[1].strip()
 
-
-# ---------------------------------------------------------------------------------------------
-# The notebooks
-# ---------------------------------------------------------------------------------------------
 
 EXPLORER = (
     '<p class="slam-explorer-note">Here stands an explorer, with controls to play with. It moves '
@@ -226,61 +198,21 @@ def title_of(nb: NotebookNode) -> str:
     return re.search(r"(?m)^# (.+)$", nb.cells[0].source)[1]
 
 
-# ---------------------------------------------------------------------------------------------
-# Pages that are made
-# ---------------------------------------------------------------------------------------------
-
-
 def gallery_page(shown: list[Figure]) -> str:
-    """reStructuredText: every figure, linked to its cell, by lesson."""
-    lines = ["Gallery", "=======", ""]
-    lines += [
-        f"All {len(shown)} figures of the lessons. Each leads to the cell that draws it.",
-        "",
-    ]
+    """Markdown: every figure, linked to its cell, by lesson."""
+    lines = ["# Gallery", f"All {len(shown)} figures of the lessons; each leads to its cell."]
     for notebook in dict.fromkeys(figure.notebook for figure in shown):
         mine = [figure for figure in shown if figure.notebook == notebook]
-        title = f"{notebook[:2]} {mine[0].lesson}"
-        lines += [title, "-" * len(title), "", ".. container:: gallery", ""]
+        lines += [f"## {notebook[:2]} {mine[0].lesson}", "::::{container} gallery"]
         for figure in mine:
-            lines += [
-                f"   .. figure:: figures/{figure.name}",
-                f"      :alt: {figure.alt}",
-                f"      :target: notebooks/{notebook}.html#cell-{figure.cell}",
-                "      :loading: lazy",
-                "",
-                f"      {escape_rst(figure.section or figure.lesson)}",
-                "",
-            ]
-    return "\n".join(lines)
-
-
-def escape_rst(text: str) -> str:
-    """A heading's markdown as plain reStructuredText; mathematics stays mathematics."""
-    text = re.sub(r"^(\d+)\.", r"\1\\.", text)  # no list begins here
-    parts = re.split(r"\$([^$]+)\$", text)
-    plain = [re.sub(r"([*`|_])", r"\\\1", part) for part in parts[::2]]
-    maths = [f":math:`{part}`" for part in parts[1::2]]
-    joined = [plain[0]]
-    for formula, after in zip(maths, plain[1:], strict=True):
-        joined += ["\\ ", formula, "\\ ", after]
-    return "".join(joined)
-
-
-def glossary_rows(titles: dict[str, str]) -> str:
-    """Markdown: the table of symbols."""
-    lines = ["| symbol | meaning | first in | in the code |", "|---|---|---|---|"]
-    pages = {int(name[:2]): name for name in titles}
-    for entry in glossary.SYMBOLS:
-        code = "<br>".join(f"`{glossary.short(name)}`" for name in entry.code)
-        lesson = f"[{entry.lesson:02d}](notebooks/{pages[entry.lesson]}.ipynb)"
-        lines.append(f"| ${entry.symbol}$ | {entry.meaning} | {lesson} | {code} |")
-    return "\n".join(lines)
-
-
-# ---------------------------------------------------------------------------------------------
-# Assembling and building
-# ---------------------------------------------------------------------------------------------
+            caption = re.sub(r"^(\d+)\.", r"\1\\.", figure.section or figure.lesson)  # no list
+            lines.append(
+                f":::{{figure}} figures/{figure.name}\n:alt: {figure.alt}\n"
+                f":target: notebooks/{notebook}.html#cell-{figure.cell}\n:loading: lazy\n\n"
+                f"{caption}\n:::"
+            )
+        lines.append("::::")
+    return "\n\n".join(lines) + "\n"
 
 
 def assemble(target: Path, address: str) -> None:
@@ -292,6 +224,7 @@ def assemble(target: Path, address: str) -> None:
     notebooks = read_lessons()
     titles = {name: title_of(nb) for name, nb in notebooks.items()}
     shown = [figure for name, nb in notebooks.items() for figure in figures(nb, name)]
+    pages = {name[:2]: name for name in titles}
     pictures = {"docs/demo.png": "figures/docs-demo.png"}  # the landing page's
 
     def taken(text: str, file: str, page: str) -> str:
@@ -306,7 +239,11 @@ def assemble(target: Path, address: str) -> None:
     lessons = [f"{name[:2]} · {title} <notebooks/{name}>" for name, title in titles.items()]
     data = taken(read("data/README.md"), "data/README.md", "licence")
     filled = {
-        "glossary": glossary_rows(titles),
+        "glossary": re.sub(
+            r"\| (\d\d) \|",
+            lambda match: f"| [{match[1]}](notebooks/{pages[match[1]]}.ipynb) |",
+            glossary.show()._repr_markdown_(),
+        ),
         "lessons": "\n".join(lessons),
         "version": setting("version"),
         "LICENSE": read("LICENSE").strip(),
@@ -322,7 +259,7 @@ def assemble(target: Path, address: str) -> None:
         for name, content in filled.items():
             text = text.replace(f"<!-- {name} -->", content)
         path.write_text(text, encoding="utf-8")
-    made = {"gallery.rst": gallery_page(shown)}
+    made = {"gallery.md": gallery_page(shown)}
     made |= {f"{page}.md": taken(read(file), file, page) for page, file in COPIED.items()}
     for name, nb in notebooks.items():
         made[f"notebooks/{name}.ipynb"] = for_the_site(nb, name, address)

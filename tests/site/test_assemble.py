@@ -15,7 +15,7 @@ def few(monkeypatch):
     """One lesson, and no API pages: the others are as it is."""
     first = dict(list(website.read_lessons().items())[:1])
     monkeypatch.setattr(website, "read_lessons", lambda: first)
-    monkeypatch.setattr(website, "glossary_rows", lambda titles: "")
+    monkeypatch.setattr(website.glossary, "show", lambda: website.glossary.Table([]))
     monkeypatch.setattr(website.subprocess, "run", lambda *_, **__: None)
 
 
