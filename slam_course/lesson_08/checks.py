@@ -93,13 +93,9 @@ def images(
              "the variances of the two rates add up."),
             (4 * _variance(q) / gap, "Only the second rate's error is in it. Both sets are "
              "finite: the variances of the two rates add up."),
-            (4 * max(_variance(p), _variance(q)) / gap, "Only one rate's error is in it. Both "
-             "sets are finite: the variances of the two rates add up."),
             (4 * sides / gap, "You add the two standard errors. Of independent sets the "
              "*variances* add up; the error of the difference is the root of their sum."),
             (8 * both / gap, "This is the number in both sets together; return that of one."),
-            (2 * both / gap / 2, "At your n the difference is one standard error; it should be "
-             "two."),
             (4 * both / math.sqrt(gap), "The difference has to be squared, as the errors are."),
             (4 / gap, "The rates' own variances are missing: near 1 rates vary less than at "
              "1/2."),
@@ -193,9 +189,6 @@ def frechet(answer: Callable[[Tensor, Tensor], float]) -> str:
              "unit of a variance squared."),
             (mean + traces - 2 * math.sqrt(max(float((c1 @ c2).trace()), 0)), "You take the root "
              "of the trace. It is the trace of the root: first the root, then the sum."),
-            (mean + float((r1 - r2).square().sum()), "This compares the two roots element by "
-             "element. It is the same only for covariances that commute; use the root of the "
-             "product."),
             (mean + float((c1 - c2).square().sum()), "You compare the covariances element by "
              "element; the formula has a root of their product."),
             (math.sqrt(right), "This is the root of what is called the Fréchet distance in this "
