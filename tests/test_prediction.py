@@ -230,50 +230,32 @@ ONE = level(0.8, 0.6, torch.float32)
 PAIR = Prediction(X, X)
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (
-            lambda: add_noise(torch.zeros(3), torch.zeros(3), ONE),
-            r"x0 has shape \(3,\); allowed.*rank",
-        ),
-        (
-            lambda: add_noise(X, torch.zeros(2, 2), ONE),
-            r"noise has shape \(2, 2\); allowed.*\(2, 3\)",
-        ),
-        (
-            lambda: add_noise(X, X.double(), ONE),
-            r"noise has dtype torch.float64; allowed.*float32",
-        ),
-        (lambda: add_noise(X, X.to("meta"), ONE), r"noise has device meta; allowed.*cpu"),
-        (lambda: add_noise(X, X, level(0.8, 0.6)), r"level has dtype torch.float64 but .*float32"),
-        (
-            lambda: add_noise(X, X, Level(ONE.alpha.to("meta"), ONE.sigma.to("meta"))),
-            r"level is on meta but the samples are on cpu",
-        ),
-        (
-            lambda: add_noise(X, X, Level(torch.ones(3), torch.ones(3))),
-            r"level has 3 values, the samples have shape \(2, 3\); allowed: one value per sample",
-        ),
-        (
-            lambda: add_noise(X, X, Level(torch.ones(2, 1), torch.ones(2, 1))),
-            r"level has shape \(2, 1\); allowed: \(\) or \(B,\)",
-        ),
-        (
-            lambda: to_prediction(X, X, ONE, "v"),
-            r"prediction_type is 'v'; allowed: 'epsilon', 'sample'",
-        ),
-        (lambda: to_prediction(X[:, :2], X, ONE), r"output has shape \(2, 2\); allowed.*\(2, 3\)"),
-        (lambda: to_output(PAIR, ONE, "x0"), r"prediction_type is 'x0'; allowed"),
-        (lambda: guided_prediction(PAIR, PAIR, -1.0), r"guidance is -1.0; allowed: .*>= 0"),
-        (lambda: guided_prediction(PAIR, PAIR, math.nan), r"guidance is nan; allowed"),
-        (lambda: guided_prediction(PAIR, PAIR, math.inf), r"guidance is inf; allowed"),
-        (
-            lambda: network_predictor(None, None, prediction_type="flow"),
-            r"prediction_type is 'flow'; allowed",
-        ),
-    ],
-)
+def per_sample(*shape, device=None):
+    return Level(torch.ones(shape, device=device), torch.ones(shape, device=device))
+
+
+WRONG = [
+    (lambda: add_noise(X[0], X[0], ONE), r"x0 has shape \(3,\); allowed.*rank"),
+    (lambda: add_noise(X, X[:, :2], ONE), r"noise has shape \(2, 2\); allowed.*\(2, 3\)"),
+    (lambda: add_noise(X, X.double(), ONE), r"noise has dtype torch.float64; .*float32"),
+    (lambda: add_noise(X, X.to("meta"), ONE), r"noise has device meta; allowed.*cpu"),
+    (lambda: add_noise(X, X, level(0.8, 0.6)), r"level has dtype torch.float64 but .*float32"),
+    (lambda: add_noise(X, X, per_sample(device="meta")), r"level is on meta but .* on cpu"),
+    (lambda: add_noise(X, X, per_sample(3)), r"level has 3 values, the samples .* \(2, 3\); "),
+    (lambda: add_noise(X, X, per_sample(2, 1)), r"level has shape \(2, 1\); allowed: \(\) or"),
+    (lambda: to_prediction(X, X, ONE, "v"), r"prediction_type is 'v'; allowed: 'epsilon'"),
+    (lambda: to_prediction(X[:, :2], X, ONE), r"output has shape \(2, 2\); .*\(2, 3\)"),
+    (lambda: to_prediction(X, X, per_sample(3)), r"level has 3 values"),
+    (lambda: to_output(PAIR, ONE, "x0"), r"prediction_type is 'x0'; allowed"),
+    (lambda: to_output(PAIR, per_sample(3), "v_prediction"), r"level has 3 values"),
+    (lambda: guided_prediction(PAIR, PAIR, -1.0), r"guidance is -1.0; allowed: .*>= 0"),
+    (lambda: guided_prediction(PAIR, PAIR, math.nan), r"guidance is nan; allowed"),
+    (lambda: guided_prediction(PAIR, PAIR, math.inf), r"guidance is inf; allowed"),
+    (lambda: network_predictor(None, None, prediction_type="flow"), r"is 'flow'; allowed"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "message"), WRONG)
 def test_wrong_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()

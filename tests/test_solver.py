@@ -201,50 +201,25 @@ def test_levels_per_sample():
 LEVELS = Level.from_rho(f64([8.0, 1.0, 0.1]))
 
 
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (
-            lambda: solve_pf_ode(gaussian, noise(2, 2), LEVELS, "euler"),
-            r"method is 'euler'; allowed: 'ddim', 'heun', 'dpmpp_2m', 'rk4'",
-        ),
-        (lambda: solve_pf_ode(gaussian, noise(2), LEVELS), r"x has shape \(2,\); allowed.*rank 2"),
-        (
-            lambda: solve_pf_ode(gaussian, noise(2, 2) * math.nan, LEVELS),
-            r"x holds 4 NaN or Inf of 4 values; allowed",
-        ),
-        (
-            lambda: solve_pf_ode(gaussian, noise(2, 2).float(), LEVELS),
-            r"levels has dtype torch.float64 but the samples have torch.float32",
-        ),
-        (
-            lambda: solve_pf_ode(gaussian, noise(2, 2).to("meta"), LEVELS),
-            r"levels is on cpu but the samples are on meta",
-        ),
-        (
-            lambda: solve_pf_ode(gaussian, noise(2, 2), LEVELS[0]),
-            r"levels have shape \(\); allowed",
-        ),
-        (
-            lambda: solve_pf_ode(gaussian, noise(2, 2), LEVELS[:1]),
-            r"shape \(1,\); allowed.*n >= 2",
-        ),
-        (
-            lambda: solve_pf_ode(gaussian, noise(2, 2), LEVELS[[0, 2, 1]]),
-            r"rho goes from 0\.1 to 1 at levels 1 and 2; allowed: decreasing",
-        ),
-        (
-            lambda: solve_pf_ode(gaussian, noise(2, 2), LEVELS[[0, 0]]),
-            r"rho goes from 8 to 8 at levels 0 and 1; allowed: decreasing",
-        ),
-        (
-            lambda: ddim_step(
-                Prediction(noise(2, 2), noise(2, 2)), level(1.0, 0.5, torch.float32)
-            ),
-            r"level_s has dtype torch.float32 but the samples have torch.float64",
-        ),
-    ],
-)
+def solve(x, levels=LEVELS, method="ddim"):
+    return solve_pf_ode(gaussian, x, levels, method)
+
+
+WRONG = [
+    (lambda x: solve(x, method="euler"), r"'euler'; allowed: 'ddim', 'heun', 'dpmpp_2m', 'rk4'"),
+    (lambda x: solve(x[0]), r"x has shape \(2,\); allowed.*rank 2"),
+    (lambda x: solve(x * math.nan), r"x holds 4 NaN or Inf of 4 values; allowed"),
+    (lambda x: solve(x.float()), r"levels has dtype torch.float64 but .* torch.float32"),
+    (lambda x: solve(x.to("meta")), r"levels is on cpu but the samples are on meta"),
+    (lambda x: solve(x, LEVELS[0]), r"levels have shape \(\); allowed"),
+    (lambda x: solve(x, LEVELS[:1]), r"shape \(1,\); allowed.*n >= 2"),
+    (lambda x: solve(x, LEVELS[[0, 2, 1]]), r"from 0\.1 to 1 at levels 1 and 2; .*decreasing"),
+    (lambda x: solve(x, LEVELS[[0, 0]]), r"rho goes from 8 to 8 at levels 0 and 1; allowed"),
+    (lambda x: ddim_step(Prediction(x, x), level(1.0, 0.5, torch.float32)), r"level_s has dtype"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("call", "message"), WRONG)
 def test_wrong_input(call, message):
     with pytest.raises(ValueError, match=message):
-        call()
+        call(noise(2, 2))
