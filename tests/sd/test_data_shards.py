@@ -13,8 +13,8 @@ import pytest
 from slam_edu.sd.config import SDConfig
 from slam_edu.sd.data import open_source
 from slam_edu.sd.data import shards as module
+from slam_edu.sd.data.entries import Item
 from slam_edu.sd.data.shards import CUT, NO_TAR, expand_shards
-from slam_edu.sd.data.sources import Item
 from tests.sd.images import CAPTIONS, caption, encoded, picture, sample_files, shards, tar_of
 
 

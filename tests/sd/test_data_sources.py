@@ -12,7 +12,7 @@ from slam_edu.images import RejectedError
 from slam_edu.sd.config import SDConfig
 from slam_edu.sd.data import SampleCounts, default_prompts, open_source, read_prompts
 from slam_edu.sd.data import sources as module
-from slam_edu.sd.data.sources import Item
+from slam_edu.sd.data.entries import Item
 from tests.sd.images import CAPTIONS, encoded, image_folder, picture
 
 

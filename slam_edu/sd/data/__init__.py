@@ -7,7 +7,8 @@ What a configuration names (``sources``, ``shards``) is encoded by the teacher's
 
 from slam_edu.sd.data.batches import CachedBatches, EncodedBatches, StreamBatches, open_batches
 from slam_edu.sd.data.cache import LatentCache, make_cache
-from slam_edu.sd.data.sources import SampleCounts, default_prompts, open_source, read_prompts
+from slam_edu.sd.data.entries import SampleCounts
+from slam_edu.sd.data.sources import default_prompts, open_source, read_prompts
 
 __all__ = [
     "CachedBatches",

@@ -30,6 +30,7 @@ from slam_edu.images import RejectedError
 from slam_edu.sd.components import TextCondition, is_xl
 from slam_edu.sd.config import SDConfig
 from slam_edu.sd.data.cache import LatentCache, make_cache
+from slam_edu.sd.data.entries import Entry, Item, SampleCounts
 from slam_edu.sd.data.latents import (
     Sample,
     empty_of,
@@ -41,7 +42,7 @@ from slam_edu.sd.data.latents import (
     wanted_shape,
 )
 from slam_edu.sd.data.shards import ShardSource
-from slam_edu.sd.data.sources import Entry, Item, MapSource, SampleCounts, open_source
+from slam_edu.sd.data.sources import MapSource, open_source
 from slam_edu.seeding import sample_generator
 
 if TYPE_CHECKING:

@@ -31,8 +31,8 @@ from slam_edu.images import RejectedError
 from slam_edu.io import atomic_path, save_tensors, sha256_of
 from slam_edu.sd.components import TextCondition, is_xl
 from slam_edu.sd.config import SDConfig
+from slam_edu.sd.data.entries import SampleCounts
 from slam_edu.sd.data.latents import empty_of, open_latents, states_of, teacher_identity
-from slam_edu.sd.data.sources import SampleCounts
 
 if TYPE_CHECKING:
     from slam_edu.sd.data.latents import LatentSource, Pipeline

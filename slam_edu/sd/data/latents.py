@@ -34,24 +34,15 @@ from slam_edu.sd.components import (
     unet_output,
 )
 from slam_edu.sd.config import SDConfig
-from slam_edu.sd.data.sources import (
-    Entry,
-    MapSource,
-    Position,
-    default_prompts,
-    hash_of,
-    open_source,
-    read_prompts,
-)
+from slam_edu.sd.data.entries import Entry, Position, hash_of
+from slam_edu.sd.data.shards import ShardSource
+from slam_edu.sd.data.sources import MapSource, default_prompts, open_source, read_prompts
 from slam_edu.sd.engine import make_autocast
 from slam_edu.seeding import sample_generator
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-    from slam_edu.sd.data.shards import ShardSource
-
-    Source = MapSource | ShardSource
     Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
 
 #: Tells the generators of drawn latents from others of the same seed and number; not 0, which a
@@ -222,7 +213,9 @@ class EncodedLatents:
     #: Images that are read and encoded at a time.
     batch = 32
 
-    def __init__(self, config: SDConfig, pipeline: Pipeline, source: Source) -> None:
+    def __init__(
+        self, config: SDConfig, pipeline: Pipeline, source: MapSource | ShardSource
+    ) -> None:
         self.config, self.pipeline, self.source = config, pipeline, source
         self.size = image_size(config, pipeline)
         self._pool = loading_pool()

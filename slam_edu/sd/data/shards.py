@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 
 from slam_edu.images import SUFFIXES, RejectedError
 from slam_edu.sd.config import SDConfig
-from slam_edu.sd.data.sources import Entry, Position, check_caption, entry, hash_of
+from slam_edu.sd.data.entries import Entry, Position, check_caption, entry, hash_of
 
 ENDS = (".tar", ".tar.gz", ".tgz")
 #: Seconds before each new attempt at an address, and until an attempt without an answer fails.

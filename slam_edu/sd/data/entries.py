@@ -1,0 +1,126 @@
+"""What a source gives, and the count of what was rejected.
+
+A source gives entries in an order that never changes, each an :class:`Item`, not yet decoded, or
+the :class:`~slam_edu.images.RejectedError` that tells why it cannot be used. A *position*, a value
+that JSON can hold, is how much of a source was read: reading goes on there in another process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from slam_edu.images import RejectedError
+
+#: The fraction of rejected samples is looked at when so many were seen; so many are named.
+ENOUGH, NAMED = 20, 5
+
+Position = Any
+"""How much of a source was read: an integer, or a list of two of them."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """An image that was not read yet (values in [-1, 1], a file's content or path), a caption."""
+
+    name: str
+    caption: str
+    picture: bytes | Path | Tensor
+
+
+Entry = Item | RejectedError
+
+
+@dataclass
+class SampleCounts:
+    """How many samples were used, how many were rejected by reason, and the first few of these."""
+
+    accepted: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    examples: list[str] = field(default_factory=list)
+
+    @property
+    def rejected(self) -> int:
+        """How many were not used."""
+        return sum(self.reasons.values())
+
+    def reject(self, error: RejectedError) -> None:
+        """Count one more that is not used."""
+        self.reasons[error.reason] = self.reasons.get(error.reason, 0) + 1
+        if len(self.examples) < NAMED and str(error) not in self.examples:
+            self.examples.append(str(error))
+
+    def __add__(self, other: SampleCounts) -> SampleCounts:
+        names = dict.fromkeys([*self.reasons, *other.reasons])
+        reasons = {n: self.reasons.get(n, 0) + other.reasons.get(n, 0) for n in names}
+        examples = list(dict.fromkeys([*self.examples, *other.examples]))[:NAMED]
+        return SampleCounts(self.accepted + other.accepted, reasons, examples)
+
+    def check(self, max_rejected: float, final: bool = False) -> None:
+        """Stop when too many were rejected.
+
+        Of n samples, p n may be rejected at the end (``final``), and before it two standard
+        deviations of chance more: the few bad samples may come first.
+
+        Raises:
+            ValueError: for a fraction above ``max_rejected``, p, or at the end without a sample.
+        """
+        rejected, seen = self.rejected, self.accepted + self.rejected
+        if not final and seen < ENOUGH:
+            return
+        by_reason = self._by_reason() or "There was none"
+        why = f"By reason: {by_reason}. The first: {'; '.join(self.examples)}"
+        if rejected > max_rejected * seen + (0 if final else 2 * math.sqrt(max_rejected * seen)):
+            raise ValueError(
+                f"{rejected:,} of {seen:,} samples were rejected, a fraction of "
+                f"{rejected / seen:.2f}; allowed: max_rejected={max_rejected:g}. {why}"
+            )
+        if final and not self.accepted:
+            raise ValueError(
+                f"no sample was accepted, {rejected:,} were rejected; allowed: at least one. {why}"
+            )
+
+    def __str__(self) -> str:
+        text = f"{self.accepted:,} samples accepted, {self.rejected:,} rejected"
+        return f"{text} ({self._by_reason()})" if self.reasons else text
+
+    def _by_reason(self) -> str:
+        most_first = sorted(self.reasons.items(), key=lambda pair: (-pair[1], pair[0]))
+        return ", ".join(f"{reason}: {count:,}" for reason, count in most_first)
+
+
+def check_caption(caption: object, empty_captions: str, missing: str = "") -> str:
+    """A caption on one line; ``missing`` is the detail of one that is None.
+
+    Raises:
+        RejectedError: for no caption, one that is no text, or an empty one unless it is kept.
+    """
+    if caption is None:
+        raise RejectedError("no caption", missing)
+    if not isinstance(caption, str):
+        raise RejectedError("a caption that is no text", type(caption).__name__)
+    caption = " ".join(caption.split())
+    if not caption and empty_captions == "reject":
+        raise RejectedError("an empty caption", "empty_captions='keep' would keep it")
+    return caption
+
+
+def entry(name: str, picture: Callable[[], Any], caption: Callable[[], str]) -> Entry:
+    """An item, or what either function raised."""
+    try:
+        return Item(name, picture=picture(), caption=caption())
+    except RejectedError as error:
+        error.name = name
+        return error
+
+
+def hash_of(value: object) -> str:
+    """A short hash of what JSON can hold."""
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
