@@ -57,7 +57,10 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 # Cross-references inside the project must hold. Those to other projects would need their indexes,
 # which are on other hosts.
-nitpick_ignore_regex = [("py:.*", r"(?!slam_(edu|course)\.).*")]
+nitpick_ignore_regex = [
+    ("py:.*", r"(?!slam_(edu|course)\.).*"),
+    ("py:class", r".*\.Pipeline"),  # an alias for type checkers alone
+]
 
 # ---------------------------------------------------------------------------------------------
 # Pages

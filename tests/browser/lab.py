@@ -57,8 +57,6 @@ ERRORS = (
 PICTURE = "img.slam-explorer-figure"
 CONTROL = ".noUi-handle, select"
 ARROWS = ("ArrowRight", "ArrowLeft")
-PAGES = ("PageUp", "PageDown")
-"""By more than one step; for Notebook 7, which takes the arrow keys for itself."""
 
 
 class LabError(AssertionError):
@@ -185,59 +183,26 @@ def launch(playwright: Playwright, executable: str) -> Browser:
 
 @contextmanager
 def open_lab(server: Server, notebook: str, browser: Browser) -> Iterator[Page]:
-    """A page with a notebook open in JupyterLab and its kernel ready."""
-    with _page(browser, notebook, server) as page:
+    """A page with a notebook open in JupyterLab and its kernel ready; a failure on it leaves a
+    screenshot."""
+    context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    page = context.new_page()
+    page.slam_faults = []  # errors that JavaScript did not catch
+    page.on("pageerror", lambda error: page.slam_faults.append(str(error)))
+    try:
         page.goto(f"{server.url}lab/tree/{notebook}?reset&token={server.token}")
         page.locator(f"{PANEL} .jp-Cell").first.wait_for(timeout=60_000)
         # The status bar's word counts: the toolbar's circle says idle before a kernel exists,
         # and "Run All" would then ask which kernel to use.
         page.locator("#jp-bottom-panel", has_text="| Idle").wait_for(timeout=60_000)
         yield page
-
-
-@contextmanager
-def _page(browser: Browser, name: str, server: Server) -> Iterator[Page]:
-    """A page of its own; whatever fails on it leaves a screenshot."""
-    context = browser.new_context(viewport={"width": 1280, "height": 1000})
-    page = context.new_page()
-    page.slam_faults = []  # errors that JavaScript did not catch
-    page.on("pageerror", lambda error: page.slam_faults.append(str(error)))
-    try:
-        yield page
     except Exception:
         with suppress(PlaywrightError):  # a crashed page has nothing to show
-            save_shot(page, f"{Path(name).stem}-failed")
+            save_shot(page, f"{Path(notebook).stem}-failed")
         raise
     finally:
         context.close()
         end_kernels(server)
-
-
-@contextmanager
-def open_notebook(server: Server, notebook: str, browser: Browser) -> Iterator[Page]:
-    """A page with a notebook open in Jupyter Notebook and its kernel ready."""
-    with _page(browser, f"{notebook}-notebook", server) as page:
-        page.goto(f"{server.url}notebooks/{notebook}?token={server.token}")
-        page.locator(f"{PANEL} .jp-Cell").first.wait_for(timeout=60_000)
-        # The circle says idle before a kernel exists; the kernel's name comes with the kernel.
-        page.locator(".jp-KernelName", has_text="ipykernel").wait_for(timeout=60_000)
-        page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for(
-            timeout=60_000
-        )
-        # Of its own, Notebook fails to read a setting that only JupyterLab has (7.6: "schema").
-        page.slam_faults.clear()
-        yield page
-
-
-@contextmanager
-def open_voila(server: Server, notebook: str, browser: Browser, seconds: float) -> Iterator[Page]:
-    """A page with what Voilà shows of a notebook, which it runs for that."""
-    with _page(browser, f"{notebook}-voila", server) as page:
-        page.goto(
-            f"{server.url}voila/render/{notebook}?token={server.token}", timeout=1000 * seconds
-        )
-        page.locator(PICTURE).first.wait_for(timeout=1000 * seconds)
-        yield page
 
 
 def run_all(page: Page, seconds: float) -> None:
@@ -310,13 +275,11 @@ def controls(explorer: Locator) -> list[Locator]:
     return explorer.locator(CONTROL).all()
 
 
-def move(
-    explorer: Locator, control: Locator, seconds: float = 30, keys: tuple[str, str] = ARROWS
-) -> None:
+def move(explorer: Locator, control: Locator, seconds: float = 30) -> None:
     """Move a control by one step and wait for another picture.
 
-    A slider is moved with a key, as by a learner without a mouse: the second one if it stands at
-    its end already.
+    A slider is moved with a key, as by a learner without a mouse: to the left if it stands at its
+    right end already.
 
     Raises:
         LabError: the control does not move, or the picture stays the same.
@@ -332,7 +295,7 @@ def move(
     else:
         place = control.get_attribute("aria-valuenow")
         control.focus()
-        for key in keys:
+        for key in ARROWS:
             control.press(key)
             if control.get_attribute("aria-valuenow") != place:
                 break

@@ -45,25 +45,6 @@ def test_lesson(path, browser, tmp_path, request):
             lab.save_shot(explorer, f"{path.stem}-explorer{number}")
 
 
-def test_an_explorer_in_jupyter_notebook_and_in_voila(chromium, server):
-    """One function makes all explorers (slam_course.widgets), so a quick lesson stands for all."""
-    name = lab.copy_lesson(NOTEBOOKS / "04_sub_paths_and_the_sl_ode.ipynb", server)
-
-    def move_all(page, keys):
-        for explorer in lab.explorers(page):
-            for handle in lab.controls(explorer):
-                lab.move(explorer, handle, keys=keys)
-        return len(lab.explorers(page))
-
-    with lab.open_notebook(server, name, chromium) as page:
-        lab.run_all(page, seconds=600)
-        count = move_all(page, lab.PAGES)
-        assert count >= 1
-    with lab.open_voila(server, name, chromium, 600) as page:
-        assert move_all(page, lab.ARROWS) == count
-        assert not page.get_by_text("There was an error").count()
-
-
 # The helper itself, on notebooks made here: a check that cannot fail would prove nothing.
 
 STUCK = """
