@@ -175,8 +175,6 @@ class GaussianMixture(nn.Module):
         noise = torch.randn(n, self.dim, generator=generator, dtype=self.dtype, device=device)
         return add_noise(x0, noise.to(self.device), level)
 
-    # ---------------------------------------------------------------- exact quantities
-
     def log_density(self, x: Tensor, level: Level | None = None) -> Tensor:
         r"""Log of the density :math:`p(x)` of points ``(B, D)``, shape ``(B,)``.
 
@@ -254,8 +252,6 @@ class GaussianMixture(nn.Module):
         low, high = self.std.min().item(), self.std.max().item()
         std = f"{low:.3g}" if low == high else f"{low:.3g}...{high:.3g}"
         return f"components={len(self)}, dim={self.dim}, std={std}, dtype={self.dtype}"
-
-    # ---------------------------------------------------------------- inside
 
     def _coordinates(self, x: Tensor, level: Level | None) -> tuple[Tensor, Tensor, Tensor]:
         """Check points and level; alpha, z and rho (alpha and rho of shape () or (B, 1))."""

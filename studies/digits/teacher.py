@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from slam_course.figures import SOLVER_NAMES
 from slam_edu.digits import load_pipeline
 from slam_edu.digits.captions import FULL, WORDS, caption
 from slam_edu.digits.data import CaptionedDigits
@@ -42,7 +43,6 @@ RESULTS = "digits-results/teacher.json"
 #: Guidance w of the trade-off at 50 DDIM steps; diffusers' guidance_scale is w + 1.
 GUIDANCES = (0.0, 0.5, 1.0, 2.0, 3.0)
 STEPS, TABLE_GUIDANCE = (1, 2, 4, 8, 16), 2.0
-NAMES = {"ddim": "DDIM", "dpmpp_2m": "DPM-Solver++ 2M"}
 
 
 def settings() -> list[Setting]:
@@ -155,7 +155,7 @@ def as_text(results: Mapping[str, Any]) -> str:
 
     lines.append(line(("real images (floor)", "", "", ""), floor))
     for s, scores in rows_of(results):
-        head = (NAMES[s.sampler], str(s.steps), f"{s.guidance:g}", str(s.calls))
+        head = (SOLVER_NAMES[s.sampler], str(s.steps), f"{s.guidance:g}", str(s.calls))
         lines.append(line(head, scores))
     return "\n".join(lines)
 

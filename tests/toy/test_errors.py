@@ -9,9 +9,8 @@ from slam_edu import (
     NoiseSchedule,
     SubPathDistiller,
     boundary_scalings,
-    pf_ode_trajectory,
 )
-from slam_edu.toy import GaussianMixture, solution_map, two_moons
+from slam_edu.toy import GaussianMixture, two_moons
 from slam_edu.toy.errors import (
     effects_at_end,
     exact_trajectory,
@@ -73,21 +72,6 @@ def test_orders(method, order):
         whole.append(global_errors(mixture, path, levels, method).median().item())
     assert measured_order(hops, local) == pytest.approx(order + 1, abs=0.2)
     assert measured_order(hops, whole) == pytest.approx(order, abs=0.2)
-
-
-def test_a_multistep_hop_remembers_the_exact_level_before():
-    """From exact states, the second hop is the second hop of a solver that was exact so far."""
-    levels = geometric_levels(START, END, 300)
-    exact = exact_trajectory(GAUSSIAN, noise(4, 2), levels)
-    at = 100
-    first = one_hop(GAUSSIAN, exact, levels, at, "ddim")
-    second = one_hop(GAUSSIAN, exact, levels, at, "dpmpp_2m")
-    missed = (first - exact[at + 1]).norm(), (second - exact[at + 1]).norm()
-    assert missed[1] < 0.05 * missed[0]
-    assert torch.equal(
-        one_hop(GAUSSIAN, exact, levels, 0, "dpmpp_2m"),
-        pf_ode_trajectory(GAUSSIAN.predict, exact[0], levels[:2], "dpmpp_2m")[-1],
-    )
 
 
 # -------------------------------------------------------------------- what hops cost at the end
@@ -169,24 +153,6 @@ def test_error_of_a_student_that_says_one_point(config, t):
     [(_, told, gamma)] = student.calls
     assert told.tolist() == [t] * 20
     assert gamma is None if config is LEVEL else gamma.tolist() == [1.0] * 20
-
-
-def test_errors_of_students_that_know_the_exact_map():
-    """None for the map itself, and what was added to it for another."""
-    mixture, t = two_moons(dtype=torch.float64), 599
-    x = SCHEDULE(t).sigma * noise(30, 2)
-    shift = noise(30, 2, seed=1)
-
-    def exact(x, t, gamma):
-        return solution_map(mixture, x, SCHEDULE(t), END, tol=1e-9).x
-
-    def shifted(x, t, gamma):
-        return exact(x, t, gamma) + shift
-
-    distiller = distiller_for(**LEVEL)
-    assert student_errors(distiller, Saying(exact), mixture, x, t, tol=1e-9).max() < 1e-7
-    errors = student_errors(distiller, Saying(shifted), mixture, x, t, tol=1e-9)
-    assert_near(errors, shift.norm(dim=1), rtol=1e-6)
 
 
 @pytest.mark.parametrize("config", [LEVEL, GAMMA, {**LEVEL, "reach": 2.0}])

@@ -62,26 +62,6 @@ def test_darkness_is_density(tmp_path, plain):
     assert plain.covariance().trace().item() == pytest.approx(2)
 
 
-def test_up_is_up_and_right_is_right(plain):
-    assert (
-        plain.log_density(torch.tensor([[0.0, 0.0]], dtype=torch.float64)) < -5
-    )  # nothing inside the L
-    left, right = plain.means[:, 0].min(), plain.means[:, 0].max()
-    bottom, top = plain.means[:, 1].min(), plain.means[:, 1].max()
-    inset = 2 * plain.std
-    corners = torch.stack([left + inset, top - inset, right - inset, bottom + inset])
-    log = {
-        (h, v): plain.log_density(corners[[i, j]][None]).item()
-        for h, i in (("left", 0), ("right", 2))
-        for v, j in (("top", 1), ("bottom", 3))
-    }
-    assert log["left", "bottom"] > -2
-    assert log["left", "top"] > -2
-    # The grey dot is half as dense as the L.
-    assert log["right", "top"] == pytest.approx(log["left", "top"] + np.log(127 / 255), abs=0.05)
-    assert log["right", "bottom"] < -10
-
-
 @properties
 @given(st.integers(1, 2000), st.integers(0, 5), st.floats(0.02, 0.9))
 def test_never_more_components_than_asked(tmp_path_factory, components, seed, ink):

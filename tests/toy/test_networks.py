@@ -72,17 +72,6 @@ def test_starts_as_the_network_without_a_gamma_input(kind):
     assert plain(X, T).abs().min() > 0
 
 
-@pytest.mark.parametrize("kind", GAMMA_INPUTS)
-def test_the_gamma_input_learns(kind):
-    """It starts at zero but its gradient does not."""
-    net = network(gamma=kind)
-    net(X, T, None, G).square().mean().backward()
-    assert net.gamma.weight.grad.abs().sum() > 0
-    assert net.gamma.bias.grad.abs().sum() > 0
-    trained = with_gamma(kind)
-    assert not torch.allclose(trained(X, T, None, G), trained(X, T, None, 0 * G), atol=1e-4)
-
-
 def test_at_gamma_one_the_smooth_input_is_absent_for_good():
     """Whatever its weights became; its bias is one more bias of the layers."""
     net = with_gamma("smooth")

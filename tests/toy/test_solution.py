@@ -173,9 +173,3 @@ def test_wrong_input(change, message):
     given = {"x": torch.zeros(3, 2, dtype=torch.float64), "level": SD(499), "level_end": SD(0)}
     with pytest.raises(ValueError, match=message):
         solution_map(SETS["ring"], **{**given, **change})
-
-
-def test_points_without_width_have_no_end_without_noise():
-    mixture = GaussianMixture(noise(3, 2), 0.0)
-    with pytest.raises(ValueError, match=r"sigma is 0"):
-        solution_map(mixture, noise(3, 2), SD(499), level(1.0, 0.0))
