@@ -12,7 +12,6 @@ from slam_course.figures import CourseFigure, figure, plane, points
 from slam_course.lesson_05.figures import LABELS, learning_figure, style_of
 from slam_course.lesson_05.students import (
     Moment,
-    Student,
     draw,
     error,
     follow,
@@ -20,7 +19,6 @@ from slam_course.lesson_05.students import (
 )
 from slam_course.results import METHODS, TIMES, ToySetting
 from slam_course.widgets import experiment, explorer
-from slam_edu._validation import check_choice
 from slam_edu.metrics import sliced_wasserstein
 from slam_edu.toy.data import DATASETS
 
@@ -28,9 +26,7 @@ from slam_edu.toy.data import DATASETS
 def learning(moments: Mapping[str, Mapping[int, Moment]], data: Tensor) -> ipywidgets.VBox:
     """A menu of students and a slider of updates: samples in one step, and the error over t.
 
-    Args:
-        moments: for each student, what was seen by number of updates; the same numbers for all.
-        data: clean samples, shape ``(n, 2)``.
+    ``moments`` are by student, then by number of updates, the same for all; ``data`` (n, 2) clean.
     """
 
     def drawn(student: str, updates: int) -> CourseFigure:
@@ -65,11 +61,9 @@ def setting_of(method: str, change: str, updates: int) -> ToySetting:
     """The setting of a method with one change.
 
     Raises:
-        ValueError: for an unknown method or change, or a change that the method does not allow
-            (the continued chord needs level conditioning and the linear coupling).
+        ValueError: for a change that the method does not allow (the continued chord needs level
+            conditioning and the linear coupling).
     """
-    check_choice(method, METHODS, "method")
-    check_choice(change, CHANGES, "change")
     return METHODS[method].replace(updates=updates, **CHANGES[change])
 
 
@@ -82,21 +76,10 @@ def ablation_figure(
     steps: int = 1,
     seed: int = 0,
 ) -> CourseFigure:
-    """Train consistency distillation and a method with one change, and draw both.
+    """Train consistency distillation and a method with one of :data:`CHANGES`, and draw both.
 
-    Args:
-        on_progress: called with the share that is done, from 0 to 1.
-        data_set: a name of :data:`slam_edu.toy.DATASETS`.
-        method: a name of :data:`slam_course.results.METHODS`.
-        change: a name of :data:`CHANGES`.
-        updates: of each of the two.
-        steps: of sampling.
-        seed: of everything random.
-
-    Raises:
-        ValueError: as :func:`setting_of`.
+    ``on_progress`` is called with the share that is done, from 0 to 1; each makes ``updates``.
     """
-    check_choice(data_set, DATASETS, "data_set")
     compared = {
         "consistency distillation": METHODS["CD"].replace(updates=updates),
         f"{LABELS[method]}, {change}": setting_of(method, change, updates),
@@ -108,8 +91,8 @@ def ablation_figure(
     if method == "CD":
         styles = (styles[0], {**style_of("SLAM"), "ls": "-"})
     for i, ((name, setting), style) in enumerate(zip(compared.items(), styles, strict=True)):
-        student = _trained(
-            setting, data_set, seed, lambda share, i=i: on_progress((i + share) / 2)
+        student, _ = follow(
+            setting, data_set, seed, (), lambda done, i=i: on_progress((i + done / updates) / 2)
         )
         x = draw(student, points_of.noise[:4000], steps, seed)
         distance = sliced_wasserstein(x, points_of.data[:4000], projections=64)
@@ -127,27 +110,12 @@ def ablation_figure(
     return fig
 
 
-def _trained(
-    setting: ToySetting, data: str, seed: int, on_progress: Callable[[float], None]
-) -> Student:
-    student, _ = follow(
-        setting, data, seed, (), lambda update: on_progress(update / setting.updates)
-    )
-    return student
-
-
 def ablation(
     data_sets: Sequence[str] = tuple(DATASETS),
     updates: Sequence[int] = (500, 1000, 2000, 4000),
     steps: Sequence[int] = (1, 2, 4, 8),
 ) -> ipywidgets.VBox:
-    """Choose a data set, a method and one change; a button trains it beside the baseline.
-
-    Args:
-        data_sets: names of :data:`slam_edu.toy.DATASETS`.
-        updates: to choose from.
-        steps: of sampling, to choose from.
-    """
+    """Choose a data set, a method and one change; a button trains it beside the baseline."""
     torch.set_num_threads(1)  # small networks are fastest so
     return experiment(
         ablation_figure, data_set=tuple(data_sets), method=tuple(METHODS)[1:] + ("CD",),

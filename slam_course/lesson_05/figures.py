@@ -156,13 +156,11 @@ def errors_along(
             x, y = list(curve), list(curve.values())
             ax.plot(x, y, ms=4, lw=1.6, label=LABELS.get(name, name), **style_of(name))
         ax.set_ylim(bottom=0)
-        open_axes(ax, 8.5)
-    left.set(xlim=(1010, -10), xlabel="timestep t")
+    title = "over the timestep"
+    open_axes(left, 8.5, title=title, xlim=(1010, -10), xlabel="timestep t")
     left.set_ylabel("mean distance to the exact end")
-    left.set_title("over the timestep", fontsize=10)
-    right.set_xlabel(r"$\gamma$")
     right.axvline(1, color=_GREY, lw=1, zorder=0)
-    right.set_title(f"along the chords from t = {t}", fontsize=10)
+    open_axes(right, 8.5, title=f"along the chords from t = {t}", xlabel=r"$\gamma$")
     left.legend(frameon=False, fontsize=8.5, loc="lower left")
     return fig
 
@@ -184,9 +182,8 @@ def learning_figure(
     points(plane(left, f"one step, after {update} updates", _LIMIT), data, _GREY, size=1.2)
     points(left, samples, style["color"], size=1.4, alpha=0.6)
     right.plot(list(errors), list(errors.values()), ms=4, lw=1.6, **style)
-    right.set(xlim=(1010, -10), ylim=(0, 1.3), xlabel="timestep t")
-    right.set_title("error to the exact end", fontsize=10)
-    open_axes(right, 8.5)
+    title = "error to the exact end"
+    open_axes(right, 8.5, title=title, xlim=(1010, -10), ylim=(0, 1.3), xlabel="timestep t")
     return fig
 
 
@@ -218,9 +215,7 @@ def arrival(
             style = {**STYLES.get(name, style_of(name)), "marker": ""}
             y = [values[i] for values in curve.values()]
             ax.plot(list(curve), y, lw=1.7, label=LABELS.get(name, name), **style)
-        ax.set_title(f"t = {t}", fontsize=10)
-        ax.set(xlabel="updates", ylim=(0, None))
-        open_axes(ax, 8.5)
+        open_axes(ax, 8.5, title=f"t = {t}", xlabel="updates", ylim=(0, None))
     axes[0].set_ylabel("mean distance to the exact end")
     axes[-1].legend(frameon=False, fontsize=8.5, loc="upper right")
     return fig

@@ -138,13 +138,11 @@ def latent_bends(timesteps: Tensor, change: Mapping[str, Tensor], alt: str) -> C
         right.plot(timesteps[1:], 100 * bent / bent[-1], style, color=color, lw=1.8, label=name)
     left.set(yscale="log")
     left.yaxis.set_major_formatter(ScalarFormatter())
-    left.set_title("change of slope per sub-path", fontsize=10)
-    right.set(ylim=(0, 102))
-    right.set_title("share of it that has happened, per cent", fontsize=10)
     left.legend(frameon=False, fontsize=9, loc="upper center", ncols=2)
-    for ax in (left, right):
-        ax.set(xlim=(timesteps[0].item(), 0), xlabel="timestep t")
-        open_axes(ax)
+    right.set(ylim=(0, 102))
+    titles = ("change of slope per sub-path", "share of it that has happened, per cent")
+    for ax, title in zip((left, right), titles, strict=True):
+        open_axes(ax, title=title, xlim=(timesteps[0].item(), 0), xlabel="timestep t")
     return fig
 
 

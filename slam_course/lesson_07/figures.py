@@ -66,11 +66,10 @@ def errors_by_timestep(t: Tensor, error: Tensor, alt: str) -> CourseFigure:
                 inside.mean(), low, high, color=COLORS["data"], lw=2.2,
                 label="mean of a tenth" if not i else None,
             )  # fmt: skip
+    title = "squared error between student and target, mean over the latent"
     ax.set(xlim=(1010, -10), yscale="log", xlabel="timestep t")
-    ax.set_title("squared error between student and target, mean over the latent", fontsize=10)
-    ax.legend(frameon=False, fontsize=9, loc="upper right")
     plain_ticks(ax.yaxis, 6, _STEPS)
-    open_axes(ax)
+    open_axes(ax, title=title, legend="upper right")
     return fig
 
 
@@ -147,12 +146,9 @@ def _band(ax: Axes, x: Sequence[float] | np.ndarray, curves: np.ndarray) -> None
 
 
 def rates(curves: Mapping[str, Mapping[int, float]], alt: str) -> CourseFigure:
-    """The share of images that are as asked for over network calls an image.
+    """The share of images that are as asked for, by network, by network calls an image.
 
-    Args:
-        curves: for each network, the share by the number of calls. A name that begins with
-            "teacher", "before", "after" or "shipped" has its own colour.
-        alt: what is to be seen.
+    A name that begins with "teacher", "before", "after" or "shipped" has its own colour.
     """
     fig, (ax,) = figure(size=(6.2, 3.2), alt=alt)
     for name, curve in curves.items():

@@ -19,16 +19,9 @@ COUNTS = (20, 50, 100, 200)
 def spread_figure(
     sources: Mapping[str, Judged], reference: Tensor, measure: str, count: int
 ) -> CourseFigure:
-    """One measure of small sets, a row of dots for each source of images.
+    """One measure of small sets of ``count`` images, a row of dots for each source.
 
-    Args:
-        sources: for each name, its images, all of them as many.
-        reference: features that distances are measured to, of shape (m, 128).
-        measure: one of :data:`slam_course.lesson_08.measures.MEASURES`.
-        count: images of a small set.
-
-    Raises:
-        ValueError: for sources of unlike sizes, or another measure or count.
+    Sources have as many images; distances are measured to reference features (m, 128).
     """
     sizes = {len(judged) for judged in sources.values()}
     if len(sizes) != 1:
@@ -47,11 +40,6 @@ def spread(
     sources: Mapping[str, Judged], reference: Tensor, counts: Sequence[int] = COUNTS
 ) -> ipywidgets.VBox:
     """A menu for the measure and a slider for the number of images of a small set.
-
-    Args:
-        sources: for each name, its images, all of them as many.
-        reference: features that distances are measured to, of shape (m, 128).
-        counts: numbers of images that can be chosen.
 
     Raises:
         ValueError: for sources of unlike sizes, or a count that is not 2 to as many.
