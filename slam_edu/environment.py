@@ -17,15 +17,10 @@ LORA_MEMORY, FULL_MEMORY = 14.0, 38.0
 
 @dataclass(frozen=True)
 class Environment:
-    """The machine, as far as the course cares.
+    """The machine, as far as the course cares; memory is in GiB.
 
-    Attributes:
-        python: version of the interpreter.
-        torch: version of PyTorch.
-        cores: processor cores this process may use.
-        memory: of the machine, in GiB.
-        accelerator: name of the GPU, None without one.
-        accelerator_memory: of the GPU, in GiB; None where it shares the machine's.
+    ``accelerator`` is the GPU's name, None without one; ``accelerator_memory`` is None where it
+    shares the machine's. ``cores`` are those that this process may use.
     """
 
     python: str
@@ -45,22 +40,12 @@ class Environment:
     def verdicts(self) -> list[tuple[str, bool, str]]:
         """For each kind of work: its name, whether this machine can do it, and what it needs."""
         gpu = self.accelerator_memory or 0.0
+        lora, full = "a GPU with 16 GB, such as Colab's T4", "a GPU with 40 GB, such as an A100"
+        plane = "2 GiB of memory, any processor"
         return [
-            (
-                "lessons in the plane (00 to 05)",
-                self.memory >= 1.9,
-                "2 GiB of memory, any processor",
-            ),
-            (
-                "Stable Diffusion 1.5 with LoRA",
-                gpu >= LORA_MEMORY,
-                "a GPU with 16 GB, such as Colab's T4",
-            ),
-            (
-                "Stable Diffusion 1.5 in full",
-                gpu >= FULL_MEMORY,
-                "a GPU with 40 GB, such as an A100",
-            ),
+            ("lessons in the plane (00 to 05)", self.memory >= 1.9, plane),
+            ("Stable Diffusion 1.5 with LoRA", gpu >= LORA_MEMORY, lora),
+            ("Stable Diffusion 1.5 in full", gpu >= FULL_MEMORY, full),
         ]
 
     def __str__(self) -> str:
@@ -78,15 +63,10 @@ class Environment:
 
 @dataclass(frozen=True, kw_only=True)
 class Accelerator:
-    """The device to compute on.
+    """The device to compute on: ``"cuda"`` before ``"mps"`` before ``"cpu"``.
 
-    Attributes:
-        device: torch's name: ``"cuda"`` before ``"mps"`` before ``"cpu"``.
-        name: of the GPU, None without one that can be used.
-        memory: of the GPU, in GiB; None where it shares the machine's.
-        dtype: for large networks that run there and are not trained. The core computes in float32
-            whatever it is.
-        problem: one sentence on a GPU that is there and cannot be used, or ``""``.
+    ``name`` and ``memory`` (GiB) are of a GPU that can be used; ``dtype`` is for large networks
+    that run there and are not trained; ``problem`` is a sentence on a GPU that cannot be used.
     """
 
     device: str = "cpu"

@@ -74,18 +74,15 @@ class TrainConfig:
         check_count(self.warmup, "warmup", low=0, high=self.updates)
         check_count(self.max_skipped, "max_skipped", low=0)
         check_choice(self.schedule, SCHEDULES, "schedule")
-        for name in ("lr", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; allowed: a finite number > 0"
-                )
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(
-                f"weight_decay is {self.weight_decay!r}; allowed: a finite number >= 0"
-            )
-        for name in ("final_lr", "ema_rate"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: from 0 to 1")
+        for name, fits, allowed in (
+            ("lr", 0 < self.lr < math.inf, "a finite number > 0"),
+            ("clip", 0 < self.clip < math.inf, "a finite number > 0"),
+            ("weight_decay", 0 <= self.weight_decay < math.inf, "a finite number >= 0"),
+            ("final_lr", 0 <= self.final_lr <= 1, "from 0 to 1"),
+            ("ema_rate", 0 <= self.ema_rate <= 1, "from 0 to 1"),
+        ):
+            if not fits:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; allowed: {allowed}")
 
     def lr_at(self, update: int) -> float:
         """The learning rate of update ``0 ... updates-1``: linear warm-up, then the schedule."""
@@ -106,18 +103,11 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """What one update did.
+    """What one update did, and what :func:`save_training` needs.
 
-    Attributes:
-        update: number of updates so far, from 1.
-        loss: this update's loss.
-        grad_norm: the gradient's norm before clipping.
-        lr: the learning rate that was used.
-        skipped: number of updates so far whose loss or gradient was not finite.
-        in_a_row: how many of the last were not.
-        optimizer: the loop's own, for :func:`save_training`.
-        scaler: state of the loss scaler; empty without one.
-        output: the last batch's record, detached use only; None for a teacher.
+    ``update`` counts from 1; ``grad_norm`` is before clipping; ``skipped`` is the number of
+    updates so far whose loss or gradient was not finite, the last ``in_a_row`` among them;
+    ``scaler`` is the loss scaler's state; ``output`` is the last batch's record, for detached use.
     """
 
     update: int
@@ -133,11 +123,7 @@ class TrainState:
 
 @dataclass(frozen=True, kw_only=True)
 class Resume:
-    """Where a run goes on; the counts and the scaler are as in :class:`TrainState`.
-
-    Attributes:
-        moments: the optimiser's state by name of the parameter.
-    """
+    """Where a run goes on, as in :class:`TrainState`; the optimiser's moments by parameter."""
 
     update: int = 0
     skipped: int = 0
@@ -167,14 +153,13 @@ def train_student(
         draw_data: ``draw_data(batch, generator) -> x0`` of shape ``(batch, *)``.
         teacher: ``teacher(x, t, cond)``.
         student: trained in place.
-        target: the student's moving average, updated in place, from
-            :func:`slam_edu.ema.ema_copy`.
+        target: its moving average, updated in place; :func:`slam_edu.ema.ema_copy` makes it.
         generator: source of all randomness of the run.
         config: default :class:`TrainConfig`.
         resume: from :func:`load_training`, with the same config; None begins anew.
 
     Raises:
-        FloatingPointError: when more than ``config.max_skipped`` updates in a row were not finite.
+        FloatingPointError: for more than ``config.max_skipped`` updates in a row that are skipped.
     """
     config = config or TrainConfig()
 
@@ -256,13 +241,8 @@ def train(
 ) -> Iterator[TrainState]:
     """Minimise a loss by AdamW, one update per yielded state.
 
-    Args:
-        loss_of_batch: draws a batch and returns its loss, a scalar, and a record that the state
-            passes on, or None.
-        network: trained in place.
-        average: its moving average, updated in place.
-        config: default :class:`TrainConfig`; its ``batch`` is the caller's business.
-        resume: as for :func:`train_student`.
+    ``loss_of_batch`` draws a batch, whose size is its business, and returns the loss and a record
+    that the state passes on. The network is trained and ``average`` updated in place.
     """
     config = config or TrainConfig()
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
@@ -307,9 +287,6 @@ def optimise(
         trained: the parameters by name.
         average: moves the average after a step.
         optimizer: of ``trained``; a group's ``"fraction"`` multiplies its learning rate.
-        config: of the run.
-        resume: where it goes on.
-        scaler: of the loss, for float16.
 
     Raises:
         FloatingPointError: when more than ``config.max_skipped`` updates in a row were not finite.
@@ -353,10 +330,7 @@ def optimise(
 
 
 def _laid_out_as(p: Tensor, moment: Any) -> Any:
-    """A copy of a moment on p's device and in its memory format, which a fused optimiser assumes.
-
-    The file has no memory format: a channels-last weight's moments would be read in wrong order.
-    """
+    """A copy of a moment on p's device and in its memory format, which fused optimisers assume."""
     if not isinstance(moment, Tensor):  # 8-bit Adam counts its steps in a plain number
         return moment
     if moment.shape != p.shape:  # the count of steps
@@ -409,15 +383,10 @@ def save_training(
 ) -> None:
     """Write a run to a safetensors file, whole or not at all.
 
-    The file holds the weights, their average, the optimiser's moments, the generator's state and
-    the counts.
+    It holds weights, average, the optimiser's moments, the generator's state and the counts.
 
-    Args:
-        path: the file, in a folder that exists.
-        state: the loop's last.
-        network: that is trained, or its trained parameters by name.
-        average: its moving average, or by the same names.
-        generator: the loop's; None where nothing depends on one.
+    ``network`` and ``average`` are modules, or the trained parameters and their averages by name;
+    ``state`` is the loop's last, and ``generator`` the loop's, None where nothing depends on one.
 
     Raises:
         ValueError: if the folder does not exist.

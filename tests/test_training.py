@@ -13,18 +13,15 @@ from slam_edu import (
     NoiseSchedule,
     SubPathDistiller,
     TrainConfig,
-    add_noise,
     ema_copy,
-    last,
     load_training,
-    sample_consistency,
     save_training,
     train_student,
     train_teacher,
 )
 from slam_edu.toy import GaussianMixture
 from slam_edu.toy.networks import LevelMLP
-from slam_edu.training import clip_gradient, denoising_loss, progress, train
+from slam_edu.training import clip_gradient, progress, train
 from tests.helpers import KINDS, NoFloat64, assert_near, column, on_devices
 
 
@@ -131,31 +128,6 @@ def test_the_loop_written_out():
     assert_alike(given["target"], target)
 
 
-def test_the_student_learns():
-    """The loss falls, and one step from noise comes near the exact solution map of N(0, 1/4)."""
-    given = problem(config=TrainConfig(updates=300, batch=128, lr=5e-3))
-    schedule = given["distiller"].schedule
-    config = given["distiller"].config.replace(subpaths=5)
-    given["distiller"] = SubPathDistiller(schedule, config)
-    x = torch.randn(500, 2, generator=torch.Generator().manual_seed(9))
-    start = schedule(999)
-    exact = 0.5 / (0.25 + start.rho**2).sqrt() * x / start.alpha
-
-    @torch.no_grad()
-    def error():
-        ours = sample_consistency(
-            given["student"], x, schedule, 1, generator=torch.Generator(), subpaths=5,
-            conditioning="level", prediction_type="v_prediction",
-        )  # fmt: skip
-        return (last(ours) - exact).square().mean().sqrt().item()
-
-    before = error()
-    losses = [state.loss for state in train_student(**given)]
-    assert len(losses) == 300
-    assert sum(losses[-20:]) < 0.2 * sum(losses[:20])
-    assert error() < 0.4 * before
-
-
 @on_devices
 def test_the_same_seeds_give_the_same_bits(device):
     before = torch.get_rng_state()
@@ -249,7 +221,7 @@ def test_too_many_skipped_updates_in_a_row_are_an_error():
     given["student"].bad = set(range(5, 100))
     states = train_student(**given)
     assert [next(states).skipped for _ in range(7)] == [0, 0, 0, 0, 1, 2, 3]
-    with pytest.raises(FloatingPointError, match=r"last 4 updates up to number 8 .*nan.*0\.003"):
+    with pytest.raises(FloatingPointError, match=r"last 4 updates up to number 8 .*nan.*0\.0026"):
         next(states)
 
 
@@ -377,57 +349,7 @@ def test_a_teachers_update_written_out(kind):
     assert given["average"].calls == []
 
 
-def test_a_teacher_approaches_the_exact_denoiser():
-    """Of the squared distance to the mixture's own denoiser, at all timesteps, little is left."""
-    given = teacher_problem(config=TrainConfig(updates=400, batch=256, lr=5e-3))
-    generator = torch.Generator().manual_seed(0)
-    given["network"] = LevelMLP(64, 2, generator=generator)
-    given["average"] = average = ema_copy(given["network"])
-    mixture, schedule = given["draw_data"].__self__, given["schedule"]
-    t = torch.arange(1000).repeat(4)
-    eps = torch.randn(4000, 2, generator=generator)
-    x = add_noise(mixture.sample(4000, generator), eps, schedule(t))
-    exact = mixture.network(schedule, "epsilon")(x, t)
-
-    @torch.no_grad()
-    def distance():
-        return (average(x, t) - exact).square().mean().item()
-
-    before = distance()
-    for _ in train_teacher(**given):
-        pass
-    assert distance() < 0.06 * before
-
-
 # -------------------------------------------------------------------- its loss, and any loss
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_the_denoising_loss_written_out(kind):
-    schedule = NoiseSchedule.stable_diffusion()
-    generator = torch.Generator().manual_seed(3)
-    x0 = torch.randn(40, 2, 3, generator=generator)
-    cond, seen = object(), []
-
-    def network(x, t, cond):
-        seen.append((x, t, cond))
-        return 0.3 * x + column(torch.cos(t / 300), x)
-
-    g = torch.Generator().manual_seed(4)
-    found = denoising_loss(network, schedule, x0, cond, generator=g, prediction_type=kind)
-    g.manual_seed(4)
-    t = torch.randint(1000, (40,), generator=g)
-    eps = torch.randn(40, 2, 3, generator=g)
-    alpha, sigma = (column(v, x0) for v in (schedule.alpha[t], schedule.sigma[t]))
-    x = alpha * x0 + sigma * eps
-    wanted = {"epsilon": eps, "sample": x0, "v_prediction": alpha * eps - sigma * x0}[kind]
-    expected = (0.3 * x + column(torch.cos(t / 300), x) - wanted).square().mean()
-    assert found.shape == ()
-    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
-    [(told, when, condition)] = seen
-    assert_near(told, x, rtol=1e-5, atol=1e-6)
-    assert torch.equal(when, t)
-    assert condition is cond
 
 
 def test_a_teacher_is_given_the_condition():

@@ -55,7 +55,7 @@ def _setting(
 
 
 def _part(default: Any, section: str, **docs: str | tuple[str, Iterable[str]]) -> Any:
-    """A field that holds a configuration, with the meanings (and choices) of its settings."""
+    """A field that holds a configuration: the meanings, and choices, of what can be set of it."""
     return dataclasses.field(default=default, metadata={"section": section, "docs": docs})
 
 
@@ -265,13 +265,13 @@ class Rule(NamedTuple):
         if self.choices:
             check_choice(value, self.choices, name)
         if self.kind in (int, float):
-            inside = (
+            low, high, above = self.low, self.high, self.above
+            if not (
                 math.isfinite(value)
-                and (self.low is None or value >= self.low)
-                and (self.high is None or value <= self.high)
-                and (self.above is None or value > self.above)
-            )
-            if not inside:
+                and (low is None or value >= low)
+                and (high is None or value <= high)
+                and (above is None or value > above)
+            ):
                 raise ValueError(
                     f"{name} is {value!r}; allowed: a finite number{self._bounds()}"
                 )

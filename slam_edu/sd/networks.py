@@ -286,16 +286,7 @@ def build_networks(
     """The networks of a run; the teacher's UNet is changed in place (frozen, dtype, adapters).
 
     The networks, and nothing else, are called in a context that ``autocast`` makes.
-
-    Raises:
-        ValueError: for a UNet that is distilled already: it has an embedding of gamma or of the
-            guidance scale.
     """
-    if unet.config.time_cond_proj_dim is not None:
-        raise ValueError(
-            f"the teacher's UNet has time_cond_proj_dim = {unet.config.time_cond_proj_dim}: it is "
-            f"a distilled model; allowed: a diffusion model's UNet, without one"
-        )
     kind = FullNetworks if config.train == "full" else LoraNetworks
     return kind(config, unet, autocast)
 

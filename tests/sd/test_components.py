@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from slam_edu import NoiseSchedule, last, sample_ddim, solve_pf_ode
+from slam_edu import solve_pf_ode
 from slam_edu.digits.evaluate import Setting, draw_images
 from slam_edu.schedule import Level
 from slam_edu.sd import LatentDiffusion
@@ -44,32 +44,14 @@ def pipelines_images(model, noise, steps, guidance, **options):
 # -------------------------------------------------------------------- the same images
 
 
-@pytest.mark.parametrize("steps", [4, 50])
-@pytest.mark.parametrize("guidance", [0.0, 2.0])
+@pytest.mark.parametrize(("steps", "guidance"), [(4, 0.0), (10, 2.0)])
 def test_draw_images_is_the_pipeline(steps, guidance, model):
     noise = draw_noise(model)
     expected = pipelines_images(model, noise, steps, guidance)
     images = draw_images(model, PROMPTS, Setting(steps=steps, guidance=guidance), noise)
     assert max_error(images, expected) <= 1e-5
-    # One after the other as well.
-    images = draw_images(model, PROMPTS, Setting(steps=steps, guidance=guidance), noise, batch=1)
-    assert max_error(images, expected) <= 1e-5
-
-
-def test_the_comparison_would_notice(model):
-    """Guidance, prompts, steps and noise change these images by far more than 1e-5."""
-    noise = draw_noise(model)
-    images = draw_images(model, PROMPTS, Setting(steps=4, guidance=2.0), noise)
-    others = {
-        "guidance": draw_images(model, PROMPTS, Setting(steps=4, guidance=1.0), noise),
-        "steps": draw_images(model, PROMPTS, Setting(steps=5, guidance=2.0), noise),
-        "noise": draw_images(model, PROMPTS, Setting(steps=4, guidance=2.0), noise.roll(1, 0)),
-    }
-    for name, other in others.items():
-        # Prompt 3 is the empty one: guidance leaves it alone.
-        assert (images - other)[:2].abs().amax((1, 2, 3)).min() > 1e-3, name
-    swapped = draw_images(model, PROMPTS[1::-1], Setting(steps=4, guidance=2.0), noise[:2])
-    assert (images[:2] - swapped).abs().amax((1, 2, 3)).min() > 1e-3
+    other = draw_images(model, PROMPTS, Setting(steps=steps, guidance=3.0), noise)
+    assert max_error(other, expected) > 1e-3  # the comparison would notice
 
 
 @pytest.mark.parametrize("guidance", [0.0, 3.0])
@@ -86,27 +68,7 @@ def test_the_predictor_in_a_solver_is_the_pipeline(guidance, model):
     assert max_error(state.x, expected) <= 1e-5 * expected.abs().max()
 
 
-def test_the_samplers_take_the_parts(model):
-    noise = draw_noise(model)
-    with torch.no_grad():
-        states = sample_ddim(
-            model.network, noise, model.schedule, 4,
-            prediction_type=model.prediction_type, cond=model.encode_prompts(PROMPTS),
-        )  # fmt: skip
-        images = model.decode(last(states))
-    assert max_error(images, pipelines_images(model, noise, 4, 0.0)) <= 1e-5
-
-
 # -------------------------------------------------------------------- the parts
-
-
-def test_attributes(model):
-    assert model.prediction_type == model.pipeline.scheduler.config.prediction_type
-    assert model.latent_shape == (4, 8, 8)
-    exact = NoiseSchedule.stable_diffusion()
-    assert model.schedule.dtype == torch.float32
-    torch.testing.assert_close(model.schedule.alpha, exact.alpha, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(model.schedule.sigma, exact.sigma, rtol=1e-5, atol=1e-6)
 
 
 def test_prompts_are_encoded_as_the_pipeline_does(one):
@@ -144,15 +106,6 @@ def test_images_to_latents_and_back(model):
     assert far.abs().max() > 1  # else clipping would not show
     clipped = model.decode(100 * latents)
     torch.testing.assert_close(clipped, far.clamp(-1, 1), rtol=1e-3, atol=1e-4)
-
-
-def test_the_network_is_the_unet(one):
-    x, t = draw_noise(one, 2), torch.tensor([17, 801])
-    cond = one.encode_prompts(PROMPTS[:2])
-    output = one.network(x, t, cond)
-    expected = one.pipeline.unet(x, t, cond, return_dict=False)[0]
-    torch.testing.assert_close(output, expected)
-    assert output.requires_grad  # it can be trained through
 
 
 def test_guidance_asks_once_for_both(one):
@@ -193,31 +146,14 @@ def test_noise_comes_from_the_generator_alone(one):
         assert torch.equal(first, theirs)
 
 
-def test_a_rectangular_latent():
-    """sample_size may be a pair of height and width."""
-    pipeline = tiny_pipeline()
-    pipeline.unet.register_to_config(sample_size=[8, 4])
-    model = LatentDiffusion(pipeline)
-    assert model.latent_shape == (4, 8, 4)
-    assert draw_noise(model, 2).shape == (2, 4, 8, 4)
-
-
 # -------------------------------------------------------------------- wrong input
 
 
-@pytest.mark.parametrize("part", ["vae", "text_encoder", "tokenizer", "unet", "scheduler"])
-def test_a_missing_part(part, one):
+def test_a_missing_part_or_a_wrong_count(one):
     names = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
     parts = {name: getattr(one.pipeline, name) for name in names}
-    message = rf"a SimpleNamespace without {part} was passed in; allowed: a pipeline with vae, "
+    message = r"a SimpleNamespace without vae was passed in; allowed: a pipeline with vae, "
     with pytest.raises(ValueError, match=message):
-        LatentDiffusion(SimpleNamespace(**{**parts, part: None}))
-    del parts[part]
-    with pytest.raises(ValueError, match=message):
-        LatentDiffusion(SimpleNamespace(**parts))
-
-
-@pytest.mark.parametrize("count", [0, -1, 2.0])
-def test_a_wrong_count_of_noise(count, one):
-    with pytest.raises(ValueError, match=rf"count is {count}; allowed: an integer >= 1"):
-        one.draw_noise(count, torch.Generator())
+        LatentDiffusion(SimpleNamespace(**{**parts, "vae": None}))
+    with pytest.raises(ValueError, match=r"count is 0; allowed: an integer >= 1"):
+        one.draw_noise(0, torch.Generator())

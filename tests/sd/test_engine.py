@@ -41,7 +41,7 @@ class Memory:
 
 
 def engine(settings=(), batches=None, **changes):
-    config = load_config("digits", settings=["updates=4", "batch=4", "lr=1e-3", *settings])
+    config = load_config("digits", settings=["updates=4", "batch=2", "lr=1e-3", *settings])
     config = config.replace(**changes)
     schedule = NoiseSchedule.from_scheduler(PIPELINE.scheduler)
     networks = build_networks(
@@ -103,26 +103,26 @@ def test_it_learns_and_goes_on_to_the_bit(kind, tmp_path):
 def test_the_step_is_the_distillers():
     one = engine(batches=(batches := Memory()))
     state = next(one.updates())
-    networks, x0, cond = engine().networks, *batches.get(list(range(4)))
+    networks, x0, cond = engine().networks, *batches.get([0, 1])
     distiller = SubPathDistiller(one.distiller.schedule, one.config.distill())
-    sample = distiller.draw(x0, [sample_generator(one.config.seed, n) for n in range(4)])
+    sample = distiller.draw(x0, [sample_generator(one.config.seed, n) for n in range(2)])
     output = distiller.step(
         x0, sample, teacher=networks.teacher, student=networks.student, target=networks.target,
-        cond=cond, uncond=batches.empty.expand(4),
+        cond=cond, uncond=batches.empty.expand(2),
     )  # fmt: skip
     assert state.loss == output.loss.item()
 
 
 def test_batches_that_are_accumulated_are_one_large_batch():
-    large, parts = engine(batch=8), engine(batches=(batches := Memory()), batch=4, accumulate=2)
-    assert large.batch == parts.batch == 8
+    large, parts = engine(batch=4), engine(batches=(batches := Memory()), accumulate=2)
+    assert large.batch == parts.batch == 4
     a = [(s.loss, s.grad_norm) for s in large.updates()]
     b = [(s.loss, s.grad_norm) for s in parts.updates()]
     assert a == [pytest.approx(pair, rel=1e-4) for pair in b]
     assert a[0] != a[1]
     for name, value in large.networks.trained.items():
         torch.testing.assert_close(parts.networks.trained[name], value, rtol=1e-3, atol=1e-4)
-    assert [n for asked in batches.asked for n in asked] == list(range(4 * 8))
+    assert [n for asked in batches.asked for n in asked] == list(range(4 * 4))
 
 
 def test_seeds_differ_and_errors_are_counted_by_timestep():
@@ -136,7 +136,7 @@ def test_seeds_differ_and_errors_are_counted_by_timestep():
 
 
 def test_an_update_that_is_not_finite_changes_nothing():
-    spoilt = engine(batches=Memory(spoil=range(8, 12)))  # the third update's samples
+    spoilt = engine(batches=Memory(spoil=range(4, 6)))  # the third update's samples
     for state in spoilt.updates():
         if state.update == 2:
             before = copy.deepcopy([dict(spoilt.networks.average), dict(spoilt.networks.trained)])
@@ -150,7 +150,7 @@ def test_an_update_that_is_not_finite_changes_nothing():
 
 
 def test_too_many_in_a_row_end_the_run():
-    spoilt = engine(batches=Memory(spoil=range(4, 100)), max_skipped=1)
+    spoilt = engine(batches=Memory(spoil=range(2, 100)), max_skipped=1)
     with pytest.raises(FloatingPointError, match=r"the last 2 updates up to number 3 had"):
         list(spoilt.updates())
 

@@ -1,7 +1,6 @@
 """The launcher: a command on two processes, and what is said when it fails."""
 
 import sys
-import time
 
 import pytest
 
@@ -17,13 +16,11 @@ def test_the_command_is_torchruns():
         launch_command(["distill"], 0)
 
 
-def test_a_failure_is_told_with_its_reason():
+def test_a_failure_comes_with_its_reason():
     with pytest.raises(RuntimeError, match=r"(?s)on 2 processes failed with status.*'lrr'"):
         launch(["distill", "lrr=1", "device=cpu"], 2)
 
 
 def test_what_takes_too_long_is_ended():
-    begin = time.monotonic()
     with pytest.raises(RuntimeError, match=r"on 1 processes took more than 0\.2 s"):
         launch(["distill", "--help-config"], 1, timeout=0.2)
-    assert time.monotonic() - begin < 30
