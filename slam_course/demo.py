@@ -71,14 +71,10 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class DemoRow:
-    """One way to draw samples.
+    """Samples ``(points, 2)``, what drew them, and how.
 
-    Attributes:
-        name: what drew them.
-        evaluations: network evaluations per sample.
-        samples: shape ``(points, 2)``.
-        distance: sliced Wasserstein distance to the data.
-        seconds: time to draw all of them.
+    ``evaluations`` are the network's per sample; ``distance`` is the sliced Wasserstein distance
+    to the data; ``seconds`` is the time to draw all of them.
     """
 
     name: str
@@ -123,20 +119,6 @@ def sample_student(
         )  # fmt: skip
 
 
-def density(source: str | Path | GaussianMixture | None, config: DemoConfig) -> GaussianMixture:
-    """The mixture made of a picture file, of the shipped picture for None, or given as it is.
-
-    Raises:
-        ValueError: for a picture that cannot be used; it says why.
-        FileNotFoundError: for a file that is not there.
-    """
-    if isinstance(source, GaussianMixture):
-        return source
-    if source is None:
-        return picture(components=config.components)
-    return from_image(source, components=config.components)
-
-
 def run(
     source: str | Path | GaussianMixture | None = None,
     config: DemoConfig | None = None,
@@ -156,7 +138,12 @@ def run(
         FileNotFoundError: for a file that is not there.
     """
     config = config or DemoConfig()
-    mixture = density(source, config)
+    if isinstance(source, GaussianMixture):
+        mixture = source
+    elif source is None:
+        mixture = picture(components=config.components)
+    else:
+        mixture = from_image(source, components=config.components)
     schedule = NoiseSchedule.stable_diffusion()
     teacher = mixture.network(schedule)
     generator = torch.Generator().manual_seed(config.seed)

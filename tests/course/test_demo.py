@@ -52,7 +52,8 @@ def main(*arguments):
         torch.set_num_threads(threads)
 
 
-def test_the_command_writes_the_figure_and_prints_the_table(tmp_path, capsys):
+def test_the_command_writes_the_figure_and_prints_the_table(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo, "picture", lambda components: toy.ring())
     out = tmp_path / "figure.png"
     assert main("--updates", "5", "--out", str(out)) == 0
     assert out.read_bytes().startswith(b"\x89PNG")

@@ -69,7 +69,7 @@ def test_becoming_shows_every_state():
     noise = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
     schedule = NoiseSchedule.stable_diffusion()
     states = list(sample_ddim(toy.ring().network(schedule), noise, schedule, 4))
-    seen = trying.walk(explorer.becoming(states), most=9)
+    seen = trying.walk(explorer.becoming(states), every=True)
     assert [values for values, *_ in seen] == [(n,) for n in range(5)]
 
 
@@ -84,7 +84,7 @@ def test_few_steps_samples_once_and_shows_each_number():
         return sample
 
     box = explorer.few_steps(sampler("teacher"), sampler("student"), steps=(1, 2))
-    seen = trying.walk(box)
+    seen = trying.walk(box, every=True)
     assert calls == [("teacher", 1), ("student", 1), ("teacher", 2), ("student", 2)]
     assert ["1 evaluation each" in words for *_, words in seen] == [True, False]
 

@@ -1,7 +1,6 @@
 """Lesson 01: checks, figures and explorer."""
 
 import numpy as np
-import pytest
 import torch
 
 from slam_course import figures
@@ -141,55 +140,26 @@ def straight(n=6):
     return torch.stack([SCHEDULE(t).alpha * x0 + SCHEDULE(t).sigma * eps for t in T])
 
 
-def noise_levels():
-    return lesson.noise_levels(SCHEDULE, marks=[0, 500, 999])
+X, ANGLE = draws(), torch.linspace(-20, 330, 50)
+MEANS = [RING.denoise(draws(seed=seed), SCHEDULE(t)) for seed, t in ((0, 900), (3, 100))]
+CHANGE = {"ring": draws(8).reshape(4, 4).abs(), "two_moons": draws(8, 1).reshape(4, 4).abs()}
+LINES = figures.grid_points(5, dtype=F64).reshape(5, 5, 2)
+GRID = figures.grid_points(12, dtype=F64)
+TIMES = torch.tensor(T)
+FIGURES = {
+    "noise_levels": lambda: lesson.noise_levels(SCHEDULE, marks=[0, 500, 999]),
+    "densities": lambda: lesson.densities(RING, SCHEDULE, [600, 50]),
+    "denoised": lambda: lesson.denoised([X, draws(seed=3)], MEANS, X, [900, 100]),
+    "plane_paths": lambda: lesson.plane_paths(straight(), X),
+    "two_coordinates": lambda: lesson.two_coordinates(straight(), TIMES, SCHEDULE),
+    "bends": lambda: lesson.bends(TIMES, SCHEDULE(TIMES).rho, CHANGE),
+    "solution_regions": lambda: lesson.solution_regions(GRID, X, X, 0.1 * X),
+    "staircase": lambda: lesson.staircase(ANGLE, ANGLE.round(decimals=-1), t=999),
+    "warped_grid": lambda: lesson.warped_grid(LINES, LINES / 2, X, "half as large"),
+}
 
 
-def densities():
-    return lesson.densities(RING, SCHEDULE, [600, 50])
-
-
-def denoised():
-    x = [draws(), draws(seed=3)]
-    means = [RING.denoise(value, SCHEDULE(t)) for value, t in zip(x, (900, 100), strict=True)]
-    return lesson.denoised(x, means, draws(), [900, 100])
-
-
-def plane_paths():
-    return lesson.plane_paths(straight(), draws())
-
-
-def two_coordinates():
-    return lesson.two_coordinates(straight(), torch.tensor(T), SCHEDULE)
-
-
-def bends():
-    change = {"ring": draws(8).reshape(4, 4).abs(), "two_moons": draws(8, 1).reshape(4, 4).abs()}
-    return lesson.bends(torch.tensor(T), SCHEDULE(torch.tensor(T)).rho, change)
-
-
-def solution_regions():
-    x = draws()
-    return lesson.solution_regions(figures.grid_points(12, dtype=F64), x, x, 0.1 * x)
-
-
-def staircase():
-    angle = torch.linspace(-20, 330, 50)
-    return lesson.staircase(angle, angle.round(decimals=-1), t=999)
-
-
-def warped_grid():
-    lines = figures.grid_points(5, dtype=F64).reshape(5, 5, 2)
-    return lesson.warped_grid(lines, lines / 2, draws(), "half as large")
-
-
-FIGURES = [
-    noise_levels, densities, denoised, plane_paths, two_coordinates, bends, solution_regions,
-    staircase, warped_grid,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("make", FIGURES)
+@trying.figures(FIGURES)
 def test_figures_describe_themselves(make):
     trying.described(make())
 
@@ -225,19 +195,6 @@ def test_regions_are_not_transposed_and_borders_are_white():
 
 
 def test_explorer_follows_its_controls():
-    seen = trying.walk(explorer.diffused(SCHEDULE, ["ring", "spiral"], [0, 300, 999]))
-    [words] = [words for values, _, words in seen if values == ("spiral", 300)]
-    assert "spiral at t = 300: alpha = 0.77, sigma = 0.64, rho = 0.83." in words
-
-
-def test_explorer_shows_the_same_points_at_every_level():
-    def offsets(t):
-        fig = explorer.diffused_figure(SCHEDULE, "ring", t)
-        return torch.tensor(fig.axes[0].collections[0].get_offsets().data)
-
-    a, b, c = (offsets(t) for t in (0, 300, 999))
-    levels = [SCHEDULE(t) for t in (0, 300, 999)]
-    # Three points of one plane through x0 and eps: the third follows from the first two.
-    rows = torch.stack([torch.stack([level.alpha, level.sigma]) for level in levels])
-    solved = torch.linalg.solve(rows[:2], torch.stack([a, b]).reshape(2, -1))
-    assert torch.allclose((rows[2] @ solved).reshape(c.shape), c, atol=1e-9)
+    seen = trying.walk(explorer.diffused(SCHEDULE, ["ring", "spiral"], [0, 300]))
+    [words] = [words for values, _, words in seen if values == ("ring", 300)]
+    assert "ring at t = 300: alpha = 0.77, sigma = 0.64, rho = 0.83." in words

@@ -190,53 +190,28 @@ def local_and_global():
     )
 
 
-def strip():
-    return plots.sample_strip(
-        {"a": noise(9, 2), "b": noise(9, 2)}, noise(5, 2), "Panels of samples."
-    )
+PAIR, FLOOR, DATA = torch.stack([noise(6, 2), trajectory()[-1]]), [0.04, 0.06], noise(9, 2)
+ERRORS = {"ddim": [0.4, 0.2], "heun": [0.1, 0.025], "dpmpp_2m": [0.2, 0.05]}
+SLOPES = dict.fromkeys(ERRORS, (2.0, 1.0))
+CURVES = {"ddim": {1: 0.9, 2: 0.5}, "heun": {1: 0.9, 3: 0.2}, "dpmpp_2m": {1: 0.9, 2: 0.4}}
+AT = torch.tensor([999.0, 500.0, 19.0])
+FIGURES = {
+    "local_and_global": local_and_global,
+    "strip": lambda: plots.sample_strip({"a": DATA, "b": DATA}, noise(5, 2), "Two such panels."),
+    "few_steps": lambda: plots.few_step_paths({2: (trajectory(), LEVELS)}, PAIR, DATA),
+    "orders": lambda: plots.orders((8, 16), ERRORS, ERRORS, SLOPES),
+    "along_the_path": lambda: plots.error_along_the_path(AT, AT + 1, AT / 1e4, AT / 1e4, 1 / AT),
+    "distances": lambda: plots.distance_by_evaluations(CURVES, FLOOR),
+    "middle": lambda: plots.middle_level([900, 500, 100], {"ddim": [0.9, 0.4, 0.6]}, FLOOR),
+}
 
 
-def few_steps():
-    exact = torch.stack([noise(6, 2), trajectory()[-1]])
-    return plots.few_step_paths({2: (trajectory(), LEVELS)}, exact, noise(9, 2))
-
-
-def orders():
-    errors = {"ddim": [0.4, 0.2], "heun": [0.1, 0.025], "dpmpp_2m": [0.2, 0.05]}
-    slopes = dict.fromkeys(errors, (2.0, 1.0))
-    return plots.orders((8, 16), errors, errors, slopes)
-
-
-def along_the_path():
-    t = torch.tensor([999.0, 500.0, 19.0])
-    return plots.error_along_the_path(t, t + 1, t / 1e4, t / 1e4, 1 / t)
-
-
-def distances():
-    curves = {"ddim": {1: 0.9, 2: 0.5}, "heun": {1: 0.9, 3: 0.2}, "dpmpp_2m": {1: 0.9, 2: 0.4}}
-    return plots.distance_by_evaluations(curves, [0.04, 0.06])
-
-
-def middle():
-    return plots.middle_level([900, 500, 100], {"ddim": [0.9, 0.4, 0.6]}, [0.04, 0.06])
-
-
-FIGURES = [local_and_global, strip, few_steps, orders, along_the_path, distances, middle]
-
-
-@pytest.mark.parametrize("make", FIGURES)
+@trying.figures(FIGURES)
 def test_figures_describe_themselves(make):
     trying.described(make())
 
 
 # -------------------------------------------------------------------- explorer
-
-
-def test_levels_of_the_explorer():
-    even = grid(EVEN_T, 4)
-    assert_near(even.rho[:-1], SCHEDULE(torch.tensor([999, 749, 499, 249])).rho, rtol=1e-12)
-    assert even.rho[-1] == 0
-    assert_near(grid(EVEN_LOG_RHO, 4).rho, geometric_levels(SCHEDULE(999), SCHEDULE(0), 4).rho)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import copy
 
-import numpy as np
 import pytest
 import torch
 
@@ -353,66 +352,33 @@ def run(scale=1.0, looks=4):
     )
 
 
-def guesses():
-    t = torch.tensor([999, 500, 0])
-    return plots.guesses_along_path(t, noise(3, 4, 2), noise(3, 4, 2, seed=1), noise(9, 2))
+AT, LOG_T = torch.tensor([999, 500, 0]), torch.logspace(-3, 3, 50).clamp(max=999)
+SCALINGS = {"10 t": boundary_scalings(LOG_T), "t": boundary_scalings(LOG_T, 0.5, 1.0)}
+PANELS = {f"{n} steps": noise(7, 2, seed=n) for n in (1, 2, 4)}
+ERROR = noise(36, 1).abs()[:, 0]
+BOOK = torch.tensor([[99.0, 499.0, 999.0], [0.03, 0.04, 0.04], [0.03, 0.04, 0.05]])
+STUDENTS = {"early": {10: 0.2, 20: 0.9}, "late": {10: 0.1, 20: 0.06}}
+FIGURES = {
+    "guesses": lambda: plots.guesses_along_path(
+        AT, noise(3, 4, 2), noise(3, 4, 2, seed=1), noise(9, 2)
+    ),
+    "boundary": lambda: plots.boundary(LOG_T, SCALINGS),
+    "front": lambda: plots.knowledge_front({"a": run(), "b": run(0.5)}),
+    "health": lambda: plots.health({"sick": run(5.0), "well": run()}, run()),
+    "rows": lambda: plots.sample_rows(
+        {"one": PANELS, "two": PANELS}, noise(9, 2), ("teacher", "student")
+    ),
+    "maps": lambda: plots.error_maps({"before": ERROR, "after": ERROR / 9}, ERROR),
+    "accounts": lambda: plots.accounts(
+        {"N = 3": BOOK, "N = 2": BOOK}, {"N = 3": 0.02, "N = 2": 0.2}
+    ),
+    "tradeoff": lambda: plots.hop_tradeoff({5: 0.3, 10: 0.1, 20: 0.05}, STUDENTS),
+}
 
 
-def boundary():
-    t = torch.logspace(-3, 3, 50).clamp(max=999)
-    return plots.boundary(t, {"10 t": boundary_scalings(t), "t": boundary_scalings(t, 0.5, 1.0)})
-
-
-def front():
-    return plots.knowledge_front({"a": run(), "b": run(0.5)})
-
-
-def health():
-    return plots.health({"sick": run(5.0), "well": run()}, run())
-
-
-def rows():
-    panels = {f"{n} steps": noise(7, 2, seed=n) for n in (1, 2, 4)}
-    return plots.sample_rows({"one": panels, "two": panels}, noise(9, 2), ("teacher", "student"))
-
-
-def maps():
-    error = noise(36, 1).abs()[:, 0]
-    return plots.error_maps({"before": error, "after": error / 9}, error)
-
-
-def accounts():
-    t = torch.tensor([99.0, 499.0, 999.0])
-    book = (t, torch.tensor([0.03, 0.04, 0.04]), torch.tensor([0.03, 0.04, 0.05]))
-    return plots.accounts({"N = 3": book, "N = 2": book}, {"N = 3": 0.02, "N = 2": 0.2})
-
-
-def tradeoff():
-    exact = {5: 0.3, 10: 0.1, 20: 0.05}
-    return plots.hop_tradeoff(exact, {"early": {10: 0.2, 20: 0.9}, "late": {10: 0.1, 20: 0.06}})
-
-
-FIGURES = [guesses, boundary, front, health, rows, maps, accounts, tradeoff]
-
-
-@pytest.mark.parametrize("make", FIGURES)
+@trying.figures(FIGURES)
 def test_figures_describe_themselves(make):
     trying.described(make())
-
-
-def test_front_puts_small_timesteps_at_the_bottom():
-    first, second = [ax for ax in front().axes if ax.get_title()]
-    image = first.collections[0]
-    assert np.allclose(image.get_array().reshape(len(TIMES), -1), run().error.T)
-    assert first.get_ylim()[0] < first.get_ylim()[1]
-    # One scale for all panels: colours can be compared.
-    assert image.norm.vmax == second.collections[0].norm.vmax
-
-
-def test_accounts_draw_the_random_walk_between_one_defect_and_all_agreed():
-    lines = {line.get_label(): line.get_ydata() for line in accounts().axes[0].lines}
-    assert list(lines["if all agreed"]) == pytest.approx([0.03, 0.07, 0.11])
-    assert list(lines["if independent"]) == pytest.approx([0.03, 0.05, 0.0041**0.5])
 
 
 # -------------------------------------------------------------------- explorer

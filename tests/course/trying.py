@@ -24,6 +24,11 @@ def wrong(groups):
     return pytest.mark.parametrize(("check", "answer", "sentence"), rows, ids=ids)
 
 
+def figures(makers):
+    """Parametrises a test with functions that draw a figure, by name."""
+    return pytest.mark.parametrize("make", makers.values(), ids=makers)
+
+
 def described(fig):
     """A figure that can be drawn has a description in whole sentences."""
     assert fig.png().startswith(b"\x89PNG")
@@ -32,16 +37,18 @@ def described(fig):
     assert "  " not in fig.alt
 
 
-def walk(box, most=3):
-    """Draws an explorer for several values of every control; [(values, picture, description)]."""
+def walk(box, every=False):
+    """Draws an explorer at the ends of every control, or at each value.
+
+    Returns [(values, picture, description)], no two of which show one picture.
+    """
     *controls, picture, caption = box.children
-    seen = []
+    seen = {}
     for control in controls:
         values = [option[1] if isinstance(option, tuple) else option for option in control.options]
-        for value in values[:: max(1, len(values) // most)]:
+        for value in values if every else (values[-1], values[0]):
             control.value = value
             now = tuple(each.value for each in controls)
-            seen.append((now, bytes(picture.value), caption.value))
-    pictures = {values: picture for values, picture, _ in seen}
-    assert len(set(pictures.values())) == len(pictures), "two settings show one picture"
-    return seen
+            seen[now] = (now, bytes(picture.value), caption.value)
+    assert len({shown for _, shown, _ in seen.values()}) == len(seen)
+    return list(seen.values())
