@@ -1,7 +1,6 @@
 """The cache holds what the teacher's parts compute or draw, and survives what happens to it."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -372,28 +371,24 @@ def test_interrupted_anywhere_it_ends_the_same(kind, sd, tmp_path, small_shards,
 
 def test_killed_for_real(sd, tmp_path, small_shards):
     """SIGKILL in another process, which leaves its lock and its temporary files."""
-    folder = image_folder(tmp_path / "data", 40)
-    config = config_of(folder)
+    config = config_of(image_folder(tmp_path / "data", 20))
+    third = tmp_path / "parts" / "shard-00002.safetensors"
     code = f"""if True:
-        import time
+        import pathlib, time
         from slam_edu.sd.config import SDConfig
         from slam_edu.sd.data import make_cache
         from slam_edu.sd.data.latents import EncodedLatents
         from slam_edu.sd.tiny import tiny_pipeline
         EncodedLatents.shard, EncodedLatents.batch = 4, 3
-        pipeline = tiny_pipeline()
+        pipeline, third = tiny_pipeline(), pathlib.Path({str(third)!r})
         pipeline.vae.register_to_config(scaling_factor=0.6)
-        pipeline.vae.encoder.register_forward_pre_hook(lambda *_: time.sleep(0.1))
-        config = SDConfig(data="folder", data_path={str(folder)!r}, cache_dtype="float32")
-        make_cache(config, pipeline, {str(tmp_path / "parts")!r})"""
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    third = tmp_path / "parts" / "shard-00002.safetensors"
+        pipeline.vae.encoder.register_forward_pre_hook(lambda *_: time.sleep(99 * third.exists()))
+        config = SDConfig(data="folder", data_path={config.data_path!r}, cache_dtype="float32")
+        make_cache(config, pipeline, third.parent)"""
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    while not third.exists() and process.poll() is None:
+        time.sleep(0.05)
     try:
-        while not third.exists() and process.poll() is None:
-            time.sleep(0.002)
         with pytest.raises(BlockingIOError, match="another process is making a cache in"):
             make_cache(config, sd, tmp_path / "parts", show=quiet)
     finally:
@@ -476,16 +471,16 @@ def test_a_large_cache_is_mapped_and_not_read_when_it_is_opened(made, monkeypatc
     folder, _, files = made
     small = LatentCache(folder)
     monkeypatch.setattr(module, "SMALL", 10)
-    content = bytearray(files["shard-00002.safetensors"])
-    content[-100] ^= 1
-    (folder / "shard-00002.safetensors").write_bytes(content)
+    content = files["shard-00002.safetensors"]
+    (folder / "shard-00002.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     large = LatentCache(folder)
     assert len(large._parts["latents"].parts) == 3
     (a, c), (b, d) = small.batch([7, 0, 3, 4]), large.batch([7, 0, 3, 4])
     assert torch.equal(a, b)
     assert torch.equal(c.states, d.states)
+    (folder / "shard-00002.safetensors").write_bytes(content[:-1])
     with pytest.raises(ValueError, match=r"'.*c' shard-00002.safetensors is missing or damaged"):
-        large.verify()
+        LatentCache(folder)
 
 
 def test_a_shard_without_its_index_is_used_only_if_whole(made, sd):

@@ -129,9 +129,6 @@ class EncodedBatches(_Encoding):
 
     In place of one that is rejected comes the next of the source that is not. With ``max_samples``
     the source's first entries alone are used, the rejected among them.
-
-    Raises:
-        ValueError: for an empty source.
     """
 
     def __init__(self, source: MapSource, pipeline: Pipeline, seed: int, config: SDConfig) -> None:

@@ -265,10 +265,9 @@ def _header(path: Path, settings: dict[str, Any], folder: Path) -> ShardHeader |
     return header
 
 
-def _damaged(folder: Path, files: dict[str, Any], read: bool | None = None) -> list[str]:
-    """Names of files that are missing, of another size or, if read, with another checksum."""
-    if read is None:
-        read = sum(about["bytes"] for about in files.values()) <= SMALL
+def _damaged(folder: Path, files: dict[str, Any]) -> list[str]:
+    """Names of files that are missing, of another size or, if all are small, of other content."""
+    read = sum(about["bytes"] for about in files.values()) <= SMALL
 
     def whole(path: Path, about: dict[str, Any]) -> bool:
         if not path.is_file() or path.stat().st_size != about["bytes"]:
@@ -316,17 +315,21 @@ class LatentCache:
                 f"cache` with the same settings{', which goes on with it' if begun else ''}"
             )
         index = _read_index(self.folder / INDEX)
-        self.settings, self._files = index["settings"], index["files"]
+        self.settings, files = index["settings"], index["files"]
         self.counts = SampleCounts(**index["counts"])
         self.latent_shape = tuple(self.settings["teacher: latent_shape"])
-        self.bytes = sum(about["bytes"] for about in self._files.values())
-        self.verify(read=None)
-        empty, _ = self._map(EMPTY)
+        self.bytes = sum(about["bytes"] for about in files.values())
+        if damaged := _damaged(self.folder, files):
+            raise ValueError(
+                f"in the cache {str(self.folder)!r} {', '.join(damaged)} is missing or damaged: "
+                f"size or checksum differ; {_AGAIN}, which makes it anew"
+            )
+        empty, _ = _map(self.folder / EMPTY)
         self.empty = TextCondition(**empty).to("cpu", copy=True)
         parts, self._distinct = [], []
-        for name in self._files:
+        for name in files:
             if name != EMPTY:
-                tensors, metadata = self._map(name)
+                tensors, metadata = _map(self.folder / name)
                 self._distinct += ShardHeader.parse(metadata).captions
                 parts.append(tensors)
         self._captions = torch.cat([part["rows"] for part in parts])
@@ -334,25 +337,6 @@ class LatentCache:
         for name in ("latents", *empty):
             rows = [part[name] for part in parts if name in part]
             self._parts[name] = _Rows([torch.cat(rows)] if self.bytes <= SMALL else rows)
-
-    def _map(self, name: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The tensors of a file, in memory only where they are touched, and its metadata."""
-        from safetensors import safe_open
-
-        with safe_open(self.folder / name, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
-
-    def verify(self, read: bool | None = True) -> None:
-        """Compare all files with their checksums, which reads them; None: if the cache is small.
-
-        Raises:
-            ValueError: naming those that are missing or damaged.
-        """
-        if damaged := _damaged(self.folder, self._files, read):
-            raise ValueError(
-                f"in the cache {str(self.folder)!r} {', '.join(damaged)} is missing or damaged: "
-                f"size or checksum differ; {_AGAIN}, which makes it anew"
-            )
 
     def __len__(self) -> int:
         return len(self._captions)
@@ -388,6 +372,14 @@ class LatentCache:
         """
         ours = _teacher_settings(config, pipeline)
         _require_same({name: self.settings.get(name) for name in ours}, ours, self.folder)
+
+
+def _map(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file, in memory only where they are touched, and its metadata."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
 
 
 class _Rows:
