@@ -1,4 +1,4 @@
-# A thin layer: every target is one line of tools/bootstrap.py, which runs without make as well
+# A thin layer: a target is mostly one line of tools/bootstrap.py, which runs without make as well
 # (Windows: `py tools\bootstrap.py lab`). Nothing here but that a folder name may contain a space.
 #
 #   make lab                    the course            make test       every check
@@ -62,10 +62,17 @@ wheel: ## build dist/slam_edu-….whl, for Colab
 	$(RUN) wheel $(SWITCHES)
 
 constraints: ## resolve pyproject.toml into constraints.txt (UPGRADE=1 for the newest)
-	$(RUN) constraints $(if $(UPGRADE),--upgrade)
+	$(RUN) setup $(SWITCHES) --extras test
+	.venv/bin/python -m pip install -q uv
+	.venv/bin/python -m uv pip compile --quiet --universal --python-version 3.10 \
+		--no-python-downloads --all-extras --no-annotate $(if $(UPGRADE),--upgrade) \
+		--custom-compile-command "make constraints (UPGRADE=1 takes the newest versions)" \
+		-c constraints.in -o constraints.txt pyproject.toml
 
 address: ## set the repository's public address everywhere (URL=https://… or CLEAR=1)
 	"$(PYTHON)" -m tools.set_address $(if $(CLEAR),--clear,$(if $(URL),"$(URL)"))
 
 clean: ## remove caches and dist/ (ALL=1: .venv too)
-	$(RUN) clean $(if $(ALL),--all)
+	rm -rf dist .pytest_cache .ruff_cache .hypothesis $(if $(ALL),.venv)
+	find slam_edu slam_course studies tests tools notebooks -type d \
+		\( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -355,32 +355,6 @@ def test(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-COMPILE = (
-    "uv pip compile --quiet --universal --python-version 3.10 --no-python-downloads --all-extras "
-    "--no-annotate -c constraints.in -o constraints.txt pyproject.toml"
-)
-
-
-def constraints(options: argparse.Namespace) -> int:
-    """Resolve pyproject.toml and constraints.in into constraints.txt (--upgrade: the newest)."""
-    ensure_venv(options.this_python)
-    pip_install("-q", "uv")
-    # What uv writes at the top of the file.
-    mine = ["--custom-compile-command", "make constraints (UPGRADE=1 takes the newest versions)"]
-    return run_inside(["-m", *COMPILE.split(), *mine, *options.rest])
-
-
-def clean(options: argparse.Namespace) -> int:
-    """Remove caches and dist/ (--all: .venv too)."""
-    targets = [ROOT / name for name in ("dist", ".pytest_cache", ".ruff_cache", ".hypothesis")]
-    for folder in ("slam_edu", "slam_course", "studies", "tests", "tools", "notebooks"):
-        targets += (ROOT / folder).rglob("__pycache__")
-        targets += (ROOT / folder).rglob(".ipynb_checkpoints")
-    for target in targets + [VENV] * ("--all" in options.rest):
-        shutil.rmtree(str(target), ignore_errors=True)
-    return 0
-
-
 def only_setup(options: argparse.Namespace) -> int:
     """Install and stop there (--extras course,sd)."""
     setup(tuple(options.extras.split(",")), options)
@@ -399,8 +373,7 @@ INSIDE = {
     "wheel": ("build dist/slam_edu-….whl, for Colab", ("course", "sd"),
               "-m hatchling build -t wheel -d dist"),
 }  # fmt: skip
-FUNCTIONS = {"lab": lab, "test": test, "setup": only_setup, "constraints": constraints,
-             "clean": clean}  # fmt: skip
+FUNCTIONS = {"lab": lab, "test": test, "setup": only_setup}
 
 
 def main(arguments: "list | None" = None) -> int:
