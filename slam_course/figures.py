@@ -286,6 +286,18 @@ def plain_ticks(axis: Axis, most: int = 7, steps: Sequence[Sequence[float]] = _S
     axis.set_minor_locator(NullLocator())
 
 
+def note(
+    ax: Axes,
+    text: str,
+    at: Sequence[float],
+    shift: tuple[float, float],
+    size: float = 10,
+    **kw: Any,
+) -> None:
+    """A text beside a point, ``shift`` points to the right and up."""
+    ax.annotate(text, at, shift, textcoords="offset points", fontsize=size, **kw)
+
+
 def legend_lines(entries: Mapping[str, tuple[str, str]], width: float = 1.6) -> list[Line2D]:
     """Lines for a legend alone: for each label, a colour (of the grammar) and a line style."""
     return [

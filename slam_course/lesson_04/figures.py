@@ -22,6 +22,7 @@ from slam_course.figures import (
     figure,
     legend_below,
     legend_lines,
+    note,
     open_axes,
     paths,
     plane,
@@ -116,10 +117,10 @@ def triangle(
         half = 0.5 * ends[0] + 0.5 * a * ends[1]
         places = (ends[0], ends[1], a * ends[1], basis[0], basis[1], half)
         shifts = ((-6, 7), (8, 2), (7, -14), (8, -5), (6, 5), (-17, -3))
-        for place, shift, said in zip(places, shifts, (*text, r"$x_\gamma$"), strict=True):
-            ax.annotate(said, place.tolist(), shift, textcoords="offset points", fontsize=12)
+        for place, shift, name in zip(places, shifts, (*text, r"$x_\gamma$"), strict=True):
+            note(ax, name, place.tolist(), shift, 12)
         ax.plot(0, 0, "+", color=_INK, ms=9, zorder=5)
-        ax.annotate("0", (0, 0), (-5, -13), textcoords="offset points", fontsize=10)
+        note(ax, "0", (0, 0), (-5, -13))
     corners = torch.stack([x_t, x_s, x0, eps, torch.zeros_like(x_t)])
     middle, half = (corners.amax(0) + corners.amin(0)) / 2, corners.amax(0) - corners.amin(0)
     width = 0.62 * half.max()
@@ -192,10 +193,8 @@ def chord_beside_path(
     left.plot(rho, exact, "--", color=COLORS["chord"], lw=2)
     for i, name in ((0, "$t$"), (-1, "$s$")):
         left.axvline(rho[i].item(), color="#d0d0d0", lw=0.8, zorder=0)
-        left.annotate(
-            name, (rho[i].item(), 0), (4 if i == 0 else -10, 5), textcoords="offset points",
-            xycoords=("data", "axes fraction"), fontsize=11, color="#707070",
-        )  # fmt: skip
+        style = {"xycoords": ("data", "axes fraction"), "color": "#707070"}
+        note(left, name, (rho[i].item(), 0), (4 if i == 0 else -10, 5), 11, **style)
     left.plot(rho[0], curve[0], "o", color="#7d7d7d", ms=7, zorder=5)
     left.plot(rho[-1], teacher[-1], "o", color=COLORS["teacher"], ms=7, zorder=5)
     left.plot(rho[-1], curve[-1], "o", color=COLORS["path"], ms=7, zorder=5)
@@ -216,12 +215,8 @@ def chord_beside_path(
     for marker, (name, by_chord) in zip("osD^", measured.items(), strict=False):
         for values, label in ((by_chord["teacher"], name), (by_chord["exact"], None)):
             right.plot(gammas, values, marker, mfc="none", mec=COLORS["path"], ms=5, label=label)
-    right.annotate(
-        r"$-(1-\gamma)^2$", (0.5, -0.25), (-8, -16), textcoords="offset points", ha="right"
-    )
-    right.annotate(
-        r"$\gamma(1-\gamma)$", (0.5, 0.25), (0, 7), textcoords="offset points", ha="center"
-    )
+    note(right, r"$-(1-\gamma)^2$", (0.5, -0.25), (-8, -16), ha="right")
+    note(right, r"$\gamma(1-\gamma)$", (0.5, 0.25), (0, 7), ha="center")
     title = r"chord minus curve, in units of $b = \frac{1}{2}h^2 z''$"
     limits = {"xlim": (1.05, -0.05), "ylim": (-1.25, 0.55)}
     open_axes(right, title=title, xlabel=r"$\gamma$", **limits)
@@ -242,10 +237,7 @@ def deviation_by_t(measured: Mapping[int, Mapping[int, float]]) -> CourseFigure:
     for style, marker, (number, curve) in zip(_STYLES, "os^D", measured.items(), strict=False):
         t, values = list(curve), list(curve.values())
         ax.plot(t, values, style, marker=marker, color=COLORS["chord"], lw=1.6, ms=5)
-        ax.annotate(
-            f"N = {number}", (max(t), curve[max(t)]), (-4, 12), textcoords="offset points",
-            fontsize=10,
-        )  # fmt: skip
+        note(ax, f"N = {number}", (max(t), curve[max(t)]), (-4, 12))
     open_axes(
         ax, title="the chord's clean end, off the true one", yscale="log", xlim=(1020, -20),
         xticks=range(0, 1000, 100), xlabel="noisy end t of the sub-path",
@@ -297,16 +289,14 @@ def two_noises(
         ((a_s, gamma * fresh), _INK, _INK),
     ):
         left.plot(*at, "o", mec=color, mfc=fill, mew=1.6, ms=8, zorder=4, clip_on=False)
-    text = {"textcoords": "offset points", "fontsize": 10}
-    left.annotate(r"$a\sigma_s$", (a_s, 0), (0, -17), ha="center", **text)
-    left.annotate(r"$\sigma_t$", (sigma_t, 0), (0, -17), ha="center", **text)
-    left.annotate(r"$\sigma_t$, fresh noise", (a_s, fresh), (9, 2), **text)
-    left.annotate("linear", (linear, 0), (0, -17), ha="center", color="#a5457d", **text)
-    left.annotate("markov", (a_s, gamma * fresh), (9, -3), **text)
+    note(left, r"$a\sigma_s$", (a_s, 0), (0, -17), ha="center")
+    note(left, r"$\sigma_t$", (sigma_t, 0), (0, -17), ha="center")
+    note(left, r"$\sigma_t$, fresh noise", (a_s, fresh), (9, 2))
+    note(left, "linear", (linear, 0), (0, -17), ha="center", color="#a5457d")
+    note(left, "markov", (a_s, gamma * fresh), (9, -3))
     left.set(xlim=(-0.05, 1.05), ylim=(-0.13, 1.05), aspect="equal", xticks=[], yticks=[])
-    left.set_title(
-        rf"noise in $x_s$, $x_t$ and in $x_\gamma$ at $\gamma = {gamma:g}$", fontsize=10
-    )
+    title = rf"noise in $x_s$, $x_t$ and in $x_\gamma$ at $\gamma = {gamma:g}$"
+    left.set_title(title, fontsize=10)
     left.spines[:].set_visible(False)
     for style, (t, (gammas, values)) in zip(_STYLES, gap.items(), strict=False):
         label = f"t = {t}, largest {100 * values.max():.2g} %"
@@ -351,20 +341,12 @@ def taught_law(
         left.plot(rho[gamma], values, color=COLORS["path"], lw=1.6, zorder=2)
         left.plot(rho[gamma][0], 0, "o", color=COLORS["chord"], ms=7, zorder=4)
         left.plot(rho[gamma][-1], ends[gamma], "o", color=COLORS["path"], ms=6, zorder=4)
-        left.annotate(
-            f"{gamma:g}", (rho[gamma][0].item(), 0), (0, -16 if gamma <= 1 else 8),
-            textcoords="offset points", fontsize=9, ha="center",
-        )  # fmt: skip
-        left.annotate(
-            rf"$\gamma = {gamma:g}$", (rho[gamma][-1].item(), ends[gamma]), (6, -3),
-            textcoords="offset points", fontsize=9,
-        )  # fmt: skip
+        start, end = rho[gamma][0].item(), rho[gamma][-1].item()
+        note(left, f"{gamma:g}", (start, 0), (0, -16 if gamma <= 1 else 8), 9, ha="center")
+        note(left, rf"$\gamma = {gamma:g}$", (end, ends[gamma]), (6, -3), 9)
     last = next(iter(rho.values()))[-1].item()
     left.plot(last, 0, "o", color=COLORS["teacher"], ms=7, zorder=5)
-    left.annotate(
-        r"$x_s$", (last, 0), (2, -16), textcoords="offset points", fontsize=11,
-        color=COLORS["teacher"],
-    )  # fmt: skip
+    note(left, r"$x_s$", (last, 0), (2, -16), 11, color=COLORS["teacher"])
     first = max(r[0].item() for r in rho.values())
     left.set(xlim=(first + 0.05 * (first - last), last - 0.17 * (first - last)))
     open_axes(
@@ -376,9 +358,8 @@ def taught_law(
     right.plot(line, line * (2 - line), color=COLORS["chord"], lw=1.8, label=r"$\gamma(2-\gamma)$")
     for marker, (name, values) in zip("osD^", measured.items(), strict=False):
         right.plot(gammas, values, marker, mfc="none", mec=COLORS["path"], ms=6, label=name)
-    text = {"textcoords": "offset points", "fontsize": 9}
-    right.annotate("consistency distillation", (1, 1.5), (0, 6), ha="center", **text)
-    right.annotate("slope of\nthe middle", (2, 0), (10, 6), **text)
+    note(right, "consistency distillation", (1, 1.5), (0, 6), 9, ha="center")
+    note(right, "slope of\nthe middle", (2, 0), (10, 6), 9)
     for gamma in (1, 2):
         right.plot(gamma, gamma * (2 - gamma), "o", color=COLORS["chord"], ms=9, alpha=0.5)
     right.axvspan(0, 1, color="#f2f2f2", zorder=-1, lw=0)
