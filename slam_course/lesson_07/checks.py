@@ -153,16 +153,9 @@ def _log(
 ) -> list[Row]:
     """A log as a run writes it, with the noise that small batches bring.
 
-    Args:
-        seed: of the noise.
-        rows: of the log.
-        trend: the loss over the share of the run that is done, without its noise, in `scale`.
-        scale: of loss and errors.
-        norm: of the gradient.
-        tenths: error by timestep.
-        empty: how often a tenth of the timesteps has no sample in a row.
-        skipped: updates skipped so far, over the share that is done.
-        missing: whether a row's loss is NaN, because an update of it was not finite.
+    ``trend``, the loss without its noise, and ``skipped`` are functions of the share of the run
+    that is done; ``empty`` is how often a tenth of the timesteps has no sample in a row, and
+    ``missing`` rows have a loss of NaN, because an update was not finite.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(rows, 2 + len(tenths), generator=generator).mul(0.22).exp().tolist()
@@ -185,10 +178,6 @@ def _log(
             row[name] = math.nan if hole else 10 * level * error * luck
         found.append(row)
     return found
-
-
-def _level(_done: float) -> float:
-    return 1.0
 
 
 def _settles(done: float) -> float:

@@ -1,4 +1,4 @@
-"""Explorer of lesson 08: what a measure says of small sets of images, and how far it spreads."""
+"""Explorer of lesson 08: a measure on small sets of images, and how far it spreads."""
 
 from __future__ import annotations
 

@@ -265,10 +265,10 @@ def _by_label(label: str) -> dict[str, Any]:
 
 
 def at_gamma_one(
-    cosines: Mapping[float, float], told: Mapping[str, Curves], alt: str
+    cosines: Mapping[float, float], given: Mapping[str, Curves], alt: str
 ) -> CourseFigure:
     r"""Cosines of gamma's features with those of 1, and errors of students given other gammas."""
-    fig, axes = figure(1 + len(told), size=(9.0 / (1 + len(told)), 3.9), alt=alt)
+    fig, axes = figure(1 + len(given), size=(9.0 / (1 + len(given)), 3.9), alt=alt)
     left, others = axes[0], axes[1:]
     away = [1 - gamma for gamma in cosines]
     left.plot(away, list(cosines.values()), color=style_of(OFFICIAL)["color"], lw=1.5)
@@ -277,7 +277,7 @@ def at_gamma_one(
     left.set_title(r"cosine of $e(10 - 10\gamma)$ with $e(0)$", fontsize=9.5)
     left.invert_xaxis()
     open_axes(left, 8.5)
-    for ax, (title, curves) in zip(others, told.items(), strict=True):
+    for ax, (title, curves) in zip(others, given.items(), strict=True):
         gammas = sorted({g for curve in curves.values() for g in curve})
         for name, curve in curves.items():
             with_band(ax, name, {gammas.index(g): values for g, values in curve.items()})

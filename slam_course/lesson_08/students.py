@@ -28,7 +28,6 @@ from torch import Tensor
 
 from slam_course.figures import SOLVER_NAMES
 from slam_course.results import Ratio, paired_ratio
-from slam_edu._validation import check_choice
 from slam_edu.digits.evaluate import Setting
 from slam_edu.embedding import GAMMA_INPUTS
 from slam_edu.io import data_path
@@ -315,22 +314,9 @@ def embedding_at_one(
     r"""Where the features of :math:`\gamma = 1` lie among those of drawn gammas.
 
     Returns:
-        plain numbers:
-
-        - ``norm_one`` and ``norm_mean``, lengths of the features at 1 and below;
-        - ``distance_one``, ``distance_mean`` and ``distance_p99``, to the mean of all below: at 1,
-          their mean, their 99 % quantile;
-        - ``nearest_one`` and ``nearest_median``, to the nearest neighbour;
-        - ``leverage_one``, ``leverage_mean`` and ``leverage_p99``, squared Mahalanobis distances
-          to the mean: how far a linear layer that was fitted below 1 may be off;
-        - ``leverage_zero``, the same at the other edge, :math:`\gamma = 0`;
-        - ``seen``, how many of the draws have features whose cosine with those at 1 is above .9
-          (NaN where the features at 1 are zero).
-
-    Raises:
-        ValueError: for features other than ``"official"`` and ``"smooth"``.
+        the numbers of :func:`place_among`, and ``seen``, how many of the draws have features whose
+        cosine with those at 1 is above .9 (NaN where the features at 1 are zero).
     """
-    check_choice(gamma_input, GAMMA_INPUTS, "gamma_input")
     features = GAMMA_INPUTS[gamma_input]
     below = features(drawn_gammas(draws, seed))
     one, zero = features(torch.tensor([1.0, 0.0], dtype=torch.float64))
@@ -347,7 +333,12 @@ def cosines_to_one(gammas: Sequence[float]) -> list[float]:
 
 
 def place_among(below: Tensor, one: Tensor, zero: Tensor) -> dict[str, float]:
-    """Where the rows ``one`` and ``zero`` lie among those of ``below``, (n, F), float64."""
+    """Where the vectors ``one`` and ``zero`` lie among the rows of ``below``, (n, F), float64.
+
+    Lengths (``norm_*``); distances to the mean of all below, of these their mean and 99 % quantile
+    (``distance_*``); distances to the nearest neighbour (``nearest_*``); squared Mahalanobis
+    distances to the mean, how far a linear layer fitted below may be off (``leverage_*``).
+    """
     mean = below.mean(0)
     away = (below - mean).norm(dim=1)
     # Each of some points against all others; its distance to itself is left out.
