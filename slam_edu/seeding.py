@@ -18,10 +18,6 @@ def seeded(build: Callable[[], Module], seed: int) -> Module:
     """What ``build`` makes when torch's random state is that of ``seed``, which is then put back.
 
     Layers draw their weights from torch's global state and take no generator.
-
-    Args:
-        build: makes a module.
-        seed: of its initial weights.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -33,10 +29,6 @@ def sample_generator(seed: int, *numbers: int) -> torch.Generator:
 
     Sample n of a run draws from ``sample_generator(seed, n)``: what it draws depends neither on
     the batch it is in, nor on the number of processes, nor on what was drawn before.
-
-    Args:
-        seed: of the run.
-        numbers: such as the number of a sample or of an epoch, each from 0.
 
     Raises:
         ValueError: for a negative number.

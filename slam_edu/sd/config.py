@@ -38,20 +38,11 @@ SECTIONS = ("teacher", "method", "student", "optimisation", "data", "run")
 
 
 def _setting(
-    default: Any,
-    section: str,
-    doc: str,
-    choices: Iterable[str] = (),
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
+    default: Any, section: str, doc: str, choices: Iterable[str] = (), **bounds: float
 ) -> Any:
-    """A field of :class:`SDConfig` with its meaning and what it may be."""
-    rule = {"section": section, "doc": doc, "choices": tuple(choices)}
-    return dataclasses.field(
-        default=default, metadata={**rule, "low": low, "high": high, "above": above}
-    )
+    """A field of :class:`SDConfig` with its meaning and what it may be, as in :class:`Rule`."""
+    rule = {"section": section, "doc": doc, "choices": tuple(choices), **bounds}
+    return dataclasses.field(default=default, metadata=rule)
 
 
 def _part(default: Any, section: str, **docs: str | tuple[str, Iterable[str]]) -> Any:
@@ -288,16 +279,14 @@ _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "tex
 def _rules() -> Mapping[str, Rule]:
     found = {}
     for field in dataclasses.fields(SDConfig):
-        meta = dict(field.metadata)
-        docs = meta.pop("docs", None)
-        if docs is None:
-            found[field.name] = Rule(default=field.default, **meta, **_kind(SDConfig, field.name))
-            continue
-        for name, doc in docs.items():
+        default, meta = field.default, field.metadata
+        if "docs" not in meta:
+            found[field.name] = Rule(default=default, **meta, **_kind(SDConfig, field.name))
+        for name, doc in meta.get("docs", {}).items():
             doc, choices = (doc, ()) if isinstance(doc, str) else doc
             found[name] = Rule(
-                meta["section"], doc, getattr(field.default, name), choices=tuple(choices),
-                part=field.name, **_kind(type(field.default), name),
+                meta["section"], doc, getattr(default, name), choices=tuple(choices),
+                part=field.name, **_kind(type(default), name),
             )  # fmt: skip
     return found
 
@@ -391,12 +380,7 @@ def load_config(
     file: str | os.PathLike[str] | None = None,
     settings: Iterable[str] = (),
 ) -> SDConfig:
-    """A configuration from a preset, then a file, then ``name=value`` settings.
-
-    Args:
-        preset: a name of :data:`PRESETS`.
-        file: YAML or JSON with settings by name.
-        settings: each ``name=value``; ``none``, ``true`` and ``false`` as in YAML.
+    """A configuration from a preset, then a YAML or JSON file, then ``name=value`` settings.
 
     Raises:
         ValueError: for an unknown preset, a file that cannot be read, a misspelt setting, or a
@@ -453,12 +437,7 @@ def _read(name: str, value: Any) -> Any:
 
 
 def describe(config: SDConfig, documented: bool = True) -> str:
-    """All settings as YAML, by section; what differs from the default is marked.
-
-    Args:
-        config: to print.
-        documented: with the meaning of each setting.
-    """
+    """All settings as YAML, by section; what differs from the default is marked."""
     import yaml
 
     lines, values = [], config.settings()

@@ -69,14 +69,8 @@ class EngineState(TrainState):
 class Engine:
     """Trains the student of :class:`slam_edu.sd.networks.Networks`.
 
-    Args:
-        config: of the run.
-        schedule: the teacher's levels, on the device.
-        networks: teacher, student and target, on the device.
-        batches: the data.
-        prediction_type: of the teacher.
-        accelerator: of several processes; None: one process.
-        distiller: makes the step.
+    Schedule and networks are on the device; an accelerator joins several processes; ``distiller``
+    makes the step from the schedule and ``config.distill(prediction_type)``.
     """
 
     def __init__(

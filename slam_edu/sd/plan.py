@@ -22,7 +22,7 @@ import torch
 from torch.utils.benchmark import Timer
 
 from slam_edu._validation import check_choice, check_count
-from slam_edu.sd.config import SDConfig
+from slam_edu.sd.config import SDConfig, add_config_arguments, chosen_config
 from slam_edu.sd.data.latents import PIXELS
 from slam_edu.sd.memory import GIB, REST, available_bytes
 from slam_edu.sd.published import Architecture, architecture_of
@@ -463,8 +463,6 @@ def _duration(seconds: float) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Of ``slam-edu plan``."""
-    from slam_edu.sd.cli import add_config_arguments
-
     add_config_arguments(parser)
     parser.add_argument(
         "--card", metavar="NAME",
@@ -477,8 +475,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the plan; returns the exit status, 1 where it does not fit the card named."""
-    from slam_edu.sd.cli import chosen_config
-
     config, card, gib = chosen_config(options), options.card, None
     if card is not None:
         try:

@@ -59,20 +59,14 @@ FREE = (
 class DistillRun:
     """A distillation, as an iterable of :class:`slam_edu.sd.engine.EngineState`.
 
-    Iterating trains; it starts where the folder's newest readable checkpoint is. What is made on
-    the way are the attributes.
+    Iterating trains; it starts where the folder's newest readable checkpoint is. Made on the way:
+    the teacher's ``pipeline``, ``networks``, ``engine``, ``row`` (the log's newest, by column) and
+    ``stopped``, the signal that ended the run early, or None.
 
     Args:
         config: of the run; its ``out`` is the folder.
         show: prints a line.
         distiller: makes the step from the schedule and ``config.distill(...)``.
-
-    Attributes:
-        pipeline: the teacher's.
-        networks: teacher, student and target.
-        engine: the loop.
-        row: the newest row of the log by column; empty before the first.
-        stopped: the signal that ended the run early; None without one.
 
     Raises:
         ValueError: on iterating, for a folder with another configuration or in use by another
@@ -209,16 +203,7 @@ def distill(
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedRun:
-    """A run as its newest readable checkpoint has it.
-
-    Attributes:
-        config: of the run.
-        pipeline: the teacher's.
-        networks: teacher, student and target, on the CPU.
-        schedule: the teacher's levels.
-        update: number of updates done.
-        skipped: how many of them were not finite.
-    """
+    """A run as its newest readable checkpoint has it, after ``update`` updates."""
 
     config: SDConfig
     pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline

@@ -40,12 +40,8 @@ class RunLog:
     left out), and the mean squared error of the samples in each tenth of the timesteps, the
     cleanest first (empty tenths are ``nan``).
 
-    Args:
-        folder: of the run.
-        config: of the run.
-        batch: samples of an update.
-        update: that the run goes on from; rows after it are dropped.
-        accelerator: whose trackers get the rows too.
+    A run that goes on from an update drops the rows after it. An update has ``batch`` samples;
+    the accelerator's trackers get the rows too.
     """
 
     def __init__(
@@ -97,13 +93,8 @@ class Sampler:
     The student is always called at gamma = 1, which is guidance_scale 1 in a pipeline: the
     guidance w that was distilled is in its weights.
 
-    Args:
-        config: of the run.
-        pipeline: the teacher's; its autoencoder is moved to the device for decoding.
-        networks: of the run.
-        schedule: the levels, on the device.
-        cond: conditions of the grid's prompts.
-        empty: the empty condition, one row.
+    ``cond`` are the conditions of the grid's prompts and ``empty`` is the empty one, one row; the
+    autoencoder is moved to the schedule's device for decoding.
     """
 
     def __init__(
