@@ -33,7 +33,7 @@ def load_pipeline(folder: str | os.PathLike[str] | None = None) -> StableDiffusi
     Raises:
         ModuleNotFoundError: without diffusers and transformers.
     """
-    from slam_edu.sd.teacher import quiet
+    from slam_edu.sd.components import quiet
 
     folder = _checked(folder, PIPELINE)
     with quiet():
@@ -55,7 +55,7 @@ def load_student(
     Returns:
         diffusers' own pipeline with ``LCMScheduler``, without its progress bar.
     """
-    from slam_edu.sd.teacher import quiet
+    from slam_edu.sd.components import quiet
 
     folder = _checked(folder, STUDENT)
     teacher = load_pipeline() if teacher is None else teacher

@@ -8,7 +8,9 @@ states, and a diffusion model of the latents given the states. Here x is a laten
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -267,3 +269,33 @@ class LatentDiffusion:
         unet = self.pipeline.unet
         noise = torch.randn((count, *self.latent_shape), generator=generator, dtype=unet.dtype)
         return noise.to(unet.device)
+
+
+@contextmanager
+def quiet(bars: bool = False) -> Iterator[None]:
+    """Keep diffusers' notices, and all bars unless asked for, off standard error; errors stay.
+
+    Raises:
+        ModuleNotFoundError: without diffusers and transformers.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torchvision, we do not
+    try:  # diffusers would miss transformers later, and say less
+        from diffusers.utils import logging
+        from transformers.utils import logging as transformers_logging
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"a pipeline needs {error.name}; install it with `pip install slam_edu[sd]`",
+            name=error.name,
+        ) from error
+    before = logging.get_verbosity()
+    libraries = (logging, transformers_logging)
+    hidden = [one for one in libraries if one.is_progress_bar_enabled() and not bars]
+    logging.set_verbosity_error()
+    for library in hidden:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        for library in hidden:
+            library.enable_progress_bar()

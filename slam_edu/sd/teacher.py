@@ -11,8 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ import torch
 
 from slam_edu._validation import check_choice
 from slam_edu.schedule import NoiseSchedule
-from slam_edu.sd.components import PARTS, XL_PARTS
+from slam_edu.sd.components import PARTS, XL_PARTS, quiet
 from slam_edu.sd.config import SDConfig
 from slam_edu.sd.networks import DTYPES
 from slam_edu.shipped import shipped
@@ -327,33 +326,3 @@ def check_teacher(
             f"{unet.time_cond_proj_dim}, it is a distilled model; allowed: a diffusion model's "
             f"UNet, without one"
         )
-
-
-@contextmanager
-def quiet(bars: bool = False) -> Iterator[None]:
-    """Keep diffusers' notices, and all bars unless asked for, off standard error; errors stay.
-
-    Raises:
-        ModuleNotFoundError: without diffusers and transformers.
-    """
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torchvision, we do not
-    try:  # diffusers would miss transformers later, and say less
-        from diffusers.utils import logging
-        from transformers.utils import logging as transformers_logging
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"a pipeline needs {error.name}; install it with `pip install slam_edu[sd]`",
-            name=error.name,
-        ) from error
-    before = logging.get_verbosity()
-    libraries = (logging, transformers_logging)
-    hidden = [one for one in libraries if one.is_progress_bar_enabled() and not bars]
-    logging.set_verbosity_error()
-    for library in hidden:
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        for library in hidden:
-            library.enable_progress_bar()
