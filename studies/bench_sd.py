@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
 from slam_edu.bench import compare
@@ -34,6 +34,9 @@ from slam_edu.sd.networks import build_networks
 from slam_edu.seeding import seeded
 from slam_edu.shipped import shipped
 
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
 
 class OfficialStep:
     """The official script's update, line by line, in float32 on one process.
@@ -47,6 +50,8 @@ class OfficialStep:
     def __init__(
         self, pipeline: StableDiffusionPipeline, images: Tensor, prompts: list[str]
     ) -> None:
+        from diffusers import UNet2DConditionModel
+
         self.pipeline, self.images, self.prompts = pipeline, images, prompts
         self.teacher = copy.deepcopy(pipeline.unet).requires_grad_(False)
         config = pipeline.unet.config
