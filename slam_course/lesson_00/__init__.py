@@ -1,1 +1,1 @@
-"""Figures, explorer and checks of lesson 00."""
+"""Explorers and checks of lesson 00."""

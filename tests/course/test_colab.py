@@ -104,10 +104,6 @@ def test_lessons_start_on_colab(rented, wheel):  # noqa: F811
     assert Path(runs) == site.parents[3] / "content" / "runs" or os.name == "nt"
 
 
-def test_without_an_address_the_first_cell_names_the_wheel():
-    assert "on Colab or Kaggle upload the file of `make wheel`" in setup_cell_source("")
-
-
 def small_wheel(folder, name, requires=()):
     """A wheel of one empty module."""
     info = f"{name}-1.0.dist-info"
