@@ -72,11 +72,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _write_json(values: object, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
-
-
 # -------------------------------------------------------------------- distill
 
 
@@ -270,7 +265,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         scores = "  ".join(f"{row[name]:>10.4f}" for name in SCORES)
         print(f"{row['steps']:>5}  {scores}", flush=True)
     if options.out is not None:
-        _write_json({"update": found.update, "rows": rows}, options.out)
+        with atomic_path(options.out) as temporary:
+            text = json.dumps({"update": found.update, "rows": rows}, indent=1)
+            temporary.write_text(text + "\n", "utf-8")
     return 0
 
 

@@ -154,11 +154,9 @@ def load_pipeline_folder(
 ) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
     """A pipeline from its folder, on the CPU, without a safety checker and without bars.
 
-    Args:
-        folder: as diffusers writes it; or the name of a shipped model, which is float32.
-        variant: such as ``"fp16"``: a part that has weights of it is loaded from those.
-        dtype: of text encoders and autoencoder.
-        unet_dtype: of the UNet; default ``dtype``.
+    The folder is as diffusers writes it, or the name of a shipped model, which is float32. A part
+    that has weights of the variant, such as ``"fp16"``, is loaded from those. ``dtype`` is of text
+    encoders and autoencoder, and of the UNet unless it has its own.
 
     Raises:
         FileNotFoundError: if the folder or a part of it is missing.
