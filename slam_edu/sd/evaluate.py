@@ -31,7 +31,8 @@ from torch.nn import functional
 from slam_edu._validation import check_choice, check_count
 from slam_edu.io import atomic_path
 from slam_edu.metrics import feature_distances
-from slam_edu.sd.teacher import folder_or_download, load_pipeline_folder, model_folder, quiet
+from slam_edu.sd.components import quiet
+from slam_edu.sd.teacher import folder_or_download, load_pipeline_folder, model_folder
 from slam_edu.seeding import sample_generator
 from slam_edu.shipped import shipped
 

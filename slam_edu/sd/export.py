@@ -29,11 +29,11 @@ from torch import Tensor, nn
 
 from slam_edu._validation import check_choice
 from slam_edu.io import replaced_folder, write_checksums
-from slam_edu.sd.components import PARTS, XL_PARTS, TextCondition, is_xl, unet_output
+from slam_edu.sd.components import PARTS, XL_PARTS, TextCondition, is_xl, quiet, unet_output
 from slam_edu.sd.config import SD15, SDXL, WEIGHTS, SDConfig
 from slam_edu.sd.evaluate import figures_table, read_results
 from slam_edu.sd.networks import DTYPES, TARGET, LoraNetworks, Networks
-from slam_edu.sd.teacher import HUB_ID, network_error, quiet, weight_files
+from slam_edu.sd.teacher import HUB_ID, network_error, weight_files
 from slam_edu.shipped import shipped
 
 if TYPE_CHECKING:

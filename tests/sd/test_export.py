@@ -19,11 +19,11 @@ from slam_edu.digits.pipeline import load_pipeline
 from slam_edu.io import CHECKSUMS
 from slam_edu.sd import export
 from slam_edu.sd.checkpoint import save_checkpoint
-from slam_edu.sd.components import text_condition
+from slam_edu.sd.components import quiet, text_condition
 from slam_edu.sd.config import SDXL, SDConfig, save_config
 from slam_edu.sd.export import export_lora, export_pipeline, lcm_scheduler, push_to_hub
 from slam_edu.sd.networks import build_networks
-from slam_edu.sd.teacher import load_pipeline_folder, load_teacher, quiet
+from slam_edu.sd.teacher import load_pipeline_folder, load_teacher
 from tests.sd.tiny import fresh_pipeline, perturb, train_state
 
 PROMPTS = ["a red seven on a yellow background", "handwritten 3"]
