@@ -167,9 +167,12 @@ def summary_cells(exercises: list[Exercise]) -> list[NotebookNode]:
         "## Your points\n\nThe last verdict on each exercise since the kernel was started. Before "
         "you hand in: *Kernel, Restart Kernel and Run All Cells*, and save."
     )
-    rows = [f"    checks.{each.call.name}: {each.points}," for each in exercises]
-    first = "from slam_course.checks import summary"
-    code = "\n".join([first, "", "points = {", *rows, "}", "print(summary(points))"])
+    rows = "".join(f"    checks.{each.call.name}: {each.points},\n" for each in exercises)
+    code = (
+        "from slam_course.checks import summary\n\npoints = {\n"
+        + rows
+        + "}\nprint(summary(points))"
+    )
     return [
         nbformat.v4.new_markdown_cell(text, id="points"),
         code_cell("points-summary", code, nbgrader_metadata("summary", "locked")),
@@ -212,43 +215,27 @@ def leaks(student: NotebookNode, nb: NotebookNode) -> list[str]:
 def rubric(exercise: Exercise, minutes: int, praise: str, mistakes: list[str]) -> str:
     """The instructor's notes to one exercise, as markdown."""
     points = f"{exercise.points} point{'s' * (exercise.points > 1)}"
-    return "\n".join(
-        [
-            f"### Rubric: exercise {exercise.number}, {exercise.title}",
-            "",
-            f"**{points}, {minutes} minutes.** Graded by `{exercise.call.source}`: all the points "
-            f"when it passes, none otherwise. To a right answer it says:",
-            "",
-            f"> {praise}",
-            "",
-            f"**Common mistakes**, in the words of the check ({len(mistakes)}):",
-            "",
-            *(f"- {sentence}" for sentence in mistakes),
-        ]
-    )
+    return (
+        f"### Rubric: exercise {exercise.number}, {exercise.title}\n\n"
+        f"**{points}, {minutes} minutes.** Graded by `{exercise.call.source}`: all the points "
+        f"when it passes, none otherwise. To a right answer it says:\n\n> {praise}\n\n"
+        f"**Common mistakes**, in the words of the check ({len(mistakes)}):\n\n"
+    ) + "\n".join(f"- {sentence}" for sentence in mistakes)
 
 
 def lesson_notes(nb: NotebookNode, exercises: list[Exercise], minutes: list[int]) -> str:
     """The instructor's notes to a lesson: its exercises, points and times, as markdown."""
     text = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
     budget = re.findall(r"^\| (reading|running all cells|memory) \| (.+) \|$", text, re.M)
-    rows = [
+    rows = "\n".join(
         f"| {each.number}: {each.title} | {each.points} | {spent} min | `{each.call.source}` |"
         for each, spent in zip(exercises, minutes, strict=True)
-    ]
-    return "\n".join(
-        [
-            "## For the instructor",
-            "",
-            "This edition holds the solutions and is not for students. `make editions` writes it.",
-            "",
-            "| exercise | points | time | check |",
-            "|---|---|---|---|",
-            *rows,
-            f"| all | {sum(each.points for each in exercises)} | {sum(minutes)} min | |",
-            "",
-            "; ".join(f"{what}: {value}" for what, value in budget) + ".",
-        ]
+    )
+    return (
+        "## For the instructor\n\nThis edition holds the solutions and is not for students. "
+        f"`make editions` writes it.\n\n| exercise | points | time | check |\n|---|---|---|---|\n{rows}\n"
+        f"| all | {sum(each.points for each in exercises)} | {sum(minutes)} min | |\n\n"
+        f"{'; '.join(f'{what}: {value}' for what, value in budget)}."
     )
 
 
@@ -274,11 +261,6 @@ def instructor_edition(nb: NotebookNode, mistakes: dict[str, list[str]]) -> Note
     if "widgets" in nb.metadata:
         made.metadata["widgets"] = copy.deepcopy(nb.metadata["widgets"])
     return made
-
-
-# ---------------------------------------------------------------------------------------------
-# The command
-# ---------------------------------------------------------------------------------------------
 
 
 def make_editions() -> dict[Path, str]:
