@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import argparse
 import functools
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch.utils.benchmark import Timer
@@ -43,16 +45,10 @@ ITEM = {"float32": 4, "float16": 2, "bfloat16": 2}
 WORKING = "working memory"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """A GPU.
+class Card(NamedTuple):
+    """A GPU: what torch can use of it, and an assumed sustained speed of training in TFLOP/s.
 
-    Attributes:
-        name: of it.
-        gib: what torch can use of it.
-        half: assumed sustained TFLOP/s of half-precision training, about a third of what the
-            maker publishes.
-        single: the same in float32, without TF32.
+    ``half`` precision is about a third of what the maker publishes, ``single`` is without TF32.
     """
 
     name: str
@@ -63,12 +59,12 @@ class Card:
 
 #: By the name that ``slam-edu plan --card`` takes.
 CARDS = {
-    "t4": Card(name="T4 16 GB", gib=14.7, half=18, single=4),
-    "rtx3090": Card(name="RTX 3090 24 GB", gib=23.6, half=25, single=14),
-    "rtx4090": Card(name="RTX 4090 24 GB", gib=23.6, half=60, single=30),
-    "a100-40": Card(name="A100 40 GB", gib=39.4, half=100, single=12),
-    "a100-80": Card(name="A100 80 GB", gib=79.1, half=100, single=12),
-    "h100": Card(name="H100 80 GB", gib=79.1, half=250, single=30),
+    "t4": Card("T4 16 GB", gib=14.7, half=18, single=4),
+    "rtx3090": Card("RTX 3090 24 GB", gib=23.6, half=25, single=14),
+    "rtx4090": Card("RTX 4090 24 GB", gib=23.6, half=60, single=30),
+    "a100-40": Card("A100 40 GB", gib=39.4, half=100, single=12),
+    "a100-80": Card("A100 80 GB", gib=79.1, half=100, single=12),
+    "h100": Card("H100 80 GB", gib=79.1, half=250, single=30),
 }
 
 
@@ -94,7 +90,6 @@ class MemoryPlan:
         architecture: of the teacher.
         device: kind of it, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         processes: of the run, each with a device of its own.
-        card_gib: memory to plan for beside the known cards; None: none was named.
         trace: of a step.
         parameters: number of parameters by part.
     """
@@ -103,7 +98,6 @@ class MemoryPlan:
     architecture: Architecture
     device: str
     processes: int
-    card_gib: float | None
     trace: StepTrace
     parameters: Mapping[str, int]
 
@@ -291,36 +285,25 @@ class MemoryPlan:
         drawn = f"{'1,000 latents drawn':>22}" if config.data == "prompts" else ""
         head = ("card", "GiB", "fits", "largest batch", "TFLOP/s", "time")
         lines.append("  {:<18}{:>6}{:>6}{:>15}{:>9}{:>10}".format(*head) + drawn)
-        cards = [(c.name, c.gib, c.half if self.half else c.single) for c in CARDS.values()]
-        if self.card_gib is not None and all(self.card_gib != gib for _, gib, _ in cards):
-            cards.insert(0, ("this one", self.card_gib, None))
-        for name, gib, speed in cards:
-            fits = self.total() <= gib * GIB
-            time = "?" if speed is None else _duration(self.seconds(speed)) if fits else "-"
+        for card in CARDS.values():
+            fits, speed = self.total() <= card.gib * GIB, card.half if self.half else card.single
             lines.append(
-                f"  {name:<18}{gib:>6.1f}{'yes' if fits else 'no':>6}"
-                f"{self.largest_batch(gib):>15}{speed or '?':>9}{time:>10}"
+                f"  {card.name:<18}{card.gib:>6.1f}{'yes' if fits else 'no':>6}"
+                f"{self.largest_batch(card.gib):>15}{speed:>9}"
+                f"{_duration(self.seconds(speed)) if fits else '-':>10}"
             )
-            if drawn and speed:
+            if drawn:
                 lines[-1] += f"{_duration(1000 * self.drawing_seconds(speed)):>22}"
         return "\n".join(lines)
 
 
-def make_plan(
-    config: SDConfig,
-    *,
-    card_gib: float | None = None,
-    device: str | None = None,
-    processes: int = 1,
-) -> MemoryPlan:
+def make_plan(config: SDConfig, *, device: str | None = None, processes: int = 1) -> MemoryPlan:
     """Plan a distillation; nothing is loaded.
 
     Args:
         config: of the run.
-        card_gib: memory to plan for, beside the known cards.
         device: ``"cpu"``, ``"cuda"`` or ``"mps"``; None: the configuration's, and where that is
-            ``"auto"`` a GPU if there is one, if ``card_gib`` is given, or if the configuration is
-            of half precision.
+            ``"auto"`` a GPU if there is one or the configuration is of half precision.
         processes: of the run, each with a device of its own.
 
     Raises:
@@ -329,12 +312,10 @@ def make_plan(
             distilled, or a value that is not allowed.
     """
     check_count(processes, "processes")
-    if card_gib is not None and not 0 < card_gib < float("inf"):
-        raise ValueError(f"card_gib is {card_gib!r}; allowed: a finite number > 0")
     device = device or config.device
     if device == "auto":
-        meant = card_gib is not None or config.mixed_precision != "no"
-        device = "cuda" if meant or torch.cuda.is_available() else "cpu"
+        half = config.mixed_precision != "no"
+        device = "cuda" if half or torch.cuda.is_available() else "cpu"
     device = torch.device(device).type
     check_choice(device, ("cpu", "cuda", "mps"), "device")
     architecture = architecture_of(config)
@@ -351,7 +332,6 @@ def make_plan(
         architecture=architecture,
         device=device,
         processes=processes,
-        card_gib=card_gib,
         trace=trace,
         parameters=counts | count_parameters(architecture),
     )
@@ -483,7 +463,10 @@ def run(options: argparse.Namespace) -> int:
             raise ValueError(
                 f"card is {card!r}; allowed: {', '.join(map(repr, CARDS))}, or a number of GiB"
             ) from None
-    plan = make_plan(config, card_gib=gib, processes=options.processes)
+        if not 0 < gib < math.inf:
+            raise ValueError(f"card is {card!r}; allowed: a finite number of GiB > 0")
+    device = "cuda" if gib is not None and config.device == "auto" else None
+    plan = make_plan(config, device=device, processes=options.processes)
     print(plan.as_text())
     if gib is None:
         return 0
