@@ -304,5 +304,5 @@ def test_the_calculator():
     box = explorer.calculator({"SD 1.5": 5.35e12, "SDXL": 44e12})
     start = [control.value for control in box.children[:-2]]
     assert start == ["SD 1.5", 8, 100, 16, 10_000, 2.0]
-    seen = trying.walk(box, most=1)
-    assert "SD 1.5, 8 GPUs at 100 TFLOP/s: samples an update 128" in seen[0][2]
+    assert "SD 1.5, 8 GPUs at 100 TFLOP/s: samples an update 128" in box.children[-1].value
+    trying.walk(box)
