@@ -8,13 +8,13 @@ Stable Diffusion's latents run through the same lines:
     prediction   epsilon-, x0- and v-prediction, guidance
     solver       DDIM, Heun, DPM-Solver++ (2M), Runge-Kutta
     subpath      the chord between a sub-path's ends, and its level
-    consistency  boundary scalings
+    consistency  boundary scalings, the consistency function
     losses       mean squared error, pseudo-Huber
     distill      SubPathDistiller: one distillation step
-    embedding    how the official student is told gamma
+    embedding    the official student's input of gamma
     ema          moving average of the weights
     sampling     DDIM, DPM-Solver++, multistep consistency sampling
-    training     the loops around the step, and stopping and going on
+    training     the loop around the step, and stopping and going on
 
 Around it: ``slam_edu.toy`` (exact ground truth in 2-D), ``slam_edu.metrics``, ``slam_edu.sd``
 (Stable Diffusion), ``slam_edu.digits`` (the shipped model), and beside it ``slam_course``, what
