@@ -3,9 +3,9 @@
     python -m tools.classroom FOLDER [--lessons 01,02]
 
 FOLDER becomes a course folder of nbgrader: for every lesson source/ with the solutions and
-release/ for the students; docs/teaching.md tells the whole way. A second call brings them up to date and
-keeps the gradebook's students, and an edited configuration. Once something was handed in or graded
-it refuses: the tests of a class must not change under it.
+release/ for the students; docs/teaching.md tells the whole way. A second call brings them up to
+date and keeps the gradebook's students, and an edited configuration. Once something was handed in
+or graded it refuses: the tests of a class must not change under it.
 """
 
 from __future__ import annotations

@@ -233,7 +233,8 @@ def lesson_notes(nb: NotebookNode, exercises: list[Exercise], minutes: list[int]
     )
     return (
         "## For the instructor\n\nThis edition holds the solutions and is not for students. "
-        f"`make editions` writes it.\n\n| exercise | points | time | check |\n|---|---|---|---|\n{rows}\n"
+        f"`make editions` writes it.\n\n| exercise | points | time | check |\n|---|---|---|---|\n"
+        f"{rows}\n"
         f"| all | {sum(each.points for each in exercises)} | {sum(minutes)} min | |\n\n"
         f"{'; '.join(f'{what}: {value}' for what, value in budget)}."
     )
