@@ -183,12 +183,10 @@ class SubPathDistiller:
                 f"allowed: {', '.join(map(str, allowed))}"
             )
         self.consistency = ConsistencyFunction(
-            schedule=schedule,
-            conditioning=config.conditioning,
-            prediction_type=config.output_type,
-            sigma_data=config.sigma_data,
+            schedule=schedule, conditioning=config.conditioning,
+            prediction_type=config.output_type, sigma_data=config.sigma_data,
             timestep_scaling=config.timestep_scaling,
-        )
+        )  # fmt: skip
 
     def draw(
         self, x0: Tensor, generator: torch.Generator | Sequence[torch.Generator]

@@ -26,6 +26,7 @@ from slam_edu.prediction import PREDICTION_TYPES, network_predictor
 from slam_edu.schedule import Level, NoiseSchedule
 from slam_edu.solver import solve_pf_ode
 
+Network = Callable[..., Tensor]
 SPACINGS = ("trailing", "leading", "linspace")
 
 
@@ -89,11 +90,7 @@ def consistency_timesteps(steps: int, schedule: NoiseSchedule, subpaths: int = 5
 
 
 def sample_ddim(
-    network: Callable[..., Tensor],
-    x: Tensor,
-    schedule: NoiseSchedule,
-    steps: int,
-    **options: object,
+    network: Network, x: Tensor, schedule: NoiseSchedule, steps: int, **options: object
 ) -> Iterator[SampleState]:
     """:func:`sample_pf_ode` with DDIM (eta = 0), one network evaluation a step; order 1.
 
@@ -104,11 +101,7 @@ def sample_ddim(
 
 
 def sample_dpmpp_2m(
-    network: Callable[..., Tensor],
-    x: Tensor,
-    schedule: NoiseSchedule,
-    steps: int,
-    **options: object,
+    network: Network, x: Tensor, schedule: NoiseSchedule, steps: int, **options: object
 ) -> Iterator[SampleState]:
     """:func:`sample_pf_ode` with DPM-Solver++(2M), one network evaluation a step; order 2.
 
@@ -119,7 +112,7 @@ def sample_dpmpp_2m(
 
 
 def sample_pf_ode(
-    network: Callable[..., Tensor],
+    network: Network,
     x: Tensor,
     schedule: NoiseSchedule,
     steps: int,
@@ -134,32 +127,20 @@ def sample_pf_ode(
 ) -> Iterator[SampleState]:
     r"""Sample by following the PF-ODE through ``steps`` timesteps, then to the clean level (1, 0).
 
+    ``network(x, t, cond)`` returns its raw output, of ``prediction_type``, for t of shape
+    ``(B,)``; x is the initial noise ``(B, *)``, standard normal for a variance-preserving
+    schedule. With ``uncond`` it is guided by :math:`w` = ``guidance`` (diffusers'
+    ``guidance_scale`` less 1). ``method`` is one of :data:`slam_edu.solver.METHODS` (``"heun"``
+    evaluates twice in all steps but the last); the timesteps are :func:`spaced_timesteps`'s.
     Yields ``steps + 1`` states.
-
-    Args:
-        network: ``network(x, t, cond)`` returns the raw output; ``t`` comes with shape ``(B,)``.
-        x: initial noise, shape ``(B, *)``, standard normal for a variance-preserving schedule.
-        schedule: the network's schedule.
-        steps: two evaluations each for ``"heun"`` but the last, one for ``"ddim"``.
-        method: a solver of :data:`slam_edu.solver.METHODS`.
-        prediction_type: what the network predicts.
-        cond: passed to the network.
-        uncond: passed for guidance; None: no guidance.
-        guidance: :math:`w`; diffusers' ``guidance_scale`` less 1.
-        spacing: of :func:`spaced_timesteps`, as ``steps_offset``.
-        steps_offset: added to ``"leading"`` timesteps.
     """
     t = spaced_timesteps(steps, schedule, spacing, steps_offset)
     levels = schedule(t)
     levels = Level.cat([levels, Level.clean(levels.alpha[:1])])
     predictor = network_predictor(
-        network,
-        schedule,
-        prediction_type=prediction_type,
-        cond=cond,
-        uncond=uncond,
+        network, schedule, prediction_type=prediction_type, cond=cond, uncond=uncond,
         guidance=guidance,
-    )
+    )  # fmt: skip
     states = solve_pf_ode(predictor, x, levels, method)
     following = [*t.tolist(), None]
     return (
@@ -171,7 +152,7 @@ def sample_pf_ode(
 
 
 def sample_consistency(
-    student: Callable[..., Tensor],
+    student: Network,
     x: Tensor,
     schedule: NoiseSchedule,
     steps: int,
@@ -191,18 +172,9 @@ def sample_consistency(
     :math:`f(x, t)` is the sample. Yields ``steps + 1`` states. Source: Song et al. 2023, algorithm
     1; diffusers ``LCMScheduler``.
 
-    Args:
-        student: called as :class:`slam_edu.consistency.ConsistencyFunction` does, at gamma = 1.
-        x: initial noise, shape ``(B, *)``.
-        schedule: the student's schedule.
-        steps: number of student evaluations.
-        generator: source of the fresh noise, on ``x``'s device.
-        subpaths: the N of the distillation.
-        conditioning: ``"gamma"`` or ``"level"``, as it was distilled.
-        prediction_type: what the student predicts.
-        cond: passed to the student.
-        sigma_data: of the boundary scalings.
-        timestep_scaling: of the boundary scalings.
+    The student is called as :class:`slam_edu.consistency.ConsistencyFunction` does; ``subpaths``,
+    ``conditioning`` and the boundary scalings are those of its distillation. The initial noise x
+    has shape ``(B, *)``; the fresh noise comes from ``generator``, on x's device.
     """
     check_choice(conditioning, CONDITIONINGS, "conditioning")
     check_choice(prediction_type, PREDICTION_TYPES, "prediction_type")
@@ -211,12 +183,9 @@ def sample_consistency(
     check_generator(generator, x, "x")
     timesteps = consistency_timesteps(steps, schedule, subpaths)
     f = ConsistencyFunction(
-        schedule=schedule,
-        conditioning=conditioning,
-        prediction_type=prediction_type,
-        sigma_data=sigma_data,
-        timestep_scaling=timestep_scaling,
-    )
+        schedule=schedule, conditioning=conditioning, prediction_type=prediction_type,
+        sigma_data=sigma_data, timestep_scaling=timestep_scaling,
+    )  # fmt: skip
 
     def states(x: Tensor) -> Iterator[SampleState]:
         following, levels = [*timesteps.tolist(), None], schedule.at(timesteps)
