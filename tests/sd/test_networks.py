@@ -28,9 +28,8 @@ CONDITIONINGS = {
 of_each_kind = pytest.mark.parametrize(("model", "train"), [("sd", "full"), ("xl", "lora")])
 of_all = pytest.mark.parametrize(
     ("model", "train", "place"),
-    [("sd", "full", "official"), ("sd", "lora", "level"), ("sd", "lora", "smooth"),
-     ("xl", "full", "level")],
-)  # fmt: skip
+    [("sd", "full", "official"), ("sd", "lora", "smooth"), ("xl", "lora", "level")],
+)
 
 
 @cache
