@@ -28,7 +28,7 @@ from tests.helpers import (
 SD = NoiseSchedule.stable_diffusion(torch.float64)
 SETS = {name: make(name, torch.float64) for name in DATASETS}
 SETS["cat"] = picture(components=400, dtype=torch.float64)
-each_set = pytest.mark.parametrize("name", SETS)
+each_set = pytest.mark.parametrize("name", ["ring", "pinwheel", "cat"])
 
 
 def generator(seed=0):

@@ -14,11 +14,11 @@ from slam_edu.toy import solution as module
 from tests.helpers import assert_near, f64, level, max_error, noise, properties
 
 SD = NoiseSchedule.stable_diffusion(torch.float64)
-TIMES = (19, 499, 999)
+TIMES = (19, 999)
 SETS = {name: make(name, torch.float64) for name in DATASETS}
 SETS["cat"] = picture(components=200, dtype=torch.float64)
 few = settings(properties, max_examples=25)
-each_set = pytest.mark.parametrize("name", SETS)
+each_set = pytest.mark.parametrize("name", ["ring", "pinwheel", "cat"])
 
 
 def start(name, t, n=60, seed=0):
