@@ -192,7 +192,7 @@ MANY = Level(f64([0.6, 0.6]), f64([0.8, 0.8]))
 
 WRONG = [
     (lambda: sub_level(T_, S_, HALF, "vp"), r"coupling is 'vp'; allowed: 'markov', 'linear'"),
-    (lambda: sub_level(T_, S_, f64(1.25)), r"gamma is 1\.25; allowed: 0 <= gamma <= 1"),
+    (lambda: sub_level(T_, S_, f64(1.25)), r"gamma is 1\.25; allowed: 0 <= gamma <= 1$"),
     (lambda: sub_level(T_, S_, f64(2.5), "linear", 2.0), r"gamma is 2\.5; .* gamma <= 2"),
     (lambda: sub_level(T_, S_, f64([0.5, -0.1])), r"gamma is -0\.1; allowed: 0 <= gamma"),
     (lambda: sub_level(T_, S_, f64(math.nan)), r"gamma is nan; allowed: 0 <= gamma <= 1"),
@@ -203,6 +203,7 @@ WRONG = [
     (lambda: sub_level(T_, MANY, HALF), r"level_s has shape \(2,\); allowed.*level_t, \(\)"),
     (lambda: interpolate(X, X, S_, T_, HALF), r"allowed: s < t, that is rho_s < rho_t"),
     (lambda: interpolate(X, X, T_, S_, f64([1.0, 1.6]), 1.5), r"gamma is 1\.6; .*<= 1\.5"),
+    (lambda: interpolate(X, X, T_, S_, f64(1.25)), r"gamma is 1\.25; .*gamma <= 1$"),
     (lambda: interpolate(X, X, T_, S_, f64([0.5] * 3)), r"gamma has 3 values.*\(2, 3\)"),
     (lambda: interpolate(X, X, T_, S_, f64([[0.5]] * 2)), r"gamma has shape \(2, 1\)"),
     (lambda: interpolate(X, X, T_, S_, HALF.to("meta")), r"gamma is on meta .*on cpu"),
