@@ -225,18 +225,6 @@ def test_what_runs_inside_is_kept_apart_and_lab_keeps_its_token(monkeypatch):
     assert not any("token" in part or "password" in part for part in command)
 
 
-def test_every_folder_of_tests_is_run_once(monkeypatch):
-    everything = bootstrap.pytest_arguments(list(bootstrap.PARTS), "2")
-    assert everything[-1] == "tests"
-    assert not any("--ignore" in part for part in everything)
-    unit = bootstrap.pytest_arguments(["unit"], "2")
-    site = bootstrap.pytest_arguments(["site", "browser"], "2")
-    assert unit[-4:] == ["tests", *(f"--ignore=tests/{part}" for part in bootstrap.PARTS[2:])]
-    assert site[-2:] == ["tests/site", "tests/browser"]
-    for part in bootstrap.PARTS[2:]:
-        assert (bootstrap.ROOT / "tests" / part).is_dir()
-
-
 @pytest.mark.parametrize("failing", ["lint", "tests", None])
 def test_a_failure_is_named_and_ends_nothing(commands, monkeypatch, capsys, failing):
     ran = []
