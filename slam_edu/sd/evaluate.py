@@ -332,13 +332,15 @@ def real_features(folder: Path, scorer: ClipScorer) -> Tensor:
             f"{str(folder)!r} holds {len(paths)} images ({', '.join(SUFFIXES)}); allowed: 2 or "
             f"more"
         )
-    found = []
-    for path in paths:
+
+    def read(path: Path) -> Image:
         try:
-            found.append(scorer.image_features([read_image(path)]))
+            return read_image(path)
         except RejectedError as error:
             raise ValueError(f"{str(path)!r} is {error}; allowed: an image") from error
-    return torch.cat(found)
+
+    parts = [paths[i : i + scorer.batch] for i in range(0, len(paths), scorer.batch)]
+    return torch.cat([scorer.image_features(list(map(read, part))) for part in parts])
 
 
 def figures_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
