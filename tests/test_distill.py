@@ -480,6 +480,24 @@ def test_a_step_reads_no_value_of_a_tensor(config, guided):
     assert (drawing.found, stepping.found) == ([], [])
 
 
+@pytest.mark.parametrize("config", STEPS)
+def test_a_step_on_a_device_without_values(config):
+    """Tensors on "meta" have no values to read, and mix with no others."""
+    distiller = SubPathDistiller(
+        NoiseSchedule.stable_diffusion().to("meta"), DistillConfig(**config)
+    )
+    x0 = torch.zeros(6, 4, 8, 8, device="meta")
+    ours = {name: net.to("meta") for name, net in nets(torch.float32).items()}
+    sample = SubPathSample(
+        index=torch.zeros(6, dtype=torch.int64, device="meta"),
+        gamma=torch.zeros(6, device="meta"), noise=torch.zeros_like(x0),
+    )  # fmt: skip
+    out = distiller.step(x0, sample, **ours, cond=x0, uncond=x0)
+    assert {tensor.device.type for tensor in tensors_of(out).values()} == {"meta"}
+    f = distiller.predict(ours["target"], x0, 19)
+    assert f.device.type == "meta"
+
+
 if torch.cuda.is_available():
 
     @pytest.mark.filterwarnings("ignore:Synchronization debug mode")
