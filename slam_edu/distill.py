@@ -28,6 +28,7 @@ from torch import Tensor
 
 from slam_edu._validation import (
     check_alike,
+    check_between,
     check_choice,
     check_count,
     check_generator,
@@ -209,6 +210,8 @@ class SubPathDistiller:
         gammas = self.config.gammas
         if callable(gammas):
             gamma = gammas(u)
+            check_alike(gamma, u, "gamma", "u")
+            check_between(gamma, 0.0, 1.0, "gamma")
         else:
             gamma = u if gammas == "uniform" else torch.ones_like(u)
         if self.config.reach > 1:

@@ -832,6 +832,16 @@ def test_a_network_of_the_wrong_shape(name):
         distiller_for().step(X0, GOOD, **ours)
 
 
+def test_draw_refuses_other_gammas():
+    for law, message in (
+        (lambda u: 2 + u, r"gamma is 2\.\d+; allowed: 0 <= gamma <= 1"),
+        (lambda u: -u, r"gamma is -0\.\d+; allowed: 0 <= gamma <= 1"),
+        (lambda u: u[:2], r"gamma has shape \(2,\); allowed: that of u, \(4,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            distiller_for(gammas=law).draw(X0, torch.Generator().manual_seed(0))
+
+
 def test_draw_refuses_other_generators():
     with pytest.raises(ValueError, match=r"the generator is on cpu but x0 is on meta; allowed"):
         distiller_for().draw(X0.to(META), torch.Generator())
