@@ -27,21 +27,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from matplotlib import ticker
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection, PathCollection
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
-from matplotlib.ticker import (
-    FixedLocator,
-    MaxNLocator,
-    NullFormatter,
-    NullLocator,
-    ScalarFormatter,
-)
 from PIL import Image
 from torch import Tensor
 
@@ -56,16 +50,10 @@ COLORS = {
     "student": "#0072B2",
     "chord": "#CC79A7",
 }
-LIMIT = 3.2
-"""Half-width of the plane that most figures show: the data sets have unit standard deviation."""
-
+LIMIT = 3.2  # half-width of the plane: the data sets have unit standard deviation
 SOLVER_NAMES = {
-    "ddim": "DDIM",
-    "heun": "Heun",
-    "dpmpp_2m": "DPM-Solver++ 2M",
-    "rk4": "Runge-Kutta 4",
-}
-"""How figures call the solvers of :data:`slam_edu.solver.METHODS`."""
+    "ddim": "DDIM", "heun": "Heun", "dpmpp_2m": "DPM-Solver++ 2M", "rk4": "Runge-Kutta 4",
+}  # fmt: skip
 
 if TYPE_CHECKING:
     from slam_course.results import Ratio
@@ -75,12 +63,9 @@ _STEPS = ((1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9), (1, 2, 3, 5), (1, 2, 5), (1, 3), (1,
 
 
 class CourseFigure(Figure):
-    """A matplotlib figure with alternative text that displays itself in a notebook.
+    """A matplotlib figure with alternative text that shows itself in a notebook, without pyplot.
 
-    It belongs to no window and no global state of pyplot.
-
-    Attributes:
-        alt: one or two sentences that say what is to be seen.
+    ``alt``: one or two sentences that say what is to be seen.
     """
 
     def __init__(self, *args: Any, alt: str = "", **kwargs: Any) -> None:
@@ -89,17 +74,11 @@ class CourseFigure(Figure):
         self.alt = alt
 
     def png(self) -> bytes:
-        """The figure as a PNG file, the same bytes in every run.
-
-        With a palette of 256 colours it takes about a third of the bytes; a notebook keeps all of
-        its figures, and is to stay small.
-        """
+        """A PNG file, the same bytes in every run; 256 colours, which keeps notebooks small."""
         self.canvas.draw()
         image = Image.fromarray(np.asarray(self.canvas.buffer_rgba())).convert("RGB")
         buffer = io.BytesIO()
-        image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(
-            buffer, format="png"
-        )
+        _quantized(image, 256).save(buffer, format="png")
         return buffer.getvalue()
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -115,46 +94,28 @@ class CourseFigure(Figure):
 
 
 class Animation:
-    """Figures shown one after the other, as an animated GIF that a notebook displays.
+    """Figures of one size, one after the other, as an animated GIF that a notebook displays.
 
-    Args:
-        frames: figures of one size.
-        milliseconds: that each of them stays; the last one stays three times as long.
-        alt: one or two sentences that say what is to be seen.
-
-    Raises:
-        ValueError: for no frames, or frames of different sizes.
+    Each stays for so many ``milliseconds``, the last one three times as long.
     """
 
     def __init__(self, frames: Sequence[CourseFigure], *, milliseconds: int, alt: str) -> None:
-        sizes = {tuple(frame.get_size_inches()) for frame in frames}
-        if len(sizes) != 1:
-            raise ValueError(
-                f"{len(frames)} frames of {len(sizes)} sizes; allowed: one or more, all of one "
-                f"size"
-            )
         self.frames, self.milliseconds, self.alt = list(frames), milliseconds, alt
-
-    @cached_property
-    def _gif(self) -> bytes:
-        # Once: a second drawing of a figure may place its axes a hair differently.
-        images = [
-            Image.open(io.BytesIO(frame.png())).convert("RGB").quantize(
-                64, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
-            )
-            for frame in self.frames
-        ]  # fmt: skip
-        times = [self.milliseconds] * len(images)
-        times[-1] *= 3
-        buffer = io.BytesIO()
-        images[0].save(
-            buffer, format="gif", save_all=True, append_images=images[1:], duration=times, loop=0
-        )
-        return buffer.getvalue()
 
     def gif(self) -> bytes:
         """The animation as a GIF file, the same bytes in every run."""
         return self._gif
+
+    @cached_property  # a second drawing of a figure may place its axes a hair differently
+    def _gif(self) -> bytes:
+        pngs = [Image.open(io.BytesIO(frame.png())).convert("RGB") for frame in self.frames]
+        first, *others = [_quantized(image, 64) for image in pngs]
+        times = [self.milliseconds] * len(others) + [3 * self.milliseconds]
+        buffer = io.BytesIO()
+        first.save(
+            buffer, format="gif", save_all=True, append_images=others, duration=times, loop=0
+        )
+        return buffer.getvalue()
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         return {
@@ -171,19 +132,12 @@ def figure(
     alt: str = "",
     **subplots: Any,
 ) -> tuple[CourseFigure, np.ndarray]:
-    """A figure with a grid of axes, each of about ``size`` inches.
-
-    Returns:
-        The figure and its axes as a flat array of length ``rows * columns``.
-    """
+    """A figure with a grid of axes of about ``size`` inches each; the axes as a flat array."""
     fig = CourseFigure(
         figsize=(columns * size[0], rows * size[1]), dpi=_DPI, layout="constrained", alt=alt
     )
     axes = fig.subplots(rows, columns, squeeze=False, **subplots)
     return fig, axes.reshape(-1)
-
-
-# -------------------------------------------------------------------- parts of a figure
 
 
 def plane(ax: Axes, title: str = "", limit: float = LIMIT) -> Axes:
@@ -197,30 +151,20 @@ def plane(ax: Axes, title: str = "", limit: float = LIMIT) -> Axes:
 
 def points(
     ax: Axes, x: Tensor, color: str = "data", *, size: float = 2.0, alpha: float = 0.5, **kw: Any
-) -> PathCollection:
+) -> None:
     """Scatter points ``(B, 2)`` in a colour of the grammar."""
-    x = _numpy(x)
-    return ax.scatter(
-        x[:, 0], x[:, 1], s=size, color=COLORS.get(color, color), alpha=alpha, linewidths=0, **kw
-    )
+    color = COLORS.get(color, color)
+    ax.scatter(*_numpy(x).T, s=size, color=color, alpha=alpha, linewidths=0, **kw)
 
 
 def paths(
-    ax: Axes,
-    trajectory: Tensor,
-    color: str = "path",
-    *,
-    width: float = 0.8,
-    alpha: float = 0.6,
+    ax: Axes, trajectory: Tensor, color: str = "path", *, width: float = 0.8, alpha: float = 0.6,
     **kw: Any,
-) -> LineCollection:
+) -> None:  # fmt: skip
     """Draw trajectories ``(steps, B, 2)`` as lines."""
     lines = np.swapaxes(_numpy(trajectory), 0, 1)  # (B, steps, 2)
-    collection = LineCollection(
-        lines, colors=COLORS.get(color, color), linewidths=width, alpha=alpha, **kw
-    )
-    ax.add_collection(collection)
-    return collection
+    style = {"colors": COLORS.get(color, color), "linewidths": width, "alpha": alpha, **kw}
+    ax.add_collection(LineCollection(lines, **style))
 
 
 def grid_points(n: int = 80, limit: float = LIMIT, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -236,30 +180,20 @@ def on_circles(n: int, *radii: float) -> Tensor:
     return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
 
 
-def field(
-    ax: Axes,
-    values: Tensor,
-    *,
-    limit: float = LIMIT,
-    cmap: str = "Greys",
-    interpolation: str = "bilinear",
-    **kw: Any,
-) -> AxesImage:
+def field(ax: Axes, values: Tensor, *, limit: float = LIMIT, **kw: Any) -> AxesImage:
     """Show values on :func:`grid_points`, shape ``(n * n,)``, as an image."""
     n = round(len(values) ** 0.5)
     image = _numpy(values).reshape(n, n).T  # cartesian_prod runs over x first, images over rows
-    return ax.imshow(
-        image, origin="lower", extent=(-limit, limit, -limit, limit), cmap=cmap,
-        interpolation=interpolation, **kw,
-    )  # fmt: skip
+    style = {"cmap": "Greys", "interpolation": "bilinear", **kw}
+    return ax.imshow(image, origin="lower", extent=(-limit, limit, -limit, limit), **style)
 
 
 def open_axes(
     ax: Axes, size: float = 9, *, title: str = "", legend: str = "", **settings: Any
-) -> Axes:
-    """Axes without a box: only the two lines that carry numbers, of this font size.
+) -> None:
+    """Axes without a box, numbers in this font size; ``settings`` are those of ``Axes.set``.
 
-    ``legend`` is the place of a legend without a frame; ``settings`` are those of ``Axes.set``.
+    ``legend`` is the place of a legend without a frame.
     """
     ax.set(**settings)
     if title:
@@ -268,7 +202,6 @@ def open_axes(
         ax.legend(frameon=False, fontsize=9, loc=legend)
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=size)
-    return ax
 
 
 def plain_ticks(axis: Axis, most: int = 7, steps: Sequence[Sequence[float]] = _STEPS) -> None:
@@ -281,18 +214,14 @@ def plain_ticks(axis: Axis, most: int = 7, steps: Sequence[Sequence[float]] = _S
         if len(shown) <= most:
             break
     if len(shown) < 2:  # all values are nearly alike
-        shown = [tick for tick in MaxNLocator(3).tick_values(low, high) if low <= tick <= high]
+        ticks = ticker.MaxNLocator(3).tick_values(low, high)
+        shown = [tick for tick in ticks if low <= tick <= high]
     axis.set_ticks(shown, [f"{tick:.4g}" for tick in shown])
-    axis.set_minor_locator(NullLocator())
+    axis.set_minor_locator(ticker.NullLocator())
 
 
 def note(
-    ax: Axes,
-    text: str,
-    at: Sequence[float],
-    shift: tuple[float, float],
-    size: float = 10,
-    **kw: Any,
+    ax: Axes, text: str, at: Sequence[float], shift: tuple[int, int], size: float = 10, **kw: Any
 ) -> None:
     """A text beside a point, ``shift`` points to the right and up."""
     ax.annotate(text, at, shift, textcoords="offset points", fontsize=size, **kw)
@@ -339,14 +268,8 @@ def ratio_plot(
 ) -> CourseFigure:
     """Ratios with their intervals, a row for each comparison, a panel for each metric.
 
-    Args:
-        found: for each comparison, its ratio by metric; the same metrics in every row.
-        panels: what the metrics are called.
-        color: of a comparison, by its name.
-        labels: of comparisons that are not called by their own name.
-        title: of the figure.
-        unit: of the horizontal axis.
-        ticks: of the horizontal axis; None to choose.
+    ``found`` has the ratios by comparison and metric, ``panels`` the metrics' titles, ``labels``
+    those comparisons' that are not called by their own name.
     """
     metrics = list(next(iter(found.values())))
     best = {name: min(row.values(), key=lambda r: r.value).value for name, row in found.items()}
@@ -371,14 +294,14 @@ def ratio_plot(
         ax.set_yticks(range(len(names)), [labels.get(n, n) for n in names], fontsize=8.5)
         ax.set_title(panels[metric], fontsize=9)
         ax.tick_params(axis="y", length=0)
-        ax.xaxis.set_major_formatter(ScalarFormatter())
-        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.xaxis.set_major_formatter(ticker.ScalarFormatter())
+        ax.xaxis.set_minor_formatter(ticker.NullFormatter())
         open_axes(ax, 8.5)
     low, high = axes[0].get_xlim()
     if ticks is None:
         ticks = [0.25, 0.5, 1, 2, 4, 8] if high / low > 2.5 else [0.7, 1, 1.4]
     for ax in axes:
-        ax.xaxis.set_major_locator(FixedLocator(ticks))
+        ax.xaxis.set_major_locator(ticker.FixedLocator(ticks))
     fig.suptitle(title, fontsize=10)
     fig.supxlabel(unit, fontsize=9)
     return fig
@@ -392,13 +315,8 @@ def evaluations(number: int) -> str:
 def arcs(trajectory: Tensor, levels: Level, per_hop: int = 16) -> Tensor:
     """A solver's path between its states, straight in z = x / alpha, as the arcs it is in x.
 
-    Args:
-        trajectory: states at ``levels``, shape ``(n + 1, B, D)``; variance preserving.
-        levels: shape ``(n + 1,)``.
-        per_hop: pieces that a hop is drawn with.
-
-    Returns:
-        Points of the path, shape ``(n * per_hop + 1, B, D)``.
+    States at ``levels`` are ``(n + 1, B, D)``, variance preserving; the path's points
+    ``(n * per_hop + 1, B, D)``.
     """
     z, rho = trajectory / levels.alpha[:, None, None], levels.rho
     share = torch.linspace(0, 1, per_hop + 1, dtype=rho.dtype)[1:]
@@ -415,7 +333,8 @@ def _numpy(x: Tensor | np.ndarray) -> np.ndarray:
     return x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
 
 
-# -------------------------------------------------------------------- whole figures
+def _quantized(image: Image.Image, colors: int) -> Image.Image:
+    return image.quantize(colors, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
 
 
 def snapshots(
@@ -427,15 +346,9 @@ def snapshots(
     size: float = 2.0,
     limit: float = LIMIT,
 ) -> CourseFigure:
-    """A strip of panels with fixed limits, one per state of shape ``(B, 2)``.
+    """A strip of panels with fixed limits, one per state ``(B, 2)``, ``size`` inches wide each.
 
-    Args:
-        states: points of each panel.
-        titles: of each panel.
-        alt: what the strip shows, for those who do not see it.
-        colors: of the grammar; one for all panels, or one for each.
-        size: width of a panel in inches.
-        limit: half-width of the plane shown.
+    ``colors`` of the grammar are one for all panels or one for each.
     """
     each = [colors] * len(states) if isinstance(colors, str) else colors
     fig, axes = figure(len(states), size=(size, size + 0.28), alt=alt)
