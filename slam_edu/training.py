@@ -1,13 +1,13 @@
 r"""The training loop: a generator that owns optimiser and moving average, a state per update.
 
-- :func:`train_student`: distillation by :class:`slam_edu.distill.SubPathDistiller`,
-- :func:`train_teacher`: a diffusion model by denoising score matching,
-- :func:`train`: any loss of a batch,
-- :func:`optimise`: the loop under all of them, and under :mod:`slam_edu.sd.engine`.
+:func:`train_student` distils by :class:`slam_edu.distill.SubPathDistiller`, :func:`train_teacher`
+trains a diffusion model, :func:`train` minimises any loss of a batch; :func:`optimise` is the loop
+under all of them, and under :mod:`slam_edu.sd.engine`.
 
 An update whose loss or gradient is not finite is skipped, optimiser and moving average alike, and
-counted. :func:`save_training` writes all that the next update depends on, and a loop that is given
-what :func:`load_training` returns goes on as if it had never stopped.
+counted; too many in a row are a ``FloatingPointError``. :func:`save_training` writes all that the
+next update depends on, and a loop that is given what :func:`load_training` returns goes on as if
+it had never stopped.
 """
 
 from __future__ import annotations
@@ -37,23 +37,17 @@ SCHEDULES = ("cosine", "linear", "constant")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    r"""How a network is trained.
+    r"""How a network is trained, by ``updates`` steps of AdamW.
 
     Attributes:
-        updates: number of optimiser steps.
-        batch: samples of a batch.
         accumulate: batches of an update.
         lr: AdamW's highest learning rate.
         schedule: how the rate falls after the warm-up: ``"cosine"``, ``"linear"``, ``"constant"``.
         warmup: updates over which the rate rises linearly from 0.
-        final_lr: what the rate falls to, as a fraction of ``lr``; 1 keeps it constant.
-        weight_decay: AdamW's.
+        final_lr: what the rate falls to, as a fraction of ``lr``.
         clip: largest norm of the gradient.
         ema_rate: :math:`r` of the target network's moving average.
         max_skipped: updates in a row that may be skipped for a loss that is not finite.
-
-    Raises:
-        ValueError: for a value that is not allowed; it names the value and its range.
     """
 
     updates: int = 3000
@@ -89,11 +83,8 @@ class TrainConfig:
         if update < self.warmup:
             return self.lr * (update + 1) / self.warmup
         progress = (update - self.warmup) / max(1, self.updates - self.warmup)
-        falling = {
-            "cosine": (1 + math.cos(math.pi * progress)) / 2,
-            "linear": 1 - progress,
-            "constant": 1.0,
-        }[self.schedule]
+        cosine = (1 + math.cos(math.pi * progress)) / 2
+        falling = {"cosine": cosine, "linear": 1 - progress, "constant": 1.0}[self.schedule]
         return self.lr * (self.final_lr + (1 - self.final_lr) * falling)
 
     def replace(self, **changes: Any) -> TrainConfig:
@@ -105,9 +96,9 @@ class TrainConfig:
 class TrainState:
     """What one update did, and what :func:`save_training` needs.
 
-    ``update`` counts from 1; ``grad_norm`` is before clipping; ``skipped`` is the number of
-    updates so far whose loss or gradient was not finite, the last ``in_a_row`` among them;
-    ``scaler`` is the loss scaler's state; ``output`` is the last batch's record, for detached use.
+    ``update`` counts from 1; ``grad_norm`` is before clipping; ``skipped`` updates so far had a
+    loss or gradient that was not finite, the last ``in_a_row`` among them; ``scaler`` is the loss
+    scaler's state; ``output`` is the last batch's record.
     """
 
     update: int
@@ -123,16 +114,13 @@ class TrainState:
 
 @dataclass(frozen=True, kw_only=True)
 class Resume:
-    """Where a run goes on, as in :class:`TrainState`; the optimiser's moments by parameter."""
+    """Where a run goes on, as in :class:`TrainState`; the moments are by parameter."""
 
     update: int = 0
     skipped: int = 0
     in_a_row: int = 0
     scaler: Mapping[str, float] = field(default_factory=dict)
     moments: Mapping[str, dict[str, Any]] = field(default_factory=dict)
-
-
-# -------------------------------------------------------------------- losses
 
 
 def train_student(
@@ -148,18 +136,10 @@ def train_student(
 ) -> Iterator[TrainState]:
     """Distil ``teacher`` into ``student``, one update per yielded state.
 
-    Args:
-        distiller: computes the loss.
-        draw_data: ``draw_data(batch, generator) -> x0`` of shape ``(batch, *)``.
-        teacher: ``teacher(x, t, cond)``.
-        student: trained in place.
-        target: its moving average, updated in place; :func:`slam_edu.ema.ema_copy` makes it.
-        generator: source of all randomness of the run.
-        config: default :class:`TrainConfig`.
-        resume: from :func:`load_training`, with the same config; None begins anew.
-
-    Raises:
-        FloatingPointError: for more than ``config.max_skipped`` updates in a row that are skipped.
+    Student and ``target``, its moving average (:func:`slam_edu.ema.ema_copy` makes it), are
+    updated in place. ``draw_data(batch, generator)`` gives x0 of shape ``(batch, *)``; the
+    generator is the source of all randomness. A run goes on from ``resume``, which
+    :func:`load_training` returns, with the same config.
     """
     config = config or TrainConfig()
 
@@ -187,9 +167,6 @@ def denoising_loss(
     the loss is the mean squared error between ``network(x, t, cond)`` and what it is to predict,
     :math:`\epsilon`, :math:`x_0` or :math:`v = \alpha_t\epsilon - \sigma_t x_0`. Source: Vincent
     2011; Ho et al. 2020, equation 14; Salimans and Ho 2022 for v.
-
-    Raises:
-        ValueError: for an unknown prediction type.
     """
     t = torch.randint(len(schedule), x0.shape[:1], generator=generator, device=x0.device)
     noise = torch.randn(x0.shape, generator=generator, device=x0.device, dtype=x0.dtype)
@@ -211,24 +188,19 @@ def train_teacher(
 ) -> Iterator[TrainState]:
     """Train a diffusion model by :func:`denoising_loss`, one update per yielded state.
 
-    ``draw_data(batch, generator)`` gives x0 or ``(x0, cond)``. To be guided later the network must
-    see the empty condition now and then (Ho and Salimans 2022), which is ``draw_data``'s part.
-    The moving average is the network to use. The rest is as for :func:`train_student`.
+    ``draw_data(batch, generator)`` gives x0 or ``(x0, cond)``; to be guided later the network must
+    see the empty condition now and then (Ho and Salimans 2022). The moving average is the network
+    to use. The rest is as for :func:`train_student`.
     """
     config = config or TrainConfig()
 
     def loss() -> tuple[Tensor, None]:
         drawn = draw_data(config.batch, generator)
         x0, cond = drawn if isinstance(drawn, tuple) else (drawn, None)
-        value = denoising_loss(
-            network, schedule, x0, cond, generator=generator, prediction_type=prediction_type
-        )
-        return value, None
+        options = {"generator": generator, "prediction_type": prediction_type}
+        return denoising_loss(network, schedule, x0, cond, **options), None
 
     return train(loss, network, average, config=config, resume=resume)
-
-
-# -------------------------------------------------------------------- the loop
 
 
 def train(
@@ -239,25 +211,21 @@ def train(
     config: TrainConfig | None = None,
     resume: Resume | None = None,
 ) -> Iterator[TrainState]:
-    """Minimise a loss by AdamW, one update per yielded state.
+    """Minimise by AdamW the loss of what ``loss_of_batch`` draws, one update per yielded state.
 
-    ``loss_of_batch`` draws a batch, whose size is its business, and returns the loss and a record
-    that the state passes on. The network is trained and ``average`` updated in place.
+    With the loss it returns a record, which the state passes on.
     """
     config = config or TrainConfig()
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
-    # Fused, all parameters in one call, counts for small networks; older torch lacks it on MPS.
+    # Fused counts for small networks; older torch lacks it on MPS.
     fused = all(p.device.type in ("cpu", "cuda") for p in trained.values())
-    optimizer = torch.optim.AdamW(
-        trained.values(), lr=config.lr, weight_decay=config.weight_decay, fused=fused
-    )
+    optimizer = torch.optim.AdamW(trained.values(), weight_decay=config.weight_decay, fused=fused)
 
     def gradient(_update: int) -> tuple[Tensor, Any]:
         total: Any = 0.0
         for _ in range(config.accumulate):
             loss, record = loss_of_batch()
-            if config.accumulate > 1:
-                loss = loss / config.accumulate
+            loss = loss / config.accumulate
             loss.backward()
             total = total + loss.detach()
         return total, record
@@ -281,22 +249,15 @@ def optimise(
 ) -> Iterator[TrainState]:
     """The loop: learning rate, gradient, clipping, step, moving average, one state per update.
 
-    Args:
-        gradient: ``gradient(update)`` adds the whole gradient of update 0, 1, ... to the
-            parameters', scaled where there is a scaler, and returns the loss and a record.
-        trained: the parameters by name.
-        average: moves the average after a step.
-        optimizer: of ``trained``; a group's ``"fraction"`` multiplies its learning rate.
-
-    Raises:
-        FloatingPointError: when more than ``config.max_skipped`` updates in a row were not finite.
+    ``gradient(update)`` adds the whole gradient of update 0, 1, ... to the parameters', scaled
+    where there is a scaler, and returns the loss and a record. ``average()`` moves the average
+    after a step. An optimiser's group may have a ``"fraction"`` of the learning rate.
     """
     resume, scaler = resume or Resume(), scaler or torch.amp.GradScaler(enabled=False)
-    parameters = list(trained.values())
     for name, p in trained.items():
         if moments := resume.moments.get(name):
             optimizer.state[p] = {k: _laid_out_as(p, v) for k, v in moments.items()}
-    if scaler.is_enabled() and resume.scaler:
+    if resume.scaler:
         scaler.load_state_dict(dict(resume.scaler))
     skipped, in_a_row, first = resume.skipped, resume.in_a_row, resume.update
     del resume
@@ -304,19 +265,18 @@ def optimise(
         lr = config.lr_at(update)
         for group in optimizer.param_groups:
             group["lr"] = lr * group.get("fraction", 1.0)
-        for p in parameters:
-            p.grad = None
+        optimizer.zero_grad()
         loss, output = gradient(update)
         scaler.unscale_(optimizer)
-        norm, value = clip_gradient(parameters, config.clip), float(loss)
+        norm = float(nn.utils.clip_grad_norm_(trained.values(), config.clip))
+        value = float(loss)
         if math.isfinite(value) and math.isfinite(norm):
             scaler.step(optimizer)
             average()
             in_a_row = 0
         else:
             skipped, in_a_row = skipped + 1, in_a_row + 1
-        if scaler.is_enabled():
-            scaler.update()
+        scaler.update()
         if in_a_row > config.max_skipped:
             raise FloatingPointError(
                 f"the last {in_a_row} updates up to number {update + 1} had a loss of {value} or "
@@ -338,23 +298,10 @@ def _laid_out_as(p: Tensor, moment: Any) -> Any:
     return torch.empty_like(p, dtype=moment.dtype).copy_(moment)
 
 
-def clip_gradient(parameters: list[Tensor], largest: float) -> float:
-    """``clip_grad_norm_`` to the last bit; that one's checks take 2 % of a small network's update.
-
-    Returns the norm, of all gradients together, before clipping.
-    """
-    grads = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-    factor = largest / (norm + 1e-6)
-    if factor < 1:
-        torch._foreach_mul_(grads, factor)
-    return float(norm)
-
-
 def progress(
     states: Iterator[TrainState], updates: int, description: str = "training"
 ) -> Iterator[TrainState]:
-    """The same states, with a bar on standard error that shows the loss; needs tqdm."""
+    """The same states, with a bar on standard error that shows the loss."""
     from tqdm import tqdm
 
     with tqdm(total=updates, desc=description, unit="update", leave=False, mininterval=0.5) as bar:
@@ -367,8 +314,7 @@ def progress(
 
 # -------------------------------------------------------------------- stopping and going on
 
-#: The one entry of a file's metadata: several would be written in any order, and two runs' files
-#: could not be compared byte for byte.
+#: The one entry of a file's metadata; several would be written in any order.
 ABOUT = "slam_edu distillation"
 
 Weights = nn.Module | Mapping[str, Tensor]
@@ -381,20 +327,14 @@ def save_training(
     average: Weights,
     generator: torch.Generator | None = None,
 ) -> None:
-    """Write a run to a safetensors file, whole or not at all.
+    """Write a run to a safetensors file: weights, average, moments, random state and counts.
 
-    It holds weights, average, the optimiser's moments, the generator's state and the counts.
-
-    ``network`` and ``average`` are modules, or the trained parameters and their averages by name;
-    ``state`` is the loop's last, and ``generator`` the loop's, None where nothing depends on one.
+    The generator is the loop's; networks are modules, or trained parameters and averages by name.
 
     Raises:
-        ValueError: if the folder does not exist.
         OSError: if it cannot be written, as on a full disk; an older file stays as it was.
     """
-    tensors, numbers = _named(network, average), {}
-    if generator is not None:
-        tensors["generator"] = generator.get_state()
+    tensors, numbers = _named(network, average, generator), {}
     parameters = network.named_parameters() if isinstance(network, nn.Module) else network.items()
     for name, p in parameters:
         for key, value in state.optimizer.state.get(p, {}).items():
@@ -402,10 +342,8 @@ def save_training(
                 tensors[f"optimizer/{name}/{key}"] = value
             else:
                 numbers[f"{name}/{key}"] = value
-    about = {
-        "update": state.update, "skipped": state.skipped, "in_a_row": state.in_a_row,
-        "scaler": dict(state.scaler), "numbers": numbers,
-    }  # fmt: skip
+    about = {name: getattr(state, name) for name in ("update", "skipped", "in_a_row")}
+    about |= {"scaler": dict(state.scaler), "numbers": numbers}
     with atomic_path(path) as temporary:
         save_tensors(tensors, temporary, {ABOUT: json.dumps(about)})
 
@@ -416,10 +354,7 @@ def load_training(
     average: Weights,
     generator: torch.Generator | None = None,
 ) -> Resume:
-    """Read a file of :func:`save_training` into the networks and the generator.
-
-    Returns:
-        What the training loop takes as ``resume``.
+    """Read a file of :func:`save_training`; returns what the training loop takes as ``resume``.
 
     Raises:
         FileNotFoundError: if the file is not there.
@@ -437,35 +372,24 @@ def load_training(
             tensors = {name: file.get_tensor(name) for name in file.keys()}
         numbers = about.pop("numbers")
         resume = Resume(**about)
-        random_state = None if generator is None else tensors["generator"]
     except (SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
         raise ValueError(
             f"{str(path)!r} cannot be read ({error}); allowed: a whole file of save_training"
         ) from error
     # All is checked before anything is changed.
-    ours = _named(network, average)
-    form, wanted = (
-        {name: (value.shape, value.dtype) for name, value in found.items()}
-        for found in (tensors, ours)
-    )
-    names = {*wanted, *(name for name in form if name.startswith(("trained/", "average/")))}
-    odd = sorted(name for name in names if form.get(name) != wanted.get(name))
-    if odd:
+    ours = _named(network, average, generator)
+    weights = ("trained/", "average/")
+    theirs = {k: v for k, v in tensors.items() if k in ours or k.startswith(weights)}
+    forms = ({(k, v.shape, v.dtype) for k, v in found.items()} for found in (theirs, ours))
+    if odd := sorted({name for name, *_ in set.symmetric_difference(*forms)}):
         raise ValueError(
             f"{str(path)!r} is of another network: they differ in {', '.join(odd)}; allowed: a "
-            f"file of networks with the same names, shapes and dtypes"
+            f"file of networks (and a generator) with the same names, shapes and dtypes"
         )
     if generator is not None:
-        try:
-            generator.set_state(random_state)
-        except (RuntimeError, TypeError) as error:
-            raise ValueError(
-                f"{str(path)!r} is of another kind of generator than {generator.device}'s "
-                f"({error})"
-            ) from error
-    with torch.no_grad():
-        for name, value in ours.items():
-            value.copy_(tensors[name])
+        generator.set_state(tensors["generator"])
+    for name, value in ours.items():  # the state of the generator is a copy of its own
+        value.detach().copy_(tensors[name])
     for name, value in (*tensors.items(), *((f"optimizer/{n}", v) for n, v in numbers.items())):
         if name.startswith("optimizer/"):
             _, parameter, key = name.split("/")
@@ -473,9 +397,9 @@ def load_training(
     return resume
 
 
-def _named(network: Weights, average: Weights) -> dict[str, Tensor]:
-    """The tensors of both by their names in the file."""
-    found = {}
+def _named(network: Weights, average: Weights, generator: Any) -> dict[str, Tensor]:
+    """The tensors of all by their names in the file."""
+    found = {} if generator is None else {"generator": generator.get_state()}
     for kind, weights in (("trained", network), ("average", average)):
         values = weights.state_dict() if isinstance(weights, nn.Module) else weights
         found |= {f"{kind}/{name}": value for name, value in values.items()}
