@@ -327,6 +327,12 @@ def pytest_arguments(parts: list, workers: str) -> list:
     places = [f"tests/{part}" for part in PARTS[2:] if part in parts]
     if "unit" in parts:  # everything that has no part of its own
         places = ["tests", *(f"--ignore=tests/{part}" for part in PARTS[2:] if part not in parts)]
+    if "notebooks" in parts:  # nbval, strict; with a browser, which compares all, two short ones
+        lessons = sorted(path.name for path in (ROOT / "notebooks").glob("*.ipynb"))
+        if find_browser():
+            lessons = [name for name in lessons if name.startswith(("01", "04"))]
+        places += ["--nbval", "--nbval-current-env", "--nbval-sanitize-with=tests/nbval.cfg"]
+        places += [f"notebooks/{name}" for name in lessons]
     # In the order of tests/conftest.py, which begins with what takes longest.
     spread = ["-n", workers, "--dist", "loadfile", "--no-loadscope-reorder"]
     return ["-m", "pytest", *spread, "--durations=15", *places]

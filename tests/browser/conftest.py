@@ -15,25 +15,16 @@ NO_BROWSER = (
 
 
 @pytest.fixture(scope="session")
-def browser():
-    """A headless Chromium; None without one, except in CI, where nothing may be skipped."""
+def chromium():
+    """A headless Chromium; without one a skip, and in CI, where nothing may be skipped, an error."""
     path = find_browser()
     if path is None:
         assert not os.environ.get("CI"), NO_BROWSER
-        yield None
-        return
+        pytest.skip(NO_BROWSER)
     with sync_playwright() as playwright:
         browser = lab.launch(playwright, path)
         yield browser
         browser.close()
-
-
-@pytest.fixture
-def chromium(browser):
-    """The browser, for a test that is nothing without one."""
-    if browser is None:
-        pytest.skip(NO_BROWSER)
-    return browser
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.browser.conftest import browser, chromium  # noqa: F401 -- fixtures
+from tests.browser.conftest import chromium  # noqa: F401 -- a fixture
 from tools.notebooks import ROOT
 
 
