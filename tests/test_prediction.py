@@ -120,6 +120,21 @@ def test_guidance_is_the_pipelines(kind):
     assert_near(ours.eps, expected.eps, rtol=1e-10, atol=1e-10)
 
 
+def test_defaults():
+    """Noise prediction, and no guidance."""
+    schedule, x = NoiseSchedule.stable_diffusion(torch.float64), noise(3, 2)
+    one, other = Prediction(x, 2 * x), Prediction(3 * x, 4 * x)
+    assert torch.equal(to_output(one, level(0.6, 0.8)), one.eps)
+    assert torch.equal(guided_prediction(one, other, 0.0).eps, one.eps)
+    assert torch.equal(guided_prediction(one, other, 0.0).x0, one.x0)
+    cond = f64([1.0])
+    for uncond in (f64(0.5), "", None):  # whatever the network makes of it
+        predict = network_predictor(
+            lambda x, t, c: x if c is cond else 3 * x, schedule, cond=cond, uncond=uncond
+        )
+        assert_near(predict(x, schedule(7)).eps, x, rtol=1e-12)
+
+
 def test_network_predictor_calls_the_network_at_the_levels_timestep():
     schedule = NoiseSchedule.stable_diffusion(torch.float64)
     network = SmoothDenoiser("v_prediction")
@@ -251,7 +266,7 @@ WRONG = [
     (lambda: guided_prediction(PAIR, PAIR, -1.0), r"guidance is -1.0; allowed: .*>= 0"),
     (lambda: guided_prediction(PAIR, PAIR, math.nan), r"guidance is nan; allowed"),
     (lambda: guided_prediction(PAIR, PAIR, math.inf), r"guidance is inf; allowed"),
-    (lambda: network_predictor(None, None, prediction_type="flow"), r"is 'flow'; allowed"),
+    (lambda: network_predictor(None, None, prediction_type="flow"), r"n_type is 'flow'; allowed"),
 ]  # fmt: skip
 
 

@@ -163,10 +163,14 @@ def test_sub_paths(sd, n):
     assert (len(grid), grid.k) == (n, k)
     assert grid.t.tolist() == list(range(k - 1, 1000, k))
     assert grid.s.tolist() == [max(t - k, 0) for t in range(k - 1, 1000, k)]
-    # An index in a small integer type does not wrap around.
     t, s = grid.ends(torch.arange(n, dtype=torch.int32))
     assert torch.equal(t, grid.t)
     assert torch.equal(s, grid.s)
+
+
+def test_an_index_of_a_small_integer_type_does_not_wrap_around(sd):
+    t, s = sd.subpaths(50).ends(torch.tensor([49], dtype=torch.uint8))
+    assert (t.item(), s.item()) == (999, 979)
 
 
 @properties
@@ -193,12 +197,23 @@ def test_level():
     assert_near(level.norm, [1.0, math.sqrt(1.8)])
     assert len(level) == 2
     assert level[1].sigma.item() == 1.2
+    assert level[0]  # though of no length
+    assert level[:0]
     clean = Level.clean(level.alpha)
     assert clean.alpha.tolist() == [1, 1]
     assert clean.sigma.tolist() == [0, 0]
     joined = Level.cat([level, clean[0]])
     assert joined.alpha.tolist() == [0.8, 0.6, 1.0]
     assert joined.sigma.tolist() == [0.6, 1.2, 0.0]
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 1, 2)])
+def test_a_sample_at_a_level(shape):
+    x0, eps = noise(*shape), noise(*shape, seed=1)
+    x = Level(f64([0.8, 0.6]), f64([0.6, 1.2])).mix(x0, eps)
+    assert_near(x[0], 0.8 * x0[0] + 0.6 * eps[0], rtol=1e-14)
+    assert_near(x[1], 0.6 * x0[1] + 1.2 * eps[1], rtol=1e-14)
+    assert_near(Level(f64(2.0), f64(3.0)).mix(x0, eps), 2 * x0 + 3 * eps, rtol=1e-14)
 
 
 @properties
@@ -266,7 +281,7 @@ WRONG = [
     (lambda s: s.subpaths(2.0), r"sub-paths is 2\.0; allowed: an integer"),
     (lambda s: s.subpaths(True), r"sub-paths is True; allowed: an integer"),
     (lambda s: s.subpaths(30), r"30, which does not divide the 1000.*1, 2, 4, .* 500, 1000$"),
-    (lambda s: Level(f64([1.0]), f64([1.0, 2.0])), r"sigma has shape \(2,\); .*\(1,\)"),
+    (lambda s: Level(f64([1.0]), f64([1.0, 2.0])), r"sigma has shape \(2,\); .*of alpha, \(1,\)"),
     (lambda s: Level(f64([1.0]), torch.ones(1)), r"sigma has dtype torch.float32; .*float64"),
     (lambda s: Level(f64([1.0]), f64([1.0]).to(META)), r"sigma has device meta; .*cpu"),
     (lambda s: make(GOOD.reshape(2, 4)), r"alpha has shape \(2, 4\); allowed: \(T,\)"),
