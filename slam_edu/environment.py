@@ -41,24 +41,25 @@ class Environment:
         """For each kind of work: its name, whether this machine can do it, and what it needs."""
         gpu = self.accelerator_memory or 0.0
         lora, full = "a GPU with 16 GB, such as Colab's T4", "a GPU with 40 GB, such as an A100"
-        plane = "2 GiB of memory, any processor"
         return [
-            ("lessons in the plane (00 to 05)", self.memory >= 1.9, plane),
+            ("lessons in the plane (00 to 05)", self.memory >= 1.9,
+             "2 GiB of memory, any processor"),
             ("Stable Diffusion 1.5 with LoRA", gpu >= LORA_MEMORY, lora),
             ("Stable Diffusion 1.5 in full", gpu >= FULL_MEMORY, full),
-        ]
+        ]  # fmt: skip
 
     def __str__(self) -> str:
         gpu = "no GPU" if self.accelerator is None else self.accelerator
         if self.accelerator_memory is not None:
             gpu += f" with {self.accelerator_memory:.0f} GiB"
-        lines = [
+        verdicts = (
+            f"\n  {'yes' if can else 'no ':3s} {name:33s} needs {needs}"
+            for name, can, needs in self.verdicts()
+        )
+        return (
             f"Python {self.python}, torch {self.torch}, {self.cores} cores, "
-            f"{self.memory:.0f} GiB of memory, {gpu}",
-        ]
-        for name, can, needs in self.verdicts():
-            lines.append(f"  {'yes' if can else 'no ':3s} {name:33s} needs {needs}")
-        return "\n".join(lines)
+            f"{self.memory:.0f} GiB of memory, {gpu}{''.join(verdicts)}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +101,7 @@ def find_accelerator() -> Accelerator:
 
 
 def _has_code(capability: tuple[int, int], built_for: Sequence[str]) -> bool:
-    """Whether code for one of `built_for`, such as ``"sm_80"``, runs on a GPU.
+    """Whether code for one of ``built_for``, such as ``"sm_80"``, runs on a GPU.
 
     Machine code (``sm``) runs on the same major version from its minor version on; what is
     compiled on the spot (``compute``) on every later one. A letter at the end ties either to its
@@ -118,11 +119,7 @@ def _has_code(capability: tuple[int, int], built_for: Sequence[str]) -> bool:
 
 
 def check_environment() -> Environment:
-    """Look at the machine; ``print`` the result to read it.
-
-    Raises:
-        ImportError: without psutil, which comes with JupyterLab (the ``course`` extra).
-    """
+    """Look at the machine; ``print`` the result to read it."""
     import psutil
 
     accelerator = find_accelerator()
@@ -130,11 +127,8 @@ def check_environment() -> Environment:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows do not have it
         cores = os.cpu_count() or 1
+    memory = psutil.virtual_memory().total / _GIB
     return Environment(
-        python=platform.python_version(),
-        torch=torch.__version__,
-        cores=cores,
-        memory=psutil.virtual_memory().total / _GIB,
-        accelerator=accelerator.name,
-        accelerator_memory=accelerator.memory,
-    )
+        platform.python_version(), torch.__version__, cores, memory, accelerator.name,
+        accelerator.memory,
+    )  # fmt: skip

@@ -27,9 +27,8 @@ _PACKAGE = Path(__file__).resolve().parent
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path to write to, moved over ``path`` when the block ends without an exception.
 
-    An interrupt, an error or a crash leaves an older file at ``path`` as it was, and no half of a
-    new one. The temporary file lies in the same folder, because a move is atomic only within a
-    file system.
+    An interrupt, an error or a crash leaves an older file as it was, and no half of a new one. The
+    temporary file lies in the same folder: a move is atomic only within a file system.
 
     Raises:
         ValueError: if the folder does not exist or ``path`` is a folder.
@@ -60,12 +59,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def replaced_folder(out: str | os.PathLike[str], keep: Iterable[str] = ()) -> Iterator[Path]:
     """A temporary folder to fill, moved into the place of ``out`` when the block ends well.
 
-    An error leaves an older folder at ``out`` as it was. The temporary folder lies beside it, and
-    the folders above are made.
-
-    Args:
-        out: the folder; what it holds is gone afterwards.
-        keep: names of files of the older folder that the new one gets.
+    An error leaves an older folder at ``out`` as it was; else what it held is gone, but for files
+    named in ``keep``. The folders above are made.
 
     Raises:
         ValueError: if ``out`` is a file.
@@ -100,12 +95,7 @@ def replaced_folder(out: str | os.PathLike[str], keep: Iterable[str] = ()) -> It
 def save_tensors(
     tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file; what cannot be written is an ``OSError``.
-
-    Args:
-        tensors: by name; none may be a view of another.
-        path: of the file, such as one of :func:`atomic_path`.
-        metadata: of the file.
+    """Write a safetensors file.
 
     Raises:
         OSError: such as for a full disk, with the free space there is.
@@ -126,13 +116,7 @@ def save_tensors(
 
 
 def append_row(path: Path, columns: Sequence[str], row: Sequence[float]) -> None:
-    """Add a row; the first makes the file.
-
-    Args:
-        path: of the log.
-        columns: names; the first is ``update``.
-        row: the number of updates, then one value for each other column.
-    """
+    """Add a row: the number of updates, then a value a column; the first makes the file."""
     new = not path.exists()
     with path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -145,61 +129,41 @@ def read_rows(path: Path) -> list[dict[str, float]]:
     """The rows of a log; none where there is no file.
 
     A last row that was cut off, by a process that was killed while writing it, is left out.
-
-    Args:
-        path: of the log.
     """
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
         found = list(csv.DictReader(file))
     rows = []
-    for number, row in enumerate(found):
+    for number, row in enumerate(found, 2):
         try:
             rows.append({name: float(value) for name, value in row.items()})
         except (TypeError, ValueError):
-            if number + 1 < len(found):
+            if row is not found[-1]:
                 raise ValueError(
-                    f"{str(path)!r}, row {number + 2}, cannot be read: {row}; allowed: numbers"
+                    f"{str(path)!r}, row {number}, cannot be read: {row}; allowed: numbers"
                 ) from None
     return rows
 
 
 def shorten(path: Path, columns: Sequence[str], update: int) -> float:
-    """Drop rows after an update; returns the seconds of the last row that stays, or 0.
-
-    Args:
-        path: of the log.
-        columns: its names.
-        update: of the checkpoint that a run goes on from.
-    """
+    """Drop rows after an update; returns the seconds of the last row that stays, or 0."""
     if not path.exists():
         return 0.0
     kept = [row for row in read_rows(path) if row["update"] <= update]
     with atomic_path(path) as temporary:
-        temporary.unlink()
+        temporary.write_text(",".join(columns) + "\n", "utf-8")
         for row in kept:
             append_row(temporary, columns, [int(row["update"]), *(row[c] for c in columns[1:])])
-        if not kept:
-            temporary.write_text(",".join(columns) + "\n", "utf-8")
     return kept[-1]["seconds"] if kept else 0.0
 
 
-def _data_folders() -> list[Path]:
-    """Where data files may be, in the order in which they are looked for."""
-    return [_PACKAGE / "_data", _PACKAGE.parent / "data"]
-
-
 def data_path(name: str) -> Path:
-    """Path of a file or folder of the course's data.
-
-    Args:
-        name: where it is below `data/`, with forward slashes on every system, such as
-            `"pictures/cat.png"`.
+    """Path of a file or folder below ``data/``, such as ``"pictures/cat.png"``.
 
     Raises:
-        ValueError: `name` is empty, absolute, or climbs out of the data folder.
-        FileNotFoundError: there is no such file; the message lists the places looked at.
+        ValueError: if the name is empty, absolute, or climbs out of the folder.
+        FileNotFoundError: if there is no such file; the message lists the places looked at.
     """
     parts = PurePosixPath(name).parts
     if not parts or ".." in parts or "\\" in name or PurePosixPath(name).is_absolute():
@@ -207,7 +171,8 @@ def data_path(name: str) -> Path:
             f"data_path takes a path below data/ with forward slashes, such as "
             f"'pictures/cat.png', without '..'; got {name!r}"
         )
-    candidates = [folder.joinpath(*parts) for folder in _data_folders()]
+    folders = (_PACKAGE / "_data", _PACKAGE.parent / "data")
+    candidates = [folder.joinpath(*parts) for folder in folders]
     for path in candidates:
         if path.exists():
             return path

@@ -29,9 +29,6 @@ def sample_generator(seed: int, *numbers: int) -> torch.Generator:
 
     Sample n of a run draws from ``sample_generator(seed, n)``: what it draws depends neither on
     the batch it is in, nor on the number of processes, nor on what was drawn before.
-
-    Raises:
-        ValueError: for a negative number.
     """
     for value in (seed, *numbers):
         check_count(value, "a seed's number", low=0)

@@ -11,16 +11,14 @@ from slam_edu import io
 from slam_edu.io import append_row, atomic_path, data_path, read_rows, replaced_folder, shorten
 
 
-def test_writes_the_file(tmp_path):
-    with atomic_path(tmp_path / "a.txt") as path:
-        path.write_text("new")
-    assert (tmp_path / "a.txt").read_text() == "new"
-    assert os.listdir(tmp_path) == ["a.txt"]
-
-
 def test_an_interruption_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
-    old = tmp_path / "a.txt"
-    old.write_text("old")
+    old = tmp_path / "a.png"
+    with atomic_path(old) as path:
+        assert (path.suffix, path.parent) == (".png", tmp_path)
+        path.write_text("old")
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(old.stat().st_mode) == 0o666 & ~umask
 
     def write():
         with atomic_path(old) as path:
@@ -30,19 +28,9 @@ def test_an_interruption_keeps_the_old_file_and_leaves_nothing_else(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write()
     assert old.read_text() == "old"
-    assert os.listdir(tmp_path) == ["a.txt"]
-
-
-def test_keeps_the_suffix_and_the_usual_permissions(tmp_path):
-    with atomic_path(tmp_path / "a.png") as path:
-        assert path.suffix == ".png"
-        assert path.parent == tmp_path
-    umask = os.umask(0)
-    os.umask(umask)
-    assert stat.S_IMODE((tmp_path / "a.png").stat().st_mode) == 0o666 & ~umask
-
-
-def test_refuses_a_folder_and_a_missing_folder(tmp_path):
+    assert os.listdir(tmp_path) == ["a.png"]
+    with pytest.raises(ValueError, match="is a file"), replaced_folder(old):
+        pass
     with pytest.raises(ValueError, match="is a folder"), atomic_path(tmp_path):
         pass
     with pytest.raises(ValueError, match="does not exist"), atomic_path(tmp_path / "no" / "a.txt"):
@@ -95,17 +83,9 @@ def test_an_interruption_keeps_the_old_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "rename", failing)
     with pytest.raises(KeyboardInterrupt):
         write(fail=False)
-    assert moved[0] == "out"
     assert len(moved) == 3
     assert (out / "a.txt").read_text() == "old"
     assert os.listdir(tmp_path) == ["out"]
-
-
-def test_no_folder_takes_the_place_of_a_file(tmp_path):
-    (tmp_path / "a.txt").write_text("old")
-    with pytest.raises(ValueError, match="is a file"), replaced_folder(tmp_path / "a.txt"):
-        pass
-    assert (tmp_path / "a.txt").read_text() == "old"
 
 
 # -------------------------------------------------------------------- logs
@@ -131,10 +111,6 @@ def test_a_log_is_cut_back_to_a_checkpoint(tmp_path):
 # -------------------------------------------------------------------- the course's data
 
 
-def test_a_file_of_the_checkout_is_found():
-    assert data_path("README.md").read_text(encoding="utf-8").startswith("# data/")
-
-
 def test_the_wheels_own_copy_comes_first(tmp_path, monkeypatch):
     package = tmp_path / "slam_edu"
     for folder in (package / "_data" / "pictures", tmp_path / "data" / "pictures"):
@@ -157,10 +133,8 @@ def test_a_missing_file_is_named_with_the_places_looked_at(tmp_path, monkeypatch
     assert str(tmp_path / "data" / "pictures" / "none.png") in text
 
 
-@pytest.mark.parametrize(
-    "name", ["", ".", "/etc/passwd", "../pyproject.toml", "a/../../b", "a\\b"]
-)
-def test_a_path_out_of_the_folder_is_refused(name):
-    with pytest.raises(ValueError, match="a path below data/") as caught:
-        data_path(name)
-    assert repr(name) in str(caught.value)
+def test_a_path_out_of_the_folder_is_refused():
+    for name in ("", ".", "/etc/passwd", "../pyproject.toml", "a/../../b", "a\\b"):
+        with pytest.raises(ValueError, match="a path below data/") as caught:
+            data_path(name)
+        assert repr(name) in str(caught.value)

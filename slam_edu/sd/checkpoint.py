@@ -36,11 +36,7 @@ def updates_done(folder: Path) -> int:
 
 
 def save_checkpoint(folder: Path, state: TrainState, networks: Networks, keep: int = 2) -> Path:
-    """Write a checkpoint, then drop all but the newest ``keep``.
-
-    Raises:
-        OSError: if it cannot be written, as on a full disk; older ones are as they were.
-    """
+    """Write a checkpoint, then drop all but the newest ``keep``; an ``OSError`` drops none."""
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     path = folder / FOLDER / f"{state.update:08d}.safetensors"
     save_training(path, state, networks.trained, networks.average)
@@ -54,10 +50,7 @@ def load_newest(
 ) -> Resume | None:
     """Read the newest checkpoint that is whole; one that is not is named and passed over.
 
-    Returns None where there is no checkpoint.
-
-    Raises:
-        ValueError: if there are checkpoints and none can be read.
+    Returns None where there is no checkpoint; that none can be read is a ``ValueError``.
     """
     paths = checkpoint_paths(folder)
     for path in paths:

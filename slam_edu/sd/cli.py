@@ -27,7 +27,7 @@ from torch import Tensor
 from slam_edu.io import atomic_path
 from slam_edu.sd.config import add_config_arguments, chosen_config, describe
 
-#: Name to what it does. Those of :data:`ELSEWHERE` have ``add_arguments`` and ``run`` in a module.
+#: Name to what it does.
 COMMANDS = {
     "distill": "train a student",
     "cache": "encode a data set before the training",
@@ -37,7 +37,6 @@ COMMANDS = {
     "plan": "parameters, memory and time, before anything is loaded",
     "doctor": "what this machine can run",
 }
-ELSEWHERE = ("export", "plan", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,18 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, what in COMMANDS.items():
         sub = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
         if name in argv[:1]:  # the others' modules, and what they import, are not needed
-            if name in ELSEWHERE:
+            if name in _HERE:
+                run = _HERE[name](sub)
+            else:
                 module = importlib.import_module(f"slam_edu.sd.{name}")
                 module.add_arguments(sub)
                 run = module.run
-            else:
-                run = _HERE[name](sub)
     options = parser.parse_args(argv)
     try:
         return run(options)
-    except (
-        ValueError, OSError, FloatingPointError, ModuleNotFoundError, MemoryError
-    ) as error:  # fmt: skip
+    except (ValueError, OSError, FloatingPointError, ModuleNotFoundError, MemoryError) as error:
         print(f"slam-edu: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

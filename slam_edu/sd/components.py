@@ -40,10 +40,10 @@ class TextCondition:
     """What a UNet is conditioned on, one row per sample.
 
     Attributes:
-        states: the text encoders' states, of shape (B, L, D).
-        pooled: Stable Diffusion XL's pooled embedding, of shape (B, P); else None.
-        time_ids: Stable Diffusion XL's sizes (original height and width, top and left of the
-            crop, target height and width), in pixels, of shape (B, 6); else None.
+        states: the text encoders' states, (B, L, D).
+        pooled: Stable Diffusion XL's pooled embedding, (B, P); else None.
+        time_ids: XL's sizes in pixels (original height and width, top and left of the crop, target
+            height and width), (B, 6); else None.
     """
 
     states: Tensor
@@ -93,17 +93,13 @@ def unet_output(
     """
     if isinstance(cond, Tensor):
         cond = TextCondition(cond)
-    dtype = unet.dtype
-    added = None
+    dtype, added = unet.dtype, None
     if cond.pooled is not None:
         added = {"text_embeds": cond.pooled.to(dtype), "time_ids": cond.time_ids}
     return unet(
-        x.to(dtype),
-        t,
-        encoder_hidden_states=cond.states.to(dtype),
+        x.to(dtype), t, encoder_hidden_states=cond.states.to(dtype), added_cond_kwargs=added,
         timestep_cond=None if timestep_cond is None else timestep_cond.to(dtype),
-        added_cond_kwargs=added,
-    ).sample
+    ).sample  # fmt: skip
 
 
 @torch.no_grad()
@@ -131,11 +127,7 @@ def text_condition(
 def empty_condition(
     pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline,
 ) -> TextCondition:
-    """The condition of guidance's other prediction, one row.
-
-    It is the empty prompt's; zeros where a pipeline of Stable Diffusion XL says so, as its own
-    call does.
-    """
+    """Guidance's other prediction: the empty prompt's, or zeros if XL's config says so."""
     empty = text_condition(pipeline, [""])
     if is_xl(pipeline) and pipeline.config.force_zeros_for_empty_prompt:
         zeros = torch.zeros_like
@@ -149,7 +141,7 @@ def is_xl(pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline) -> bool
 
 
 def whole_image_ids(pipeline: StableDiffusionXLPipeline) -> Tensor:
-    """Time ids, of shape (1, 6), of an image of the pipeline's own size that was not cropped."""
+    """Time ids, (1, 6), of an image of the pipeline's own size that was not cropped."""
     height, width = (side * pipeline.vae_scale_factor for side in latent_shape(pipeline)[1:])
     return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
 
@@ -188,12 +180,9 @@ def token_ids(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:
 
 
 class LatentDiffusion:
-    """The parts of a ``StableDiffusionPipeline``, as the core takes them.
-
-    Its networks are used as they are: on their device, in their dtype.
+    """The parts of a pipeline as the core takes them: on their device, in their dtype.
 
     Attributes:
-        pipeline: with the parts of Stable Diffusion 1, 2 or XL.
         schedule: the scheduler's levels, float32, on the UNet's device.
         prediction_type: what the UNet predicts, ``"epsilon"`` or ``"v_prediction"``.
         latent_shape: (C, H, W) of one latent.
@@ -216,10 +205,7 @@ class LatentDiffusion:
 
     @torch.no_grad()
     def encode_prompts(self, prompts: str | Sequence[str]) -> Tensor:
-        """The text encoder's last states, of shape (B, L, D); what the UNet attends to.
-
-        ``""`` is the empty condition of guidance. What is longer than L tokens is cut off.
-        """
+        """The text encoder's last states, (B, L, D); ``""`` is guidance's empty condition."""
         prompts = [prompts] if isinstance(prompts, str) else list(prompts)
         return text_condition(self.pipeline, prompts).states
 
@@ -238,10 +224,8 @@ class LatentDiffusion:
     def predictor(self, prompts: str | Sequence[str], guidance: float = 0.0) -> Predictor:
         r"""The guided prediction as a solver takes it: ``predictor(x, level) -> Prediction``.
 
-        Args:
-            prompts: as many as there are latents.
-            guidance: :math:`w` of :math:`\epsilon_c + w(\epsilon_c - \epsilon_u)`; diffusers'
-                ``guidance_scale`` is :math:`w + 1`. At 0 the empty prompt is not asked for.
+        Guidance is :math:`w` of :math:`\epsilon_c + w(\epsilon_c - \epsilon_u)`, diffusers'
+        ``guidance_scale`` less 1. At 0 the empty prompt is not asked for.
         """
         cond: Condition
         if is_xl(self.pipeline):
@@ -252,19 +236,12 @@ class LatentDiffusion:
             cond = self.encode_prompts(prompts)
             uncond = self.encode_prompts([""] * len(cond)) if guidance else None
         return network_predictor(
-            self.network,
-            self.schedule,
-            prediction_type=self.prediction_type,
-            cond=cond,
-            uncond=uncond,
-            guidance=guidance,
-        )
+            self.network, self.schedule, prediction_type=self.prediction_type,
+            cond=cond, uncond=uncond, guidance=guidance,
+        )  # fmt: skip
 
     def draw_noise(self, count: int, generator: torch.Generator) -> Tensor:
-        """Standard normal latents, (count, C, h, w): where sampling starts, x at t = T-1.
-
-        The generator is on the CPU, as for diffusers' pipelines.
-        """
+        """Standard normal latents, (count, C, h, w): x at t = T-1. The generator is on the CPU."""
         check_count(count, "count")
         unet = self.pipeline.unet
         noise = torch.randn((count, *self.latent_shape), generator=generator, dtype=unet.dtype)
@@ -273,11 +250,7 @@ class LatentDiffusion:
 
 @contextmanager
 def quiet(bars: bool = False) -> Iterator[None]:
-    """Keep diffusers' notices, and all bars unless asked for, off standard error; errors stay.
-
-    Raises:
-        ModuleNotFoundError: without diffusers and transformers.
-    """
+    """Keep diffusers' notices, and all bars unless asked for, off standard error; errors stay."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torchvision, we do not
     try:  # diffusers would miss transformers later, and say less
         from diffusers.utils import logging

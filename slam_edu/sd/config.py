@@ -13,6 +13,7 @@ import dataclasses
 import difflib
 import math
 import os
+import re
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -205,9 +206,10 @@ class SDConfig:
                 "cache is False with data='prompts'; allowed: True, because the latents are drawn "
                 "once, before the training"
             )
-        commit = self.revision
-        if commit is not None and not (len(commit) == 40 and set(commit) <= set(_HEX)):
-            raise ValueError(f"revision is {commit!r}; allowed: a commit's 40 hexadecimal digits")
+        if self.revision is not None and not re.fullmatch("[0-9a-f]{40}", self.revision):
+            raise ValueError(
+                f"revision is {self.revision!r}; allowed: a commit's 40 hexadecimal digits"
+            )
 
     @property
     def gamma_conditioned(self) -> bool:
@@ -227,9 +229,6 @@ class SDConfig:
     def replace(self, **changes: Any) -> SDConfig:
         """A copy with some settings changed, validated again."""
         return SDConfig(**{**vars(self), **changes})
-
-
-_HEX = "0123456789abcdef"
 
 
 class Rule(NamedTuple):
@@ -255,17 +254,13 @@ class Rule(NamedTuple):
             raise ValueError(f"{name} is {value!r}; allowed: {_KINDS[self.kind]}{self._bounds()}")
         if self.choices:
             check_choice(value, self.choices, name)
-        if self.kind in (int, float):
-            low, high, above = self.low, self.high, self.above
-            if not (
-                math.isfinite(value)
-                and (low is None or value >= low)
-                and (high is None or value <= high)
-                and (above is None or value > above)
-            ):
-                raise ValueError(
-                    f"{name} is {value!r}; allowed: a finite number{self._bounds()}"
-                )
+        if self.kind in (int, float) and not (
+            math.isfinite(value)
+            and (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+        ):
+            raise ValueError(f"{name} is {value!r}; allowed: a finite number{self._bounds()}")
 
     def _bounds(self) -> str:
         signs = ((">=", self.low), (">", self.above), ("<=", self.high))
@@ -297,16 +292,12 @@ def _kind(owner: type, name: str) -> dict[str, Any]:
     return {"kind": next(k for k in _KINDS if k in options), "optional": type(None) in options}
 
 
-#: Of every setting, by its flat name.
 RULES = _rules()
+"""Of every setting, by its flat name."""
 
 
 def setting_rule(name: str) -> Rule:
-    """The rule of a setting.
-
-    Raises:
-        ValueError: for a name that is none, with the nearest.
-    """
+    """The rule of a setting; for a name that is none, a ``ValueError`` with the nearest."""
     if name not in RULES:
         near = difflib.get_close_matches(name, RULES, n=3)
         hint = f"did you mean {' or '.join(near)}? " if near else ""
@@ -322,17 +313,12 @@ _SD15 = {
     "guidance": 8.0, "data": "prompts", "resolution": 512, "loss": "huber",
     "gradient_checkpointing": True, "sample_every": 250, "save_every": 250,
 }  # fmt: skip
-_SDXL = {
-    **_SD15, "teacher": SDXL[0], "revision": SDXL[1], "guidance": 7.0, "resolution": 1024,
-}  # fmt: skip
+_SDXL = {**_SD15, "teacher": SDXL[0], "revision": SDXL[1], "guidance": 7.0, "resolution": 1024}
 _LORA = {"train": "lora", "lr": 1e-4, "warmup": 50}
 
 #: Name to (what it is for, the settings that differ from the defaults).
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
-    "digits": (
-        "the shipped digits model, all weights, on a laptop's CPU",
-        {**_DIGITS},
-    ),
+    "digits": ("the shipped digits model, all weights, on a laptop's CPU", _DIGITS),
     "digits-lora": (
         "the shipped digits model with low-rank adapters",
         {**_DIGITS, "train": "lora", "lora_rank": 16, "lr": 1e-3},
@@ -380,12 +366,7 @@ def load_config(
     file: str | os.PathLike[str] | None = None,
     settings: Iterable[str] = (),
 ) -> SDConfig:
-    """A configuration from a preset, then a YAML or JSON file, then ``name=value`` settings.
-
-    Raises:
-        ValueError: for an unknown preset, a file that cannot be read, a misspelt setting, or a
-            value that is not allowed.
-    """
+    """A configuration from a preset, then a YAML or JSON file, then ``name=value`` settings."""
     check_choice(preset, PRESETS, "preset")
     values = dict(PRESETS[preset][1])
     if file is not None:
@@ -399,11 +380,7 @@ def load_config(
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings of a YAML or JSON file.
-
-    Raises:
-        ValueError: if it cannot be read, holds no settings, or a setting is misspelt.
-    """
+    """The settings of a YAML or JSON file."""
     import yaml
 
     try:
@@ -462,11 +439,7 @@ def save_config(config: SDConfig, path: Path) -> None:
 
 
 def read_config(path: Path) -> SDConfig:
-    """The configuration that :func:`save_config` wrote.
-
-    Raises:
-        ValueError: if it cannot be read or is not valid.
-    """
+    """The configuration that :func:`save_config` wrote."""
     return SDConfig(**read_settings(path))
 
 

@@ -56,8 +56,8 @@ class EngineState(TrainState):
     """What one update did; ``output`` is the last batch's record on this process.
 
     Attributes:
-        bins: sum of the squared errors of the update's samples by timestep, of shape (BINS,).
-        counts: number of samples in each bin, of shape (BINS,).
+        bins: sum of the squared errors of the update's samples by timestep, (BINS,).
+        counts: number of samples in each bin, (BINS,).
         stop: some process was asked to stop.
     """
 
@@ -117,15 +117,10 @@ class Engine:
         asked_to_stop: Callable[[], bool] = lambda: False,
         resume: Resume | None = None,
     ) -> Iterator[EngineState]:
-        """Train to the run's last update.
+        """Train to the run's last update; errors are those of :func:`slam_edu.training.optimise`.
 
-        Args:
-            asked_to_stop: asked once an update; the answer of any process is every state's
-                ``stop``. The loop itself goes on until it is closed.
-            resume: where it goes on.
-
-        Raises:
-            FloatingPointError: when more than ``max_skipped`` updates in a row were not finite.
+        ``asked_to_stop`` is asked once an update; the answer of any process is every state's
+        ``stop``. The loop itself goes on until it is closed.
         """
         networks, training = self.networks, self.config.training
         detached = {name: p.detach() for name, p in networks.trained.items()}
@@ -196,12 +191,7 @@ class Engine:
 def make_optimizer(
     config: SDConfig, networks: Networks, device: torch.device
 ) -> torch.optim.Optimizer:
-    """AdamW over the trained parameters; the gamma embedding is a group of its own.
-
-    Raises:
-        ModuleNotFoundError: for ``adamw8bit`` without bitsandbytes.
-        ValueError: for ``adamw8bit`` without a CUDA GPU.
-    """
+    """AdamW over the trained parameters; the gamma embedding is a group of its own."""
     groups: dict[float, list] = {}
     for name, p in networks.trained.items():
         fraction = config.gamma_lr if "cond_proj" in name else 1.0

@@ -1,10 +1,7 @@
 r"""Teacher, student and target of a distillation, from the teacher's UNet.
 
-:class:`slam_edu.distill.SubPathDistiller` takes three networks. Here they are made, in one of two
-ways:
-
 - :class:`FullNetworks`: three UNets, all of the student's weights trained;
-- :class:`LoraNetworks`: one UNet with two sets of low-rank adapters (Hu et al. 2021), ``online``
+- :class:`LoraNetworks`: one UNet with two sets of low-rank adapters (Hu et al. 2021), ``student``
   and ``target``; the teacher is the UNet with both switched off.
 
 With ``conditioning="gamma"`` the student has an embedding of gamma where diffusers has one for
@@ -18,7 +15,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +28,7 @@ from slam_edu.seeding import seeded
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
 
-ONLINE, TARGET = "online", "target"
+ONLINE, TARGET = "student", "target"
 
 #: Ends of the names of layers that get an adapter.
 ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -49,9 +46,8 @@ Autocast = Callable[[], AbstractContextManager]
 
 
 class GammaUNet(nn.Module):
-    """A UNet as the distiller calls it: ``network(x, t, cond, gamma)``.
+    """A UNet as the distiller calls it, a module so that what wraps it (DDP) sees each call.
 
-    A module of its own, so that what wraps it (DistributedDataParallel) sees each call.
     ``features`` of gamma go from ``(B,)`` to ``(B, F)``; None for a UNet without an input for it.
     """
 
@@ -62,9 +58,7 @@ class GammaUNet(nn.Module):
         autocast: Autocast = nullcontext,
     ) -> None:
         super().__init__()
-        self.unet = unet
-        self.features = features
-        self.autocast = autocast
+        self.unet, self.features, self.autocast = unet, features, autocast
 
     def forward(
         self, x: Tensor, t: Tensor, cond: Condition, gamma: Tensor | None = None
@@ -78,6 +72,9 @@ class GammaUNet(nn.Module):
 class Networks:
     """The three networks of a step, and the tensors that are trained.
 
+    ``teacher``, ``student`` and ``target`` return a UNet's raw output, all but the student without
+    a gradient.
+
     Attributes:
         student_module: the student's module, for a wrapper such as DistributedDataParallel;
             ``wrapped`` is what :meth:`student` calls.
@@ -90,33 +87,46 @@ class Networks:
     trained: dict[str, nn.Parameter]
     average: dict[str, Tensor]
 
+    @torch.no_grad()
     def teacher(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        """The teacher's raw output; never with a gradient."""
-        raise NotImplementedError
+        """The frozen network."""
+        return self._call(None, x, t, cond)
 
     def student(
         self, x: Tensor, t: Tensor, cond: Condition, gamma: Tensor | None = None
     ) -> Tensor:
-        """The student's raw output. Call it last: with adapters, its own must be active then."""
+        """The trained network. Call it last: with adapters, its own must be active then."""
         return self.wrapped(x, t, cond, gamma)
 
+    @torch.no_grad()
     def target(self, x: Tensor, t: Tensor, cond: Condition, gamma: Tensor | None = None) -> Tensor:
-        """The moving average's raw output; never with a gradient."""
-        raise NotImplementedError
+        """The moving average."""
+        return self._call(TARGET, x, t, cond, gamma)
 
     def plain_unet(self, weights: str = TARGET, fold: bool = True) -> UNet2DConditionModel:
-        """A UNet of its own, on the CPU, that is the student at gamma = 1.
+        """A float32 UNet of its own, on the CPU, that is the ``"target"`` or ``"student"``.
 
-        Args:
-            weights: ``"target"``, the moving average, or ``"student"``.
-            fold: put gamma = 1 into the weights, which gives the teacher's architecture; else an
-                official embedding is kept. Adapters are always merged.
+        ``fold`` puts gamma = 1 into the weights, which gives the teacher's architecture; else an
+        official embedding is kept. Adapters are always merged.
         """
-        raise NotImplementedError
+        unet = copy.deepcopy(self._unet(weights)).cpu()
+        unet.disable_gradient_checkpointing()
+        nn.Module.to(unet, torch.float32, memory_format=torch.contiguous_format)
+        self._merge(unet, weights)
+        unet.requires_grad_(False).eval()
+        # No pipeline knows another embedding than the official one.
+        if unet.time_embedding.cond_proj is None or not (fold or self._gamma_input != "official"):
+            return unet
+        one = torch.ones(1, dtype=torch.float64)
+        return fold_gamma(unet, GAMMA_INPUTS[self._gamma_input](one)[0])
 
     def gamma_weight(self, weights: str = TARGET) -> Tensor | None:
         """The gamma embedding's weight, of shape (C, F); None without one."""
-        raise NotImplementedError
+        layer = self._gamma_layer(weights)
+        return None if layer is None else layer.weight.detach()
+
+    def _merge(self, unet: UNet2DConditionModel, weights: str) -> None:
+        """Put into a copy of the UNet what is beside its weights."""
 
 
 class FullNetworks(Networks):
@@ -139,30 +149,14 @@ class FullNetworks(Networks):
         self.trained = dict(student.named_parameters())
         self.average = dict(target.named_parameters())
 
-    @torch.no_grad()
-    def teacher(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        """The frozen UNet's raw output."""
-        return self._teacher(x, t, cond)
+    def _call(self, which: str | None, *inputs: Any) -> Tensor:
+        return (self._teacher if which is None else self._target)(*inputs)
 
-    @torch.no_grad()
-    def target(self, x: Tensor, t: Tensor, cond: Condition, gamma: Tensor | None = None) -> Tensor:
-        """The averaged UNet's raw output."""
-        return self._target(x, t, cond, gamma)
-
-    def plain_unet(self, weights: str = TARGET, fold: bool = True) -> UNet2DConditionModel:
-        """A copy of the student's or the target's UNet."""
-        unet = copy.deepcopy(self._of(weights)).cpu().requires_grad_(False).eval()
-        nn.Module.to(unet, memory_format=torch.contiguous_format)
-        unet.disable_gradient_checkpointing()
-        return _without_gamma(unet, self._gamma_input, fold)
-
-    def gamma_weight(self, weights: str = TARGET) -> Tensor | None:
-        """The weight of ``time_embedding.cond_proj``."""
-        layer = self._of(weights).time_embedding.cond_proj
-        return None if layer is None else layer.weight.detach()
-
-    def _of(self, weights: str) -> UNet2DConditionModel:
+    def _unet(self, weights: str) -> UNet2DConditionModel:
         return (self._target if weights == TARGET else self.student_module).unet
+
+    def _gamma_layer(self, weights: str) -> nn.Linear | None:
+        return self._unet(weights).time_embedding.cond_proj
 
 
 class LoraNetworks(Networks):
@@ -180,11 +174,8 @@ class LoraNetworks(Networks):
 
         _freeze(unet, config)
         layers = ALL_LAYERS if config.lora_targets == "all" else ATTENTION_LAYERS
-        self.lora_config = LoraConfig(
-            r=config.lora_rank,
-            lora_alpha=config.lora_alpha or config.lora_rank,
-            target_modules=list(layers),
-        )
+        rank, alpha = config.lora_rank, config.lora_alpha or config.lora_rank
+        self.lora_config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(layers))
         with warnings.catch_warnings():
             # Two sets of adapters are what is wanted here.
             warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
@@ -195,8 +186,7 @@ class LoraNetworks(Networks):
         features = _add_gamma(config, unet)
         self._switch = None
         if features is not None:
-            self._switch = _Switch(unet.time_embedding.cond_proj)
-            unet.time_embedding.cond_proj = self._switch
+            self._switch = unet.time_embedding.cond_proj = _Switch(unet.time_embedding.cond_proj)
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
         self.unet, self._gamma_input = unet, config.gamma_input
@@ -209,42 +199,24 @@ class LoraNetworks(Networks):
                     found[name.replace(f".{adapter}.", ".")] = p
         self._activate(ONLINE)
 
-    @torch.no_grad()
-    def teacher(self, x: Tensor, t: Tensor, cond: Condition) -> Tensor:
-        """The UNet's raw output, adapters switched off."""
-        with self._active(None):
-            return self.student_module(x, t, cond)
+    def _call(self, which: str | None, *inputs: Any) -> Tensor:
+        with self._active(which):
+            return self.student_module(*inputs)
 
-    @torch.no_grad()
-    def target(self, x: Tensor, t: Tensor, cond: Condition, gamma: Tensor | None = None) -> Tensor:
-        """The UNet's raw output with the averaged adapters."""
-        with self._active(TARGET):
-            return self.student_module(x, t, cond, gamma)
+    def _unet(self, _weights: str) -> UNet2DConditionModel:
+        return self.unet
 
-    def plain_unet(self, weights: str = TARGET, fold: bool = True) -> UNet2DConditionModel:
-        """A float32 UNet with the adapters merged into its weights."""
-        adapter = TARGET if weights == TARGET else ONLINE
+    def _merge(self, unet: UNet2DConditionModel, weights: str) -> None:
         gamma = self.gamma_weight(weights)
-        unet = copy.deepcopy(self.unet).cpu()
-        unet.disable_gradient_checkpointing()
         unet.time_embedding.cond_proj = None
-        nn.Module.to(unet, torch.float32)
-        nn.Module.to(unet, memory_format=torch.contiguous_format)
-        unet.fuse_lora(adapter_names=[adapter])
+        unet.fuse_lora(adapter_names=[weights])
         unet.unload_lora()
-        unet.requires_grad_(False).eval()
-        if gamma is None:
-            return unet
-        unet.time_embedding.cond_proj = _linear(gamma.cpu()).requires_grad_(False)
-        unet.register_to_config(time_cond_proj_dim=gamma.shape[1])
-        return _without_gamma(unet, self._gamma_input, fold)
+        if gamma is not None:
+            unet.time_embedding.cond_proj = _linear(gamma.cpu())
+            unet.register_to_config(time_cond_proj_dim=gamma.shape[1])
 
-    def gamma_weight(self, weights: str = TARGET) -> Tensor | None:
-        """The weight of the trained or the averaged embedding."""
-        if self._switch is None:
-            return None
-        part = self._switch.parts[TARGET if weights == TARGET else ONLINE]
-        return part.weight.detach()
+    def _gamma_layer(self, weights: str) -> nn.Linear | None:
+        return None if self._switch is None else self._switch.parts[weights]
 
     @contextmanager
     def _active(self, adapter: str | None) -> Iterator[None]:
@@ -283,10 +255,7 @@ class _Switch(nn.Module):
 def build_networks(
     config: SDConfig, unet: UNet2DConditionModel, autocast: Autocast = nullcontext
 ) -> Networks:
-    """The networks of a run; the teacher's UNet is changed in place (frozen, dtype, adapters).
-
-    The networks, and nothing else, are called in a context that ``autocast`` makes.
-    """
+    """The networks of a run; the teacher's UNet is changed in place (frozen, dtype, adapters)."""
     kind = FullNetworks if config.train == "full" else LoraNetworks
     return kind(config, unet, autocast)
 
@@ -295,11 +264,7 @@ def fold_gamma(unet: UNet2DConditionModel, features: Tensor) -> UNet2DConditionM
     r"""Put the embedding of one gamma into the UNet's weights, in place.
 
     The embedding is added before the first time layer, :math:`W_1(\tau + P e) + b_1`, so that
-    :math:`b_1 \leftarrow b_1 + W_1 P e` makes it a plain UNet with the same output.
-
-    Args:
-        unet: with ``time_embedding.cond_proj``, P.
-        features: e, of shape (F,).
+    :math:`b_1 \leftarrow b_1 + W_1 P e` makes it a plain UNet with the same output; e (F,).
     """
     embedding = unet.time_embedding
     with torch.no_grad():
@@ -308,18 +273,6 @@ def fold_gamma(unet: UNet2DConditionModel, features: Tensor) -> UNet2DConditionM
         first.bias += (first.weight.double() @ shift).to(first.bias.dtype)
     embedding.cond_proj = None
     unet.register_to_config(time_cond_proj_dim=None)
-    return unet
-
-
-def _without_gamma(
-    unet: UNet2DConditionModel, gamma_input: str, fold: bool
-) -> UNet2DConditionModel:
-    """The UNet at gamma = 1, folded, or as a latent consistency pipeline calls it."""
-    if unet.time_embedding.cond_proj is None:
-        return unet
-    if fold or gamma_input != "official":  # no pipeline knows another embedding
-        one = GAMMA_INPUTS[gamma_input](torch.ones(1, dtype=torch.float64))[0]
-        return fold_gamma(unet, one)
     return unet
 
 
@@ -337,7 +290,7 @@ def _add_gamma(config: SDConfig, unet: UNet2DConditionModel) -> Callable[[Tensor
 
 
 def _linear(weight: Tensor) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
+    layer = nn.Linear(*weight.shape[::-1], bias=False, device="meta")
     layer.weight = nn.Parameter(weight.clone())
     return layer
 

@@ -34,14 +34,7 @@ from slam_edu.sd.components import empty_condition, text_condition
 from slam_edu.sd.config import SDConfig, read_config, save_config
 from slam_edu.sd.engine import Engine, EngineState, MakeDistiller, make_autocast
 from slam_edu.sd.networks import Networks, build_networks
-from slam_edu.sd.tracking import (
-    SAMPLES,
-    STUDENT_STEPS,
-    RunLog,
-    Sampler,
-    save_grid,
-    show_image,
-)
+from slam_edu.sd.tracking import SAMPLES, STUDENT_STEPS, RunLog, Sampler, save_grid, show_image
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -59,14 +52,10 @@ FREE = (
 class DistillRun:
     """A distillation, as an iterable of :class:`slam_edu.sd.engine.EngineState`.
 
-    Iterating trains; it starts where the folder's newest readable checkpoint is. Made on the way:
-    the teacher's ``pipeline``, ``networks``, ``engine``, ``row`` (the log's newest, by column) and
-    ``stopped``, the signal that ended the run early, or None.
-
-    Args:
-        config: of the run; its ``out`` is the folder.
-        show: prints a line.
-        distiller: makes the step from the schedule and ``config.distill(...)``.
+    Iterating trains; it starts where the newest readable checkpoint of the folder ``config.out``
+    is. Made on the way: the teacher's ``pipeline``, ``networks``, ``engine``, ``row`` (the log's
+    newest, by column) and ``stopped``, the signal that ended the run early, or None. ``show``
+    prints a line; ``distiller`` makes the step from the schedule and ``config.distill(...)``.
 
     Raises:
         ValueError: on iterating, for a folder with another configuration or in use by another
@@ -104,14 +93,15 @@ class DistillRun:
                 stack.enter_context(locked(self.folder))
                 keep_config(config, self.folder)
             accelerator.wait_for_everyone()
-            asked = stack.enter_context(asked_to_stop())
+            received = stack.enter_context(signals_kept())
             sampler = self._prepare(accelerator, show)
             resume = load_newest(self.folder, self.networks, show)
             if tracked:
                 values = config.settings().items()
                 plain = {k: v if isinstance(v, int | float) else str(v) for k, v in values}
                 accelerator.init_trackers("slam_edu", config=plain)
-                stack.callback(end_trackers, accelerator)
+                for tracker in accelerator.trackers:
+                    stack.callback(tracker.finish)
 
             def grid(update: int, teacher: bool = False) -> None:
                 if not config.sample_count:
@@ -137,7 +127,7 @@ class DistillRun:
                 log = RunLog(
                     self.folder, config, self.engine.batch, begun, accelerator if tracked else None
                 )
-            for state in self.engine.updates(asked, resume):
+            for state in self.engine.updates(lambda: bool(received), resume):
                 resume = None  # its moments are the optimiser's now
                 done = state.update == end
                 if main:
@@ -148,7 +138,7 @@ class DistillRun:
                         save_checkpoint(self.folder, state, self.networks, config.keep)
                 yield state
                 if state.stop and not done:
-                    self.stopped = asked.received or signal.SIGTERM
+                    self.stopped = received[0] if received else signal.SIGTERM
                     show(
                         f"stopped after update {state.update:,} of {end:,}; the same command goes "
                         f"on from there"
@@ -188,20 +178,12 @@ class DistillRun:
         return Sampler(config, pipeline, self.networks, schedule, cond, empty)
 
 
-def distill(
-    config: SDConfig,
-    *,
-    show: Callable[[str], None] = print,
-    distiller: MakeDistiller = SubPathDistiller,
-) -> DistillRun:
+def distill(config: SDConfig, **options: Any) -> DistillRun:
     """A distillation, to be iterated; see :class:`DistillRun`."""
-    return DistillRun(config, show=show, distiller=distiller)
+    return DistillRun(config, **options)
 
 
-# -------------------------------------------------------------------- a run that is read again
-
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class LoadedRun:
     """A run as its newest readable checkpoint has it, after ``update`` updates."""
 
@@ -239,23 +221,13 @@ def load_run(
             f"{str(folder)!r} has no checkpoint yet; allowed: a run with one (it writes one every "
             f"{config.save_every} updates and when it is stopped)"
         )
-    return LoadedRun(
-        config=config, pipeline=pipeline, networks=networks, update=found.update,
-        schedule=NoiseSchedule.from_scheduler(pipeline.scheduler).to(device),
-        skipped=found.skipped,
-    )  # fmt: skip
-
-
-# -------------------------------------------------------------------- the folder
+    schedule = NoiseSchedule.from_scheduler(pipeline.scheduler).to(device)
+    return LoadedRun(config, pipeline, networks, schedule, found.update, found.skipped)
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder; the system lets go when the process ends.
-
-    Raises:
-        ValueError: if another process is in it.
-    """
+    """Keep other processes out of a run's folder; the system lets go when the process ends."""
     from filelock import FileLock, Timeout
 
     try:
@@ -269,20 +241,15 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def keep_config(config: SDConfig, folder: Path) -> None:
-    """Write the configuration; one that is there must be the same in all that counts.
-
-    Raises:
-        ValueError: naming the settings that differ.
-    """
+    """Write the configuration; one that is there must be the same in all that counts."""
     path = folder / CONFIG
     if path.exists():
         there = read_config(path).settings()
-        odd = [
+        if odd := [
             f"{name}: {there[name]!r} there, {value!r} here"
             for name, value in config.settings().items()
             if name not in FREE and there[name] != value
-        ]
-        if odd:
+        ]:
             raise ValueError(
                 f"{str(folder)!r} holds a run with other settings ({'; '.join(odd)}); allowed: "
                 f"the same settings, or another folder (out=...)"
@@ -305,18 +272,11 @@ def grid_prompts(config: SDConfig, batches: Any) -> list[str]:
     return list(found[: step * count : step])[:count]
 
 
-# -------------------------------------------------------------------- processes and signals
-
-
 def make_accelerator(config: SDConfig, folder: Path) -> Accelerator:
     """What joins the processes of ``accelerate launch``; one process without it.
 
     Mixed precision is the engine's own, whatever the launcher's settings say: what is to run in
     half precision are the networks' calls alone.
-
-    Raises:
-        ValueError: for a device that is not there.
-        ModuleNotFoundError: for a tracker that is not installed.
     """
     from accelerate import Accelerator
     from accelerate.utils import ProjectConfiguration
@@ -339,39 +299,25 @@ def make_accelerator(config: SDConfig, folder: Path) -> Accelerator:
     )
 
 
-def end_trackers(accelerator: Accelerator) -> None:
-    """Close the trackers of this run, and forget them."""
-    for tracker in accelerator.trackers:
-        tracker.finish()
-    accelerator.trackers = []
+@contextlib.contextmanager
+def signals_kept() -> Iterator[list[int]]:
+    """SIGTERM and SIGINT that come while the block runs, instead of their usual effect.
 
-
-class asked_to_stop:
-    """Whether SIGTERM or SIGINT came while the block ran, instead of their usual effect.
-
-    An update is then finished and saved; a second SIGINT interrupts at once. Signals belong to
-    the main thread; elsewhere this does nothing.
+    An update is then finished and saved; a second SIGINT interrupts at once. Outside of the main
+    thread, to which signals belong, this does nothing.
     """
+    received: list[int] = []
 
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> asked_to_stop:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def __call__(self) -> bool:
-        """Whether it came."""
-        return self.received is not None
-
-    def _receive(self, number: int, _frame: object) -> None:
-        if self.received is not None and number == signal.SIGINT:
+    def receive(number: int, _frame: object) -> None:
+        if received and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = self.received or number
+        received.append(number)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {n: signal.signal(n, receive) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

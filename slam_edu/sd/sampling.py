@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -11,34 +13,31 @@ from slam_edu.sd.config import SDConfig
 from slam_edu.sd.networks import Networks
 from slam_edu.seeding import sample_generator
 
+if TYPE_CHECKING:
+    from slam_edu.sd.tracking import Sampler
+
+#: Seed of the noise that students add between steps.
 FRESH_NOISE = 3_000_000
-"""Seed of the noise that students add between steps."""
 
 
 @torch.no_grad()
 def student_latents(
     networks: Networks,
     config: SDConfig,
-    model: LatentDiffusion,
+    model: LatentDiffusion | Sampler,
     cond: TextCondition,
     noise: Tensor,
     steps: int,
     seed: int = 0,
     batch: int = 100,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
-    """A student's samples as latents, of the noise's shape.
+    """Samples of a student's moving average at gamma = 1, of the noise's shape.
 
-    Args:
-        networks: their moving average draws, at gamma = 1.
-        config: of the run.
-        model: the teacher, for its levels.
-        cond: conditions, one for each latent.
-        noise: x at t = T-1.
-        steps: of consistency sampling.
-        seed: of the fresh noise, the same for all students.
-        batch: latents at a time.
+    ``noise`` is x at t = T-1; the noise that is added between steps is of the generator, or else
+    of ``seed``, the same for all students. The model gives schedule and prediction type.
     """
-    generator, drawn = sample_generator(FRESH_NOISE, seed, steps), []
+    generator, drawn = generator or sample_generator(FRESH_NOISE, seed, steps), []
     for i in range(0, len(noise), batch):
         states = sample_consistency(
             networks.target, noise[i : i + batch], model.schedule, steps, generator=generator,

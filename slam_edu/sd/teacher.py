@@ -34,10 +34,8 @@ PREDICTIONS = ("epsilon", "v_prediction")
 HUB_ID = r"[\w][\w.-]*/[\w][\w.-]*"
 #: Files of the weights without their ends, by part.
 WEIGHTS = {
-    "unet": "diffusion_pytorch_model",
-    "vae": "diffusion_pytorch_model",
-    "text_encoder": "model",
-    "text_encoder_2": "model",
+    **dict.fromkeys(("unet", "vae"), "diffusion_pytorch_model"),
+    **dict.fromkeys(("text_encoder", "text_encoder_2"), "model"),
 }
 
 
@@ -45,14 +43,8 @@ def load_teacher(config: SDConfig) -> StableDiffusionPipeline | StableDiffusionX
     """The pipeline that is to be distilled, on the CPU.
 
     Text encoders and autoencoder come in float32. So does the UNet of a full fine-tune, because
-    the student is a copy of it; with adapters it comes in ``frozen_dtype``.
-
-    Raises:
-        FileNotFoundError: if the folder or a part of it is missing.
-        ValueError: for a hub id without a commit, a folder that is no Stable Diffusion, damaged
-            weights, or a model that cannot be a teacher; see :func:`check_teacher`.
-        ConnectionError: for a hub id that is not kept on this machine and cannot be downloaded.
-        ModuleNotFoundError: without diffusers and transformers.
+    the student is a copy of it; with adapters it comes in ``frozen_dtype``. Errors are those of
+    :func:`folder_or_download`, :func:`load_pipeline_folder` and :func:`check_teacher`.
     """
     folder = teacher_folder(config)
     dtype = "float32" if config.train == "full" else config.frozen_dtype
@@ -90,8 +82,8 @@ def folder_or_download(model: str, revision: str | None, download: Callable[[], 
 
     Raises:
         FileNotFoundError: for a path that is no folder.
-        ValueError: for an id without a commit, or one that the hub does not have.
-        ConnectionError: for an id that is not kept on this machine and cannot be downloaded.
+        ValueError: for an id without a commit.
+        ConnectionError: for an id that is neither on this machine nor to be had.
     """
     path = Path(model).expanduser()
     if path.is_dir():
@@ -112,34 +104,23 @@ def folder_or_download(model: str, revision: str | None, download: Callable[[], 
     except Exception as error:
         if not network_error(error):
             raise
-        raise _hub_error(model, revision, error) from error
+        from huggingface_hub import constants
+
+        cause = error
+        while inner := cause.__cause__ or cause.__context__:
+            cause = inner
+        raise ConnectionError(
+            f"{model!r} at {revision} is not on this machine and cannot be downloaded ({cause}). "
+            f"Give a folder, or run this once with a network and without HF_HUB_OFFLINE: the "
+            f"files are then kept in {constants.HF_HUB_CACHE!r} (copy that folder to a machine "
+            f"without one)"
+        ) from error
 
 
 def network_error(error: BaseException) -> bool:
     """Whether an error is of the network or the hub: such as no connection, or no such file."""
     # huggingface_hub 1 speaks through httpx, 2 through httpx2.
     return isinstance(error, OSError) or type(error).__module__.startswith("httpx")
-
-
-def _hub_error(model: str, revision: str, error: BaseException) -> Exception:
-    from huggingface_hub import constants, errors
-
-    causes = [error]
-    while cause := causes[-1].__cause__ or causes[-1].__context__:
-        causes.append(cause)
-    for kind, why in (
-        ("GatedRepoError", "asks for its terms to be accepted: on its page, then `hf auth login`"),
-        ("RevisionNotFoundError", f"has no commit {revision}"),
-        ("RepositoryNotFoundError", "is not there, or is private: `hf auth login`"),
-    ):
-        if any(isinstance(cause, getattr(errors, kind)) for cause in causes):
-            return ValueError(f"{model!r} on the Hugging Face hub {why}")
-    return ConnectionError(
-        f"{model!r} at {revision} is not on this machine and cannot be downloaded "
-        f"({causes[-1]}). Give a folder, or run this once with a network and without "
-        f"HF_HUB_OFFLINE: the files are then kept in {constants.HF_HUB_CACHE!r} (copy that folder "
-        f"to a machine without one)"
-    )
 
 
 # -------------------------------------------------------------------- a folder
@@ -161,7 +142,6 @@ def load_pipeline_folder(
     Raises:
         FileNotFoundError: if the folder or a part of it is missing.
         ValueError: if it is no Stable Diffusion's, or its weights are damaged.
-        ModuleNotFoundError: without diffusers and transformers.
     """
     if not Path(folder).is_dir() and (model := shipped(str(folder))) is not None:
         return model.load_teacher()
@@ -176,13 +156,9 @@ def load_pipeline_folder(
 
         try:
             pipeline = getattr(diffusers, PIPELINES["text_encoder_2" in held]).from_pretrained(
-                folder,
-                local_files_only=True,
-                use_safetensors=True,
-                variant=variant,
-                dtype={"unet": unet_dtype or dtype, "default": dtype},
-                **options,
-            )
+                folder, local_files_only=True, use_safetensors=True, variant=variant,
+                dtype={"unet": unet_dtype or dtype, "default": dtype}, **options,
+            )  # fmt: skip
         except (RuntimeError, ValueError, TypeError, AttributeError, OSError) as error:
             raise ValueError(
                 f"the pipeline in {str(folder)!r} cannot be loaded ({error}); allowed: weights "
@@ -204,12 +180,8 @@ def load_pipeline_folder(
 def check_folder(folder: Path, variant: str | None = None) -> dict[str, int]:
     """See that a pipeline's folder is whole, by the files' names and heads.
 
-    Returns:
-        the number of values that each network's weights hold, by part.
-
-    Raises:
-        FileNotFoundError: if the folder, a part of it or a part's file is missing.
-        ValueError: if it is no Stable Diffusion's, or a file is damaged.
+    Returns the number of values that each network's weights hold, by part; raises as
+    :func:`load_pipeline_folder`.
     """
     path = folder / "model_index.json"
     if not path.is_file():
@@ -244,11 +216,7 @@ def check_folder(folder: Path, variant: str | None = None) -> dict[str, int]:
 
 
 def weight_files(folder: Path, name: str, variant: str | None) -> list[Path]:
-    """A part's weights as diffusers and transformers find them: one file, or an index's shards.
-
-    Raises:
-        FileNotFoundError: if there are none, or one of an index is missing.
-    """
+    """A part's weights as diffusers and transformers find them: one file, or an index's shards."""
     base = f"{WEIGHTS[name]}.safetensors"
     of_variant = (f"{WEIGHTS[name]}.{variant}.safetensors", f"{base}.index.{variant}.json")
     found = _file(folder, name, base, f"{base}.index.json", *(of_variant if variant else ())[::-1])
@@ -300,10 +268,9 @@ def check_teacher(
 ) -> None:
     """See that a pipeline can be distilled.
 
-    Raises:
-        ValueError: for a scheduler without discrete levels (flow matching), a prediction type
-            other than epsilon and v_prediction, a UNet whose input is more than the latents
-            (inpainting), or one that is distilled already.
+    A ``ValueError`` names a scheduler without discrete levels (flow matching), a prediction type
+    other than epsilon and v_prediction, a UNet whose input is more than the latents (inpainting),
+    or one that is distilled already.
     """
     scheduler, unet = pipeline.scheduler, pipeline.unet.config
     try:

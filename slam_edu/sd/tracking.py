@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from slam_edu.io import append_row, atomic_path, shorten
-from slam_edu.sampling import last, sample_consistency, sample_pf_ode
+from slam_edu.sampling import last, sample_pf_ode
 from slam_edu.schedule import NoiseSchedule
 from slam_edu.sd.components import TextCondition, decode_latents, latent_shape
 from slam_edu.sd.config import SDConfig
 from slam_edu.sd.engine import BINS, EngineState
 from slam_edu.sd.networks import Networks
+from slam_edu.sd.sampling import student_latents
 from slam_edu.seeding import sample_generator
 
 if TYPE_CHECKING:
@@ -35,13 +36,10 @@ STUDENT_STEPS, TEACHER_STEPS = (1, 2, 4), 25
 class RunLog:
     """Means over ``log_every`` updates, as rows of ``log.csv`` and to a tracker.
 
-    The columns are the number of updates, the loss, the gradient's norm before clipping, the
-    learning rate, updates skipped so far, samples a second, seconds of training so far (stops
-    left out), and the mean squared error of the samples in each tenth of the timesteps, the
-    cleanest first (empty tenths are ``nan``).
-
-    A run that goes on from an update drops the rows after it. An update has ``batch`` samples;
-    the accelerator's trackers get the rows too.
+    ``seconds`` are of training so far, stops left out; ``loss_bin0`` and so on the mean squared
+    error of the samples in each tenth of the timesteps, the cleanest first (empty ones are
+    ``nan``). A run that goes on from an update drops the rows after it. An update has ``batch``
+    samples; the accelerator's trackers get the rows too.
     """
 
     def __init__(
@@ -90,9 +88,6 @@ class RunLog:
 class Sampler:
     """Grids of samples from fixed noise: the teacher once, the student along the run.
 
-    The student is always called at gamma = 1, which is guidance_scale 1 in a pipeline: the
-    guidance w that was distilled is in its weights.
-
     ``cond`` are the conditions of the grid's prompts and ``empty`` is the empty one, one row; the
     autoencoder is moved to the schedule's device for decoding.
     """
@@ -107,7 +102,7 @@ class Sampler:
         empty: TextCondition,
     ) -> None:
         self.config, self.schedule, self.vae = config, schedule, pipeline.vae
-        self.networks, self.kind = networks, pipeline.scheduler.config.prediction_type
+        self.networks, self.prediction_type = networks, pipeline.scheduler.config.prediction_type
         self.cond, self.empty = cond.to(schedule.device), empty.to(schedule.device)
         shape = latent_shape(pipeline, config.resolution)
         generators = [sample_generator(config.seed, i, 1) for i in range(len(cond))]
@@ -120,22 +115,24 @@ class Sampler:
         w = self.config.distillation.guidance
         states = sample_pf_ode(
             self.networks.teacher, self.noise, self.schedule, TEACHER_STEPS,
-            prediction_type=self.kind, cond=self.cond, guidance=w,
+            prediction_type=self.prediction_type, cond=self.cond, guidance=w,
             uncond=self.empty.expand(len(self.noise)) if w else None,
         )  # fmt: skip
         return self._decode(last(states))
 
     @torch.no_grad()
     def student(self, steps: int) -> Tensor:
-        """The target's images, (B, 3, H, W) in [-1, 1], at gamma = 1."""
+        """The target's images, (B, 3, H, W) in [-1, 1], at gamma = 1.
+
+        In a pipeline that is guidance_scale 1: the guidance w that was distilled is in the
+        weights.
+        """
         generator = torch.Generator(self.noise.device).manual_seed(self.config.seed)
-        method = self.config.distillation
-        states = sample_consistency(
-            self.networks.target, self.noise, self.schedule, steps, generator=generator,
-            subpaths=method.subpaths, conditioning=method.conditioning,
-            prediction_type=self.kind, cond=self.cond, timestep_scaling=method.timestep_scaling,
-        )  # fmt: skip
-        return self._decode(last(states))
+        return self._decode(
+            student_latents(
+                self.networks, self.config, self, self.cond, self.noise, steps, generator=generator
+            )
+        )
 
     def _decode(self, latents: Tensor) -> Tensor:
         before = self.vae.device
@@ -146,15 +143,10 @@ class Sampler:
 
 
 def save_grid(rows: Sequence[Tensor], path: Path, least: int = 64) -> np.ndarray:
-    """Write rows of images as one PNG file, whose folder is made.
+    """Write rows of images (B, 3, H, W) in [-1, 1] as one PNG file, whose folder is made.
 
-    Args:
-        rows: each of shape (B, 3, H, W), in [-1, 1].
-        path: of the file.
-        least: small images are enlarged, by a whole factor, to this many pixels of width.
-
-    Returns:
-        the picture, (height, width, 3), 0 to 255.
+    Small images are enlarged, by a whole factor, to ``least`` pixels of width. Returns the
+    picture, (height, width, 3), 0 to 255.
     """
     from PIL import Image
 

@@ -126,24 +126,12 @@ def test_guidance_asks_once_for_both(one):
     assert max_error(guided.x0, plain.x0 + 2 * (plain.x0 - empty.x0)) < 1e-4
 
 
-def test_noise_comes_from_the_generator_alone(one):
-    torch.manual_seed(0)
-    state = torch.get_rng_state()
-    first = draw_noise(one, 200, seed=5)
-    assert torch.equal(torch.get_rng_state(), state)
-    torch.rand(3)
-    assert torch.equal(draw_noise(one, 200, seed=5), first)
-    assert not torch.equal(draw_noise(one, 200, seed=6), first)
-    assert first.shape == (200, 4, 8, 8)
-    assert first.dtype == torch.float32
-    assert first.mean().item() == pytest.approx(0, abs=0.02)
-    assert first.std().item() == pytest.approx(1, abs=0.02)
-    # As diffusers' pipeline draws it.
+def test_noise_is_the_pipelines(one):
+    first = draw_noise(one, 20, seed=5)
     theirs = one.pipeline.prepare_latents(
-        200, 4, 32, 32, torch.float32, torch.device("cpu"), torch.Generator().manual_seed(5)
+        20, 4, 32, 32, torch.float32, torch.device("cpu"), torch.Generator().manual_seed(5)
     )
-    if theirs.shape == first.shape:
-        assert torch.equal(first, theirs)
+    assert torch.equal(first, theirs)
 
 
 # -------------------------------------------------------------------- wrong input

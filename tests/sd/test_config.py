@@ -15,18 +15,14 @@ from slam_edu.sd.config import (
 )
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_is_a_configuration(preset):
-    config = load_config(preset)
-    for name, value in PRESETS[preset][1].items():
-        assert config.settings()[name] == value
-    assert config.distill() == config.distillation
-
-
-def test_presets_of_the_hub_name_a_commit():
-    for name, (_, values) in PRESETS.items():
-        if values["teacher"] != "digits":
-            assert len(load_config(name).revision) == 40
+def test_every_preset_is_a_configuration_and_is_read_again(tmp_path):
+    for preset, (_, values) in PRESETS.items():
+        config = load_config(preset, settings=["threads=1", "tracker=none"])
+        assert values.items() <= config.settings().items()
+        assert config.distill() == config.distillation
+        assert values["teacher"] == "digits" or len(config.revision) == 40
+        save_config(config, tmp_path / "config.yaml")
+        assert read_config(tmp_path / "config.yaml") == config
 
 
 def test_file_and_settings_override_in_turn(tmp_path):
@@ -36,19 +32,9 @@ def test_file_and_settings_override_in_turn(tmp_path):
     assert (config.training.lr, config.training.batch) == (3e-4, 16)
     assert config.distillation.guidance == 1.5
     assert (config.threads, config.cache, config.teacher) == (2, False, "digits")
-
-
-def test_a_json_file_will_do(tmp_path):
     (tmp_path / "a.json").write_text('{"lr": 1e-3, "lora_alpha": 8}')
     config = load_config("digits", tmp_path / "a.json")
     assert (config.training.lr, config.lora_alpha) == (1e-3, 8)
-
-
-def test_saved_and_read_again_it_is_equal(tmp_path):
-    for preset in PRESETS:
-        config = load_config(preset, settings=["threads=1", "tracker=none"])
-        save_config(config, tmp_path / "config.yaml")
-        assert read_config(tmp_path / "config.yaml") == config
 
 
 def test_every_setting_is_documented_and_printed():
@@ -68,21 +54,17 @@ def test_every_setting_is_documented_and_printed():
         (["lr"], r"'lr' is no setting; allowed: name=value"),
         (["lr=fast"], r"lr is 'fast'; allowed: a number"),
         (["lr=0"], r"lr is 0.0; allowed: a finite number > 0"),
-        (["lr=nan"], r"lr is nan"),
-        (["batch=0"], r"batch is 0; allowed: an integer >= 1"),
         (["batch=2.5"], r"batch is '2.5'; allowed: an integer"),
-        (["batch=true"], r"batch is 'true'; allowed: an integer"),
-        (["ema_rate=1.5"], r"ema_rate is 1.5; allowed: from 0 to 1"),
+        (["batch=none"], r"batch is 'none'"),
         (["cache=maybe"], r"cache is 'maybe'; allowed: true or false"),
         (["coupling=cubic"], r"coupling is 'cubic'; allowed: 'markov', 'linear'"),
-        (["warmup=501"], r"warmup is 501; allowed: an integer from 0 to 500"),
         (["data=folder"], r"data is 'folder' without a data_path"),
         (["data=prompts", "cache=false"], r"cache is False with data='prompts'"),
         (["revision=main"], r"revision is 'main'; allowed: a commit's 40"),
         (["reach=2", "conditioning=gamma"], r"reach is 2.0 with conditioning='gamma'"),
         (["lora_rank=0"], r"lora_rank is 0; allowed: a finite number >= 1"),
-        (["gammas=half_one"], r"gammas is 'half_one'; allowed: 'uniform', 'one'"),
-        (["batch=none"], r"batch is 'none'"),
+        (["max_rejected=2"], r"max_rejected is 2.0; allowed: a finite number >= 0 and <= 1"),
+        (["lora_alpha=0"], r"lora_alpha is 0.0; allowed: a finite number > 0"),
     ],
 )
 def test_what_is_not_allowed_is_named(settings, message):
@@ -90,24 +72,20 @@ def test_what_is_not_allowed_is_named(settings, message):
         load_config("digits", settings=settings)
 
 
-def test_an_unknown_preset_is_named():
+def test_what_cannot_be_read_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"preset is 'sd3'; allowed: 'digits'"):
         load_config("sd3")
-
-
-@pytest.mark.parametrize("text", ["- lr\n", "lr: [", "\x00", "just text"])
-def test_a_file_that_is_none_is_named(tmp_path, text):
-    (tmp_path / "a.yaml").write_text(text)
-    with pytest.raises(ValueError, match=r"a\.yaml"):
-        load_config("digits", tmp_path / "a.yaml")
+    for text in ("- lr\n", "lr: [", "\x00", "just text"):
+        (tmp_path / "a.yaml").write_text(text)
+        with pytest.raises(ValueError, match=r"a\.yaml"):
+            load_config("digits", tmp_path / "a.yaml")
     with pytest.raises(ValueError, match=r"b\.yaml"):
         load_config("digits", tmp_path / "b.yaml")
-
-
-def test_a_misspelt_field_in_a_file_is_named(tmp_path):
     (tmp_path / "a.yaml").write_text("learning_rate: 1e-3\n")
     with pytest.raises(ValueError, match=r"'learning_rate' is no setting"):
         load_config("digits", tmp_path / "a.yaml")
+    with pytest.raises(ValueError, match="'bach' is no setting; did you mean batch"):
+        SDConfig().replace(bach=3)
 
 
 def test_latent_consistency_distillation_is_gamma_one():
@@ -132,8 +110,3 @@ def test_the_methods_settings_reach_the_distiller():
 def test_files_of_older_runs_are_read(tmp_path):
     (tmp_path / "a.yaml").write_text("lr: 1.0e-3\nhop: full\n")
     assert read_config(tmp_path / "a.yaml").training.lr == 1e-3
-
-
-def test_replace_refuses_a_misspelt_setting():
-    with pytest.raises(ValueError, match="'bach' is no setting; did you mean batch"):
-        SDConfig().replace(bach=3)

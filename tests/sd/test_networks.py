@@ -1,7 +1,6 @@
 """Teacher, student and target from one UNet: what they compute, and what a training changes."""
 
 import copy
-import itertools
 from functools import cache
 
 import pytest
@@ -25,7 +24,6 @@ CONDITIONINGS = {
     "official": {"conditioning": "gamma", "coupling": "markov"},
     "smooth": {"conditioning": "gamma", "gamma_input": "smooth"},
 }
-of_each_kind = pytest.mark.parametrize(("model", "train"), [("sd", "full"), ("xl", "lora")])
 of_all = pytest.mark.parametrize(
     ("model", "train", "place"),
     [("sd", "full", "official"), ("sd", "lora", "smooth"), ("xl", "lora", "level")],
@@ -67,24 +65,21 @@ class Case:
             networks.teacher(*call), networks.student(*call, asked), networks.target(*call, asked)
         )  # fmt: skip
 
-    def step(self, networks=None, **others):
-        networks = networks or self.networks
-        called = {
-            "teacher": networks.teacher, "student": networks.student, "target": networks.target,
-        } | others  # fmt: skip
+    def step(self, **others):
+        called = {name: getattr(self.networks, name) for name in ("teacher", "student", "target")}
         return self.distiller.step(
-            self.x0, self.sample, cond=self.cond, uncond=self.uncond, **called
+            self.x0, self.sample, cond=self.cond, uncond=self.uncond, **called | others
         )
 
-    def gradients(self, **others):
+    def gradients(self):
         """The step's loss and the trained parameters' gradients by name."""
         for p in self.networks.trained.values():
             p.grad = None
-        loss = self.step(**others).loss
+        loss = self.step().loss
         loss.backward()
         return loss.detach(), {n: p.grad for n, p in self.networks.trained.items()}
 
-    def train(self, updates=3, rate=0.5):
+    def train(self, updates):
         """A few updates, as the engine does them."""
         networks = self.networks
         optimizer = torch.optim.AdamW(networks.trained.values(), lr=1e-3, weight_decay=0.0)
@@ -92,21 +87,19 @@ class Case:
             optimizer.zero_grad()
             self.step().loss.backward()
             optimizer.step()
-            average_tensors(
-                networks.average, {n: p.detach() for n, p in networks.trained.items()}, rate
-            )
+            detached = {n: p.detach() for n, p in networks.trained.items()}
+            average_tensors(networks.average, detached, 0.5)
 
     def frozen(self):
         """Every tensor that is not to change, by name."""
         ours = {id(p) for p in (*self.networks.trained.values(), *self.networks.average.values())}
-        modules = {
-            module for module in vars(self.networks).values() if isinstance(module, nn.Module)
+        modules = {key: m for key, m in vars(self.networks).items() if isinstance(m, nn.Module)}
+        return {
+            f"{key}.{name}": p
+            for key, m in modules.items()
+            for name, p in (*m.named_parameters(), *m.named_buffers())
+            if id(p) not in ours
         }
-        named = itertools.chain.from_iterable(
-            itertools.chain(m.named_parameters(str(i)), m.named_buffers(str(i)))
-            for i, m in enumerate(modules)
-        )
-        return {name: p for name, p in named if id(p) not in ours}
 
 
 def close(a, b, bound=1e-5):
@@ -136,9 +129,7 @@ def test_the_student_starts_as_the_teacher(model, train, place):
         assert p.dtype == networks.average[name].dtype == torch.float32
         assert p.requires_grad
         assert not networks.average[name].requires_grad
-    other = case.networks.teacher(case.x, case.t, case.cond[[1, 2, 0]])
-    assert (other - stock).abs().amax((1, 2, 3)).min() > 1e-3  # and the words matter
-    # Afterwards each has its own weights, and gamma changes those that are place of it.
+    # Afterwards each has its own weights, and gamma changes those that are given it.
     perturb(case.networks)
     before, (teacher, student, target) = teacher, case.outputs()
     assert torch.equal(teacher, before)
@@ -173,15 +164,14 @@ def test_one_base_is_the_plain_networks():
 
 def test_the_adapters_layers():
     """'attention' and 'all', in every block, also of XL; alpha scales what they do."""
-    names = {}
-    for targets in ("attention", "all"):
-        for model in ("sd", "xl"):
-            case = Case(model, "lora", lora_targets=targets)
-            names[model, targets] = {
-                name.removeprefix("unet.").split(".lora_")[0] for name in case.networks.trained
-            }
     for model in ("sd", "xl"):
-        small, large = names[model, "attention"], names[model, "all"]
+        small, large = (
+            {
+                name.removeprefix("unet.").split(".lora_")[0]
+                for name in Case(model, "lora", lora_targets=targets).networks.trained
+            }
+            for targets in ("attention", "all")
+        )
         assert small < large
         assert all(".attn1.to_" in name or ".attn2.to_" in name for name in small)
         # All linear and convolution layers but the first, the last and the time embedding.
@@ -189,14 +179,14 @@ def test_the_adapters_layers():
             name
             for name, module in parts(model, "epsilon")[0].unet.named_modules()
             if isinstance(module, (nn.Linear, nn.Conv2d)) and name not in large
-        }
-        assert left - {"conv_in", "conv_out"} == {
-            name for name in left if name.startswith(("time_embedding", "add_embedding"))
-        }
-    once, twice = (Case("sd", "lora", lora_alpha=alpha) for alpha in (4, 8))
-    for case in (once, twice):
+        } - {"conv_in", "conv_out"}
+        assert all(name.startswith(("time_embedding", "add_embedding")) for name in left)
+    changes = []
+    for alpha in (4, 8):
+        case = Case("sd", "lora", lora_alpha=alpha)
         perturb(case.networks, 0.01)
-    changes = [case.outputs()[1] - case.outputs()[0] for case in (once, twice)]
+        teacher, student, _ = case.outputs()
+        changes.append(student - teacher)
     assert close(changes[1], 2 * changes[0], 0.05)
 
 
@@ -208,23 +198,19 @@ def test_a_training_changes_the_trained_parameters_alone(model, train, place):
     """They alone have gradients; no byte of the base, and no bit of what the teacher says."""
     case = Case(model, train, place)
     frozen = {name: value.clone() for name, value in case.frozen().items()}
-    assert frozen
     trained = {name: p.detach().clone() for name, p in case.networks.trained.items()}
     average = {name: p.clone() for name, p in case.networks.average.items()}
     teacher = case.outputs()[0]
     case.train(2)
     _, grads = case.gradients()  # the first is zero for one factor of an adapter
     for name, grad in grads.items():
-        assert grad is not None, name
         assert torch.isfinite(grad).all(), name
         assert grad.abs().max() > 0, name
     for name, value in case.frozen().items():
         assert value.grad is None, name
         assert not value.requires_grad, name
-    assert all(value.grad is None for value in case.networks.average.values())
-    assert frozen.keys() == case.frozen().keys()
-    for name, value in case.frozen().items():
         assert torch.equal(value, frozen[name]), name
+    assert all(value.grad is None for value in case.networks.average.values())
     assert torch.equal(case.outputs()[0], teacher)
     for name in trained:
         assert not torch.equal(case.networks.trained[name], trained[name]), name
@@ -236,7 +222,6 @@ def test_checkpointing():
     kept, found = {}, {}
     for checkpointing in (False, True):
         case = Case("sd", "full", "official", gradient_checkpointing=checkpointing)
-        perturb(case.networks)
         saved = {}
 
         def pack(value, saved=saved):
@@ -247,10 +232,9 @@ def test_checkpointing():
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
             case.networks.student(case.x, case.t, case.cond, GAMMA)
         kept[checkpointing] = sum(saved.values())
-        found[checkpointing] = case.gradients()
-    assert torch.equal(found[True][0], found[False][0])
-    for name, grad in found[True][1].items():
-        assert torch.equal(grad, found[False][1][name]), name
+        loss, grads = case.gradients()
+        found[checkpointing] = {"loss": loss, **grads}
+    torch.testing.assert_close(found[True], found[False], rtol=0, atol=0)
     assert kept[True] < 0.5 * kept[False]
 
 
@@ -305,10 +289,9 @@ def test_one_everywhere_is_consistency_distillation(model, train, prediction):
 
 def test_a_step_of_xl_reads_all_of_its_condition():
     case = Case("xl", "lora", "official")
-    case.train(1)
+    perturb(case.networks)
     with torch.no_grad():
         loss = case.step().loss
-    assert torch.isfinite(loss)
     whole = case.cond
     for change in (
         TextCondition(whole.states.roll(1, 0), whole.pooled, whole.time_ids),
