@@ -716,6 +716,7 @@ def test_config():
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.subpaths = 3
     assert SubPathDistiller(SD).config == config
+    assert DistillConfig(guidance=0.0, reach=1.0).guidance == 0
     assert len(SubPathDistiller(SD, other).grid) == 25
 
 
@@ -749,6 +750,7 @@ def test_config():
         ({"guidance": -1.0}, r"guidance is -1\.0; allowed: a finite number >= 0"),
         ({"guidance": math.nan}, r"guidance is nan; allowed: a finite number >= 0"),
         ({"huber_c": 0.0}, r"huber_c is 0\.0; allowed: a finite number > 0"),
+        ({"sigma_data": 0.0}, r"sigma_data is 0\.0; allowed: a finite number > 0"),
         ({"sigma_data": math.inf}, r"sigma_data is inf; allowed: a finite number > 0"),
         ({"timestep_scaling": -10}, r"timestep_scaling is -10; allowed: a finite number > 0"),
     ],

@@ -49,6 +49,11 @@ def test_gamma_one_is_all_sines_zero_and_all_cosines_one(device):
     assert_near(e, torch.cat([torch.zeros(3, 32), torch.ones(3, 32)], dim=1), rtol=0)
 
 
+@pytest.mark.parametrize("name", GAMMA_INPUTS)
+def test_features_are_where_gamma_is(name):
+    assert GAMMA_INPUTS[name](torch.ones(3, device="meta")).device.type == "meta"
+
+
 def test_smooth_features_vanish_at_one():
     gamma = torch.tensor([0.0, 0.25, 1.0])
     found = GAMMA_INPUTS["smooth"](gamma)

@@ -142,6 +142,12 @@ def test_consistency_timesteps_are_diffusers(subpaths):
         assert ours.tolist() == scheduler.timesteps.tolist()
 
 
+def test_spacings_defaults():
+    schedule = NoiseSchedule.stable_diffusion()
+    assert spaced_timesteps(4, schedule).tolist() == [999, 749, 499, 249]
+    assert spaced_timesteps(4, schedule, "leading").tolist() == [750, 500, 250, 0]
+
+
 # -------------------------------------------------------------------- DDIM
 
 
@@ -387,7 +393,7 @@ def consistency(x=X, steps=4, **options):
 
 WRONG = [
     (lambda: spaced_timesteps(0, SCHEDULE), r"steps is 0; allowed: an integer from 1 to 1000"),
-    (lambda: spaced_timesteps(4, SCHEDULE, "karras"), r"'karras'; allowed: 'trailing', 'lead"),
+    (lambda: spaced_timesteps(4, SCHEDULE, "karras"), r"spacing is 'karras'; allowed: 'trailing'"),
     (lambda: sample_ddim(NET, X, SCHEDULE, 1000, spacing="leading", steps_offset=1),
      r"t is 1000; allowed: 0 <= t <= 999"),
     (lambda: consistency_timesteps(51, SCHEDULE), r"steps is 51; .* from 1 to 50"),

@@ -50,6 +50,8 @@ def test_from_scheduler(scheduler):
     exact = NoiseSchedule.from_scheduler(scheduler, torch.float64)
     assert_near(exact.alpha, abar.sqrt(), rtol=1e-14)
     assert_near(exact.sigma, (1 - abar).sqrt(), rtol=1e-14)
+    learned = NoiseSchedule.from_alphas_cumprod(abar.clone().requires_grad_())
+    assert not learned.alpha.requires_grad
     single = NoiseSchedule.from_scheduler(scheduler)
     assert single.dtype == torch.float32
     # Correctly rounded: half a unit in the last place.
@@ -293,6 +295,8 @@ WRONG = [
     (lambda s: make(with_value(4, 0.9)), r"1\.49\d+ to 0\.484\d+ at timestep 4; all"),
     (lambda s: NoiseSchedule.from_alphas_cumprod(f64([0.9, 0.5, 0.0])),
      r"from 0 to 0\.9; allowed: shape \(T,\), every value between 0 and 1"),
+    (lambda s: make(with_value(4, GOOD[3])), r"at timestep 4; allowed: increasing"),
+    (lambda s: NoiseSchedule.from_alphas_cumprod(f64([1.0, 0.5])), r"from 0\.5 to 1; allowed"),
     (lambda s: NoiseSchedule.from_alphas_cumprod(f64([[0.9, 0.5]])), r"has shape \(1, 2\)"),
     (lambda s: NoiseSchedule.from_scheduler(FlowMatchEulerDiscreteScheduler()),
      r"FlowMatchEulerDiscreteScheduler has no alphas_cumprod; allowed"),
