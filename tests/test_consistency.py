@@ -87,6 +87,8 @@ def test_consistency_function(conditioning):
     c_skip, c_out = boundary_scalings(t, 0.7, 0.02, dtype=torch.float64)
     x0 = to_prediction(net(x, at, cond, gamma), x, level, "v_prediction").x0
     assert_near(found, consistency_output(x, x0, c_skip, c_out), rtol=1e-14)
+    f(net, x, t, level)
+    assert net.calls[-1][2] is None
     # With a gamma of 1 it is the same point, said in another way.
     assert_near(f(net, x, t, level, cond, torch.ones(3).double()), found, rtol=1e-9, atol=1e-12)
 

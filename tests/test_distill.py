@@ -752,6 +752,7 @@ def test_config():
         ({"huber_c": 0.0}, r"huber_c is 0\.0; allowed: a finite number > 0"),
         ({"sigma_data": 0.0}, r"sigma_data is 0\.0; allowed: a finite number > 0"),
         ({"sigma_data": math.inf}, r"sigma_data is inf; allowed: a finite number > 0"),
+        ({"timestep_scaling": 0.0}, r"timestep_scaling is 0\.0; allowed: a finite number > 0"),
         ({"timestep_scaling": -10}, r"timestep_scaling is -10; allowed: a finite number > 0"),
     ],
 )

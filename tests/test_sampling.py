@@ -146,6 +146,7 @@ def test_spacings_defaults():
     schedule = NoiseSchedule.stable_diffusion()
     assert spaced_timesteps(4, schedule).tolist() == [999, 749, 499, 249]
     assert spaced_timesteps(4, schedule, "leading").tolist() == [750, 500, 250, 0]
+    assert spaced_timesteps(4, schedule.to("meta")).device.type == "meta"
 
 
 # -------------------------------------------------------------------- DDIM

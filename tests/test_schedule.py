@@ -151,6 +151,7 @@ def test_variance_exploding(sd):
     other = sd.variance_exploding()
     assert torch.equal(other.alpha, torch.ones(1000, dtype=torch.float64))
     assert_near(other.sigma, sd.rho, rtol=0)
+    assert other.sigma.data_ptr() != sd.rho.data_ptr()  # loading one leaves the other alone
     t = f64([0.0, 17.3, 998.9])
     assert_near(other(t).rho, sd(t).rho, rtol=1e-12)
 
