@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from slam_edu import ema_copy, update_ema
+from slam_edu.ema import average_tensors
 from tests.helpers import assert_near, noise, on_devices, properties
 
 
@@ -112,3 +113,12 @@ def test_wrong_input(target, rate, message):
     with pytest.raises(ValueError, match=message):
         update_ema(target, source, rate)
     assert all(torch.equal(p, b) for p, b in zip(source.parameters(), before, strict=True))
+
+
+def test_named_tensors():
+    """As adapters inside a network are averaged: without a graph, at a rate of .95."""
+    target, source = {"a": noise(3)}, {"a": nn.Parameter(noise(3, seed=1))}
+    expected = 0.95 * target["a"] + 0.05 * source["a"].detach()
+    average_tensors(target, source)
+    assert_near(target["a"], expected, rtol=1e-12)
+    assert not target["a"].requires_grad

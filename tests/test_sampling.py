@@ -344,6 +344,13 @@ def test_states_of_consistency_sampling():
         assert_near(state.x, level.alpha * state.x0 + level.sigma * eps, rtol=1e-14)
 
 
+def test_a_sampler_is_ddim_by_default():
+    schedule, x, network = NoiseSchedule.stable_diffusion(F64), noise(3, 2), SmoothDenoiser()
+    assert torch.equal(
+        last(sample_pf_ode(network, x, schedule, 3)), last(sample_ddim(network, x, schedule, 3))
+    )
+
+
 def test_samplers_are_lazy_and_last_wants_a_fresh_one():
     schedule, network = NoiseSchedule.stable_diffusion(F64), SmoothDenoiser()
     states = sample_ddim(network, noise(2, 2), schedule, 3)

@@ -278,7 +278,7 @@ WRONG = [
     (lambda s: s.rescale(noise(1, 2), Level(f64(0.01), f64(1.0))), r"rho is 100; allowed"),
     (lambda s: s.timestep(Level(f64([math.nan]), f64([1.0]))), r"rho is nan; allowed"),
     (lambda s: s.timestep(meta_level()), r"level is on meta .*schedule is on cpu"),
-    (lambda s: s.rescale(noise(2, 2), s(torch.tensor([1, 2, 3]))), r"has 3 values.*\(2, 2\)"),
+    (lambda s: s.rescale(noise(2, 2), s(torch.tensor([1, 2, 3]))), r"the level has 3 .*\(2, 2\)"),
     (lambda s: s.subpaths(0), r"sub-paths is 0; allowed: an integer from 1 to 1000"),
     (lambda s: s.subpaths(1001), r"sub-paths is 1001; allowed: an integer from 1 to 1000"),
     (lambda s: s.subpaths(2.0), r"sub-paths is 2\.0; allowed: an integer"),
