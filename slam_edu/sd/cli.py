@@ -27,17 +27,6 @@ from torch import Tensor
 from slam_edu.io import atomic_path
 from slam_edu.sd.config import add_config_arguments, chosen_config, describe
 
-#: Name to what it does.
-COMMANDS = {
-    "distill": "train a student",
-    "cache": "encode a data set before the training",
-    "sample": "draw images, as one picture",
-    "evaluate": "figures of a student or a pipeline",
-    "export": "write a stock diffusers folder, or a LoRA file",
-    "plan": "parameters, memory and time, before anything is loaded",
-    "doctor": "what this machine can run",
-}
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
@@ -49,15 +38,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="`slam-edu COMMAND --help` says more of each.",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, what in COMMANDS.items():
+    for name, (what, add) in COMMANDS.items():
         sub = commands.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
         if name in argv[:1]:  # the others' modules, and what they import, are not needed
-            if name in _HERE:
-                run = _HERE[name](sub)
-            else:
+            if add is None:
                 module = importlib.import_module(f"slam_edu.sd.{name}")
                 module.add_arguments(sub)
                 run = module.run
+            else:
+                run = add(sub)
     options = parser.parse_args(argv)
     try:
         return run(options)
@@ -148,20 +137,17 @@ def _cache(options: argparse.Namespace) -> int:
 
 
 def _sample_command(parser: argparse.ArgumentParser):
-    parser.add_argument(
-        "model", help="folder of a run, folder of a pipeline, or 'digits' for the shipped teacher"
-    )
-    parser.add_argument("prompts", nargs="+", help="one image each")
-    parser.add_argument(
-        "--steps", type=int, nargs="+", default=[1, 2, 4], help="a row each (default: 1 2 4)"
-    )
-    parser.add_argument(
+    add = parser.add_argument
+    add("model", help="folder of a run, folder of a pipeline, or 'digits' for the shipped teacher")
+    add("prompts", nargs="+", help="one image each")
+    add("--steps", type=int, nargs="+", default=[1, 2, 4], help="a row each (default: 1 2 4)")
+    add(
         "--guidance-scale", type=float, default=1.0,
         help="of a pipeline that is not distilled; a student has its guidance in its weights "
         "(default: 1, no guidance)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("samples.png"), help="the picture")
+    add("--seed", type=int, default=0)
+    add("--out", type=Path, default=Path("samples.png"), help="the picture")
     return _sample
 
 
@@ -268,10 +254,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
-#: Each adds its arguments to a parser and returns what runs.
-_HERE = {
-    "distill": _distill_command,
-    "cache": _cache_command,
-    "sample": _sample_command,
-    "evaluate": _evaluate_command,
+#: Name to (what it does, what adds its arguments to a parser and returns what runs); None: a
+#: module of its name does.
+COMMANDS = {
+    "distill": ("train a student", _distill_command),
+    "cache": ("encode a data set before the training", _cache_command),
+    "sample": ("draw images, as one picture", _sample_command),
+    "evaluate": ("figures of a student or a pipeline", _evaluate_command),
+    "export": ("write a stock diffusers folder, or a LoRA file", None),
+    "plan": ("parameters, memory and time, before anything is loaded", None),
+    "doctor": ("what this machine can run", None),
 }

@@ -23,12 +23,8 @@ from slam_edu.schedule import NoiseSchedule
 from slam_edu.solver import Predictor
 
 if TYPE_CHECKING:
-    from diffusers import (
-        AutoencoderKL,
-        StableDiffusionPipeline,
-        StableDiffusionXLPipeline,
-        UNet2DConditionModel,
-    )
+    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers import StableDiffusionXLPipeline as XLPipeline
     from transformers import CLIPTokenizer
 
 PARTS = ("vae", "text_encoder", "tokenizer", "unet", "scheduler")
@@ -104,7 +100,7 @@ def unet_output(
 
 @torch.no_grad()
 def text_condition(
-    pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline,
+    pipeline: StableDiffusionPipeline | XLPipeline,
     prompts: Sequence[str],
     time_ids: Tensor | None = None,
 ) -> TextCondition:
@@ -124,9 +120,7 @@ def text_condition(
     return TextCondition(states, pooled, time_ids.to(states.device))
 
 
-def empty_condition(
-    pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline,
-) -> TextCondition:
+def empty_condition(pipeline: StableDiffusionPipeline | XLPipeline) -> TextCondition:
     """Guidance's other prediction: the empty prompt's, or zeros if XL's config says so."""
     empty = text_condition(pipeline, [""])
     if is_xl(pipeline) and pipeline.config.force_zeros_for_empty_prompt:
@@ -135,19 +129,19 @@ def empty_condition(
     return empty
 
 
-def is_xl(pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline) -> bool:
+def is_xl(pipeline: StableDiffusionPipeline | XLPipeline) -> bool:
     """Whether this is a Stable Diffusion XL: two text encoders, pooled embeddings, sizes."""
     return getattr(pipeline, "text_encoder_2", None) is not None
 
 
-def whole_image_ids(pipeline: StableDiffusionXLPipeline) -> Tensor:
+def whole_image_ids(pipeline: XLPipeline) -> Tensor:
     """Time ids, (1, 6), of an image of the pipeline's own size that was not cropped."""
     height, width = (side * pipeline.vae_scale_factor for side in latent_shape(pipeline)[1:])
     return torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32)
 
 
 def latent_shape(
-    pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline, resolution: int | None = None
+    pipeline: StableDiffusionPipeline | XLPipeline, resolution: int | None = None
 ) -> tuple[int, int, int]:
     """(C, H, W) of one latent, of ``resolution`` pixels a side or of the pipeline's own size."""
     size = pipeline.unet.config.sample_size

@@ -1,8 +1,7 @@
 r"""The loop of a distillation: one update per yielded state, on one process or many.
 
-It is :func:`slam_edu.training.optimise` with what large networks need: batches that are
-accumulated, processes that share an update, mixed precision, adapters. The step itself is
-:meth:`slam_edu.distill.SubPathDistiller.step`, the same as for points of the plane.
+It is :func:`slam_edu.training.optimise` with accumulated batches, processes that share an update,
+mixed precision, adapters. The step is the same as for points of the plane.
 
 **Who draws what.** Sample n = 0, 1, 2, ... of a run has a generator of its own, of (seed, n). With
 W processes, a batch of B and A batches an update, update u takes the samples ``u A W B ... (u+1) A
@@ -95,9 +94,8 @@ class Engine:
         on_cpu = NoiseSchedule(schedule.alpha.cpu(), schedule.sigma.cpu())
         self._drawer = distiller(on_cpu, method)
         self.optimizer = make_optimizer(config, networks, self.device)
-        self._scaler = torch.amp.GradScaler(
-            self.device.type, enabled=config.mixed_precision == "fp16"
-        )
+        half = config.mixed_precision == "fp16"
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=half)
         if self.processes > 1:
             networks.wrapped = accelerator.prepare_model(networks.student_module)
 
@@ -168,14 +166,10 @@ class Engine:
         alone = self.processes > 1 and part + 1 < accumulate
         with self.accelerator.no_sync(networks.wrapped) if alone else nullcontext():
             output = self.distiller.step(
-                x0,
-                type(sample)(**{k: v.to(self.device) for k, v in vars(sample).items()}),
-                teacher=networks.teacher,
-                student=networks.student,
-                target=networks.target,
-                cond=cond,
-                uncond=empty if self.config.distillation.guidance else None,
-            )
+                x0, type(sample)(**{k: v.to(self.device) for k, v in vars(sample).items()}),
+                teacher=networks.teacher, student=networks.student, target=networks.target,
+                cond=cond, uncond=empty if self.config.distillation.guidance else None,
+            )  # fmt: skip
             self._scaler.scale(output.loss / accumulate).backward()
         return output
 

@@ -74,9 +74,6 @@ class DistillRun:
         self.config, self.folder = config, Path(config.out)
         self._show, self._distiller = show, distiller
         self.stopped: int | None = None
-        self.pipeline: Any = None
-        self.networks: Networks | None = None
-        self.engine: Engine | None = None
         self.row: dict[str, float] = {}
 
     def __iter__(self) -> Iterator[EngineState]:
@@ -124,9 +121,8 @@ class DistillRun:
                 )
                 grid(0, teacher=True)
             if main:
-                log = RunLog(
-                    self.folder, config, self.engine.batch, begun, accelerator if tracked else None
-                )
+                shown = accelerator if tracked else None
+                log = RunLog(self.folder, config, self.engine.batch, begun, shown)
             for state in self.engine.updates(lambda: bool(received), resume):
                 resume = None  # its moments are the optimiser's now
                 done = state.update == end
@@ -139,10 +135,8 @@ class DistillRun:
                 yield state
                 if state.stop and not done:
                     self.stopped = received[0] if received else signal.SIGTERM
-                    show(
-                        f"stopped after update {state.update:,} of {end:,}; the same command goes "
-                        f"on from there"
-                    )
+                    done = f"stopped after update {state.update:,} of {end:,}"
+                    show(f"{done}; the same command goes on from there")
                     return
 
     def _prepare(self, accelerator: Accelerator, show: Callable[[str], None]) -> Sampler:

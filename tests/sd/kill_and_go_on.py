@@ -1,4 +1,4 @@
-"""Kill a small run where it hurts most, go on, compare: ``python -m tests.sd.kill_and_go_on``.
+"""Kill a small run where it hurts most, go on, compare.
 
     python -m tests.sd.kill_and_go_on FOLDER TEACHER
 

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as serialized
 
 from slam_edu import NoiseSchedule, SubPathDistiller
 from slam_edu.sd.checkpoint import checkpoint_paths, load_newest, save_checkpoint, updates_done
@@ -55,21 +55,8 @@ def same(a, b):
 
 
 def equal_engines(a, b):
-    return same(a.networks.trained, b.networks.trained) and same(
-        a.networks.average, b.networks.average
-    )
-
-
-def saved(folder, update=1):
-    """An engine after some updates, and its checkpoint."""
-    one = engine()
-    state = list(itertools.islice(one.updates(), update))[-1]
-    return one, save_checkpoint(folder, state, one.networks)
-
-
-def load(folder, show=print):
-    one = engine()
-    return one, load_newest(folder, one.networks, show)
+    a, b = a.networks, b.networks
+    return same(a.trained, b.trained) and same(a.average, b.average)
 
 
 KINDS = {
@@ -88,7 +75,7 @@ def test_it_learns_and_goes_on_to_the_bit(kind, tmp_path):
     assert not same(start, whole.networks.trained)
     assert not same(whole.networks.average, whole.networks.trained)
     first = engine(KINDS[kind])
-    state = list(itertools.islice(first.updates(), 2))[-1]
+    state = next(itertools.islice(first.updates(), 1, None))
     save_checkpoint(tmp_path, state, first.networks)
     second = engine(KINDS[kind])
     found = load_newest(tmp_path, second.networks)
@@ -114,15 +101,12 @@ def test_the_step_is_the_distillers():
 
 
 def test_batches_that_are_accumulated_are_one_large_batch():
-    large, parts = engine(batch=4), engine(batches=(batches := Memory()), accumulate=2)
+    large = engine(batch=4, updates=2)
+    parts = engine(batches=(batches := Memory()), accumulate=2, updates=2)
     assert large.batch == parts.batch == 4
-    a = [(s.loss, s.grad_norm) for s in large.updates()]
-    b = [(s.loss, s.grad_norm) for s in parts.updates()]
+    a, b = ([(s.loss, s.grad_norm) for s in one.updates()] for one in (large, parts))
     assert a == [pytest.approx(pair, rel=1e-4) for pair in b]
-    assert a[0] != a[1]
-    for name, value in large.networks.trained.items():
-        torch.testing.assert_close(parts.networks.trained[name], value, rtol=1e-3, atol=1e-4)
-    assert [n for asked in batches.asked for n in asked] == list(range(4 * 4))
+    assert [n for asked in batches.asked for n in asked] == list(range(2 * 4))
 
 
 def test_seeds_differ_and_errors_are_counted_by_timestep():
@@ -130,9 +114,7 @@ def test_seeds_differ_and_errors_are_counted_by_timestep():
     assert next(engine(batch=8, seed=1).updates()).loss != one.loss
     assert one.bins.shape == one.counts.shape == (BINS,)
     assert float(one.bins.sum()) / 8 == pytest.approx(one.loss, rel=1e-5)
-    assert torch.equal(
-        one.counts, torch.bincount(one.output.t // 100, minlength=BINS).double()
-    )
+    assert torch.equal(one.counts, torch.bincount(one.output.t // 100, minlength=BINS).double())
 
 
 def test_an_update_that_is_not_finite_changes_nothing():
@@ -147,12 +129,8 @@ def test_an_update_that_is_not_finite_changes_nothing():
             assert same(before[1], spoilt.networks.trained)
     assert (state.skipped, state.in_a_row) == (1, 0)
     assert not same(before[1], spoilt.networks.trained)
-
-
-def test_too_many_in_a_row_end_the_run():
-    spoilt = engine(batches=Memory(spoil=range(2, 100)), max_skipped=1)
-    with pytest.raises(FloatingPointError, match=r"the last 2 updates up to number 3 had"):
-        list(spoilt.updates())
+    with pytest.raises(FloatingPointError, match=r"the last 1 updates up to number 1 had"):
+        next(engine(batches=Memory(spoil=range(2)), max_skipped=0).updates())
 
 
 def test_half_precision_is_for_the_networks_alone():
@@ -181,38 +159,28 @@ def test_the_gamma_embedding_has_its_own_rate():
 # -------------------------------------------------------------------- checkpoints
 
 
-def test_the_newest_few_stay(tmp_path):
-    one = engine()
-    assert load(tmp_path)[1] is None
-    for state in one.updates():
+def test_the_newest_readable_one_is_taken(tmp_path):
+    one, said, before = engine(), [], []
+    assert load_newest(tmp_path, one.networks) is None
+    for state in itertools.islice(one.updates(), 3):
         save_checkpoint(tmp_path, state, one.networks, keep=2)
-    assert [p.stem for p in checkpoint_paths(tmp_path)] == ["00000004", "00000003"]
-
-
-@pytest.mark.parametrize("damage", ["cut", "empty", "other"])
-def test_one_that_cannot_be_read_is_named_and_passed_over(tmp_path, damage):
-    good, first = saved(tmp_path, 1)
-    _, path = saved(tmp_path, 2)
-    if damage == "other":
-        save_file({"a": torch.zeros(2)}, path)
-    else:
-        path.write_bytes(path.read_bytes()[:-1000] if damage == "cut" else b"")
-    said = []
-    one, found = load(tmp_path, said.append)
-    assert found.update == updates_done(tmp_path) == 1
-    assert equal_engines(one, good)
-    assert len(said) == 1
-    assert "00000002.safetensors" in said[0]
-    assert "going back to the one before" in said[0]
-    first.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"00000001\.safetensors.*no older checkpoint is left"):
-        load(tmp_path, said.append)
-
-
-def test_one_of_another_student_changes_nothing(tmp_path):
-    _, path = saved(tmp_path)
-    other = engine(KINDS["lora gamma"])
-    before = {k: v.detach().clone() for k, v in other.networks.trained.items()}
+        before.append(copy.deepcopy(dict(one.networks.trained)))
+    newest, first = checkpoint_paths(tmp_path)
+    assert (newest.stem, first.stem) == ("00000003", "00000002")
+    content = newest.read_bytes()
+    for damaged in (b"", content[:-1000], serialized({"a": torch.zeros(2)})):
+        newest.write_bytes(damaged)
+        found = load_newest(tmp_path, one.networks, said.append)
+        assert found.update == updates_done(tmp_path) == 2
+        assert same(one.networks.trained, before[1])
+        assert "00000003.safetensors" in said[-1]
+        assert "going back to the one before" in said[-1]
+    assert len(said) == 3
+    other = engine(KINDS["lora gamma"]).networks
+    trained = {k: v.detach().clone() for k, v in other.trained.items()}
     with pytest.raises(ValueError, match="is of another network: they differ in"):
-        load_training(path, other.networks.trained, other.networks.average)
-    assert same(before, other.networks.trained)
+        load_training(first, other.trained, other.average)
+    assert same(trained, other.trained)
+    first.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"00000002\.safetensors.*no older checkpoint is left"):
+        load_newest(tmp_path, one.networks, said.append)

@@ -12,7 +12,7 @@ from slam_edu.ema import average_tensors
 from slam_edu.embedding import gamma_embedding
 from slam_edu.sd.components import TextCondition, empty_condition, text_condition, unet_output
 from slam_edu.sd.config import SDConfig
-from slam_edu.sd.networks import FullNetworks, LoraNetworks, build_networks, fold_gamma
+from slam_edu.sd.networks import FullNetworks, LoraNetworks, build_networks
 from tests.sd.tiny import PIPELINES, perturb
 
 PROMPTS = ["a red seven on a yellow background", "handwritten 3", "a green four"]
@@ -336,24 +336,6 @@ def test_a_plain_unet_is_the_network_at_one(model, train, place):
                 p.zero_()
     for a, b in zip(case.outputs(ONE), before, strict=True):
         assert torch.equal(a, b)  # they were copies
-
-
-def test_fold_gamma_keeps_the_output():
-    from diffusers import UNet2DConditionModel
-
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel.from_config(
-        parts("sd", "epsilon")[0].unet.config, time_cond_proj_dim=64
-    )
-    x, states = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 32)
-    features = 3 * torch.randn(64)
-    t = torch.tensor([10, 900])
-    with torch.no_grad():
-        before = unet_output(unet, x, t, states, features.expand(2, 64))
-        without = unet_output(unet, x, t, states)
-        folded = unet_output(fold_gamma(unet, features), x, t, states)
-    assert close(folded, before)
-    assert not close(without, before, 1e-3)
 
 
 # -------------------------------------------------------------------- precision
