@@ -27,10 +27,9 @@ from dataclasses import dataclass
 import torch
 
 from slam_edu._validation import check_count
-from slam_edu.sd.memory import LiveBytes
 from slam_edu.sd.plan import MemoryPlan
 from slam_edu.sd.published import Architecture
-from slam_edu.sd.trace import trace_coding
+from slam_edu.sd.trace import LiveBytes, trace_coding
 
 TERA = 1e12
 DAY = 86_400.0

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import torch
@@ -73,9 +74,8 @@ class OfficialStep:
         size, generator = len(self.images), self.generator
         with torch.no_grad():
             # in parts of 32, as vae_encode_batch_size
-            parts = self.images.split(32)
-            latents = [vae.encode(x).latent_dist.sample(generator) for x in parts]
-            x0 = torch.cat(latents) * vae.config.scaling_factor
+            parts = [vae.encode(x).latent_dist.sample(generator) for x in self.images.split(32)]
+            x0 = torch.cat(parts) * vae.config.scaling_factor
             ids = token_ids(self.pipeline.tokenizer, self.prompts)
             cond = encoder(input_ids=ids).last_hidden_state
         noise = torch.randn(x0.shape, generator=generator)
@@ -83,12 +83,12 @@ class OfficialStep:
         start = index * 20 + 19
         end = (start - 20).clamp(min=0)
         gamma = torch.rand(size, generator=generator)
-        skip_start, out_start = self._scalings(start)
-        skip_end, out_end = self._scalings(end)
-        a_t, s_t = self.alpha[start][:, None, None, None], self.sigma[start][:, None, None, None]
-        a_s, s_s = self.alpha[end][:, None, None, None], self.sigma[end][:, None, None, None]
+        levels = (self.alpha[start], self.sigma[start], self.alpha[end], self.sigma[end])
+        scalings = (*boundary_scalings(start), *boundary_scalings(end))
+        a_t, s_t, a_s, s_s, skip_start, out_start, skip_end, out_end, g = (
+            value[:, None, None, None] for value in (*levels, *scalings, gamma)
+        )
         x_t = a_t * x0 + s_t * noise
-        g = gamma[:, None, None, None]
         with torch.no_grad():
             eps_c = unet_output(self.teacher, x_t, start, cond)
             x0_c = (x_t - s_t * eps_c) / a_t
@@ -117,37 +117,24 @@ class OfficialStep:
                 average.mul_(0.95).add_(weight, alpha=0.05)
         return loss.item()
 
-    def _scalings(self, t: Tensor) -> list[Tensor]:
-        return [c[:, None, None, None] for c in boundary_scalings(t)]
-
-
-class OneBatch:
-    """One batch, again and again: encoded before, or at each call."""
-
-    def __init__(self, problem: OfficialStep, cached: bool) -> None:
-        self.problem, self.empty = problem, empty_condition(problem.pipeline)
-        self.made = self.encode() if cached else None
-
-    def encode(self) -> tuple[Tensor, TextCondition]:
-        """Latents and conditions of the problem's images and prompts."""
-        pipeline = self.problem.pipeline
-        x0 = encode_images(pipeline.vae, self.problem.images)
-        return x0, text_condition(pipeline, self.problem.prompts)
-
-    def get(self, _numbers: list[int]) -> tuple[Tensor, TextCondition]:
-        """As the engine asks for them."""
-        return self.made or self.encode()
-
 
 def our_update(problem: OfficialStep, cached: bool) -> Callable[[], object]:
-    """One update of the engine, as a function."""
+    """One update of the engine, as a function; its batch is encoded before, or at each call."""
     config = load_config("digits", settings=[
         f"batch={len(problem.images)}", "updates=1000000", "guidance=8", "lr=8e-6", "loss=huber",
         "conditioning=gamma", "coupling=markov",
     ])  # fmt: skip
-    networks = build_networks(config, copy.deepcopy(problem.pipeline.unet))
-    schedule = NoiseSchedule.from_scheduler(problem.pipeline.scheduler)
-    states = Engine(config, schedule, networks, OneBatch(problem, cached)).updates()
+    pipeline = problem.pipeline
+
+    def encode() -> tuple[Tensor, TextCondition]:
+        x0 = encode_images(pipeline.vae, problem.images)
+        return x0, text_condition(pipeline, problem.prompts)
+
+    made = encode() if cached else None
+    batches = SimpleNamespace(empty=empty_condition(pipeline), get=lambda _: made or encode())
+    networks = build_networks(config, copy.deepcopy(pipeline.unet))
+    schedule = NoiseSchedule.from_scheduler(pipeline.scheduler)
+    states = Engine(config, schedule, networks, batches).updates()
     return lambda: next(states)
 
 

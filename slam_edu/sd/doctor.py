@@ -18,8 +18,7 @@ import torch
 
 from slam_edu.environment import check_environment
 from slam_edu.sd.config import PRESETS, load_config
-from slam_edu.sd.memory import GIB, available_bytes, free_disk
-from slam_edu.sd.plan import make_plan
+from slam_edu.sd.plan import GIB, available_bytes, free_disk, make_plan
 from slam_edu.shipped import shipped
 
 NEEDED = ("diffusers", "transformers", "accelerate", "peft", "safetensors", "PyYAML", "filelock")
@@ -59,20 +58,18 @@ def examine(out: str | os.PathLike[str] = ".", *, hub: bool = False) -> Iterator
         yield Finding(package, found and True, found or f"not installed; {what} needs it")
     yield Finding("processor", True, f"{machine.cores} cores")
     free, disk = available_bytes("cpu") / GIB, free_disk(out) / GIB
-    yield Finding(
-        "memory", free >= 2, f"{free:.1f} GiB free of {machine.memory:.1f}; the digits take 1 to 2"
-    )
+    memory = f"{free:.1f} GiB free of {machine.memory:.1f}; the digits take 1 to 2"
+    yield Finding("memory", free >= 2, memory)
+    gpu = "none: the digits' presets run on the processor"
     if machine.device == "cuda":
-        free = available_bytes("cuda") / GIB
         half = "bf16 and fp16" if torch.cuda.is_bf16_supported() else "fp16 alone"
-        yield Finding(
-            "GPU", True, f"{machine.accelerator}, {free:.1f} GiB free of "
-            f"{machine.accelerator_memory:.1f}, {half}",
-        )  # fmt: skip
+        gpu = (
+            f"{machine.accelerator}, {available_bytes('cuda') / GIB:.1f} GiB free of "
+            f"{machine.accelerator_memory:.1f}, {half}"
+        )
     elif machine.device == "mps":
-        yield Finding("GPU", None, f"{machine.accelerator}, which shares the machine's memory")
-    else:
-        yield Finding("GPU", None, "none: the digits' presets run on the processor")
+        gpu = f"{machine.accelerator}, which shares the machine's memory"
+    yield Finding("GPU", True if machine.device == "cuda" else None, gpu)
     yield Finding("disk", disk >= 1, f"{disk:.1f} GiB free at {str(Path(out).resolve())!r}")
     try:
         shipped("digits").load_teacher()
@@ -80,36 +77,21 @@ def examine(out: str | os.PathLike[str] = ".", *, hub: bool = False) -> Iterator
     except (FileNotFoundError, ValueError, ModuleNotFoundError) as error:
         yield Finding("digits model", False, str(error))
     if hub:
-        yield _hub()
+        import urllib.request
+
+        address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+        try:
+            urllib.request.urlopen(f"{address}/robots.txt", timeout=10).close()
+            yield Finding("hub", True, f"{address} answers")
+        except (OSError, ValueError) as error:
+            yield Finding("hub", None, f"{address} does not answer ({error})")
 
 
-def _hub() -> Finding:
-    import urllib.request
-
-    address = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    try:
-        urllib.request.urlopen(f"{address}/robots.txt", timeout=10).close()
-    except (OSError, ValueError) as error:
-        return Finding("hub", None, f"{address} does not answer ({error})")
-    return Finding("hub", True, f"{address} answers")
-
-
-class Fit(NamedTuple):
-    """Whether memory, disk and packages are enough for a preset."""
-
-    preset: str
-    fits: bool
-    detail: str
-
-    def __str__(self) -> str:
-        return f"{'yes' if self.fits else 'no':<4}{self.preset:<18}{self.detail}"
-
-
-def preset_fit(preset: str, device: str, room: int, disk: int) -> Fit:
-    """Whether a preset fits a device with so many free bytes of memory and of disk."""
+def preset_fit(preset: str, device: str, room: int, disk: int) -> tuple[bool, str]:
+    """Whether a preset fits a device with so many free bytes of memory and of disk, and why."""
     config = load_config(preset)
     if device != "cuda" and config.mixed_precision != "no":
-        return Fit(preset, False, "needs a CUDA GPU")
+        return False, "needs a CUDA GPU"
     plan = make_plan(config, device=device)
     need, files = plan.total(), plan.disk()
     kept = files["checkpoints"] + (0 if shipped(config.teacher) else files["teacher"])
@@ -122,7 +104,7 @@ def preset_fit(preset: str, device: str, room: int, disk: int) -> Fit:
         details.append(f"{disk / GIB:.1f} GiB of disk are free")
     if config.optimizer == "adamw8bit" and _version("bitsandbytes") is None:
         details.append("bitsandbytes is not installed")
-    return Fit(preset, len(details) == 1, "; ".join(details))
+    return len(details) == 1, "; ".join(details)
 
 
 def _version(package: str) -> str | None:
@@ -156,9 +138,9 @@ def run(options: argparse.Namespace) -> int:
     print(f"\npresets on this machine ({device})")
     good = []
     for preset in PRESETS:
-        fit = preset_fit(preset, device, room, disk)
-        print(fit, flush=True)
-        good += [preset] * fit.fits
+        fits, detail = preset_fit(preset, device, room, disk)
+        print(f"{'yes' if fits else 'no':<4}{preset:<18}{detail}", flush=True)
+        good += [preset] * fits
     name = next((name for name in PREFERRED if name in good), None)
     if name is None:
         print("\nno preset fits; `slam-edu plan --preset digits batch=8` tells what would")

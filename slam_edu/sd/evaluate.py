@@ -48,11 +48,10 @@ SAMPLERS = ("lcm", "ddim", "dpmpp_2m")
 #: Guidance w of a pipeline that is not distilled, where none is given: diffusers' scale of 7.5.
 GUIDANCE = 6.5
 STEPS = (1, 2, 4, 8)
-CLIP_FILES = ("config.json", "preprocessor_config.json", "model.safetensors")
 
 
 class ClipScorer:
-    """Judges images by a CLIP model.
+    """Judges images by a CLIP model, in float32.
 
     torchmetrics' CLIPScore keeps no embeddings, which the distances need, and loads no pinned
     commit.
@@ -61,27 +60,19 @@ class ClipScorer:
         model: a folder with the model, its tokenizer and its image processor, or an id on the
             Hugging Face hub.
         revision: the commit of an id.
-        device: where it computes, in float32.
+        device: where it computes.
         batch: images or texts at a time.
 
-    Attributes:
-        name: the model and its commit.
-        width: D, numbers of an embedding.
-
     Raises:
-        FileNotFoundError: for a path that is no folder, or one without a file.
+        FileNotFoundError: for a path that is no folder.
         ValueError: for an id without a commit, or a folder that is no CLIP model's.
         ConnectionError: for an id that is not kept on this machine and cannot be downloaded.
     """
 
     def __init__(
-        self,
-        model: str = CLIP[0],
-        revision: str | None = None,
-        *,
-        device: str | torch.device = "cpu",
+        self, model: str = CLIP[0], revision: str | None = None, *, device: str = "cpu",
         batch: int = 32,
-    ) -> None:
+    ) -> None:  # fmt: skip
         if revision is None and model == CLIP[0]:
             revision = CLIP[1]
 
@@ -92,19 +83,12 @@ class ClipScorer:
             files = ["*.json", "*.txt", "model.safetensors"]
             return snapshot_download(model, revision=revision, allow_patterns=files)
 
-        folder = folder_or_download(str(model), revision, download)
-        self.name = str(model) if revision is None else f"{model}@{revision}"
-        self.device, self.batch = torch.device(device), batch
-        for name in CLIP_FILES:
-            if not (folder / name).is_file():
-                raise FileNotFoundError(
-                    f"{str(folder)!r} lacks {name}; allowed: the folder of a CLIP model with "
-                    f"weights in safetensors"
-                )
+        folder = folder_or_download(model, revision, download)
+        self.name = model if revision is None else f"{model}@{revision}"
+        self.device, self.batch = device, batch
         with quiet():
             self._load(folder)
-        self.model.eval().requires_grad_(False).to(self.device)
-        self.width: int = self.model.config.projection_dim
+        self.model.eval().requires_grad_(False).to(device)
 
     def _load(self, folder: Path) -> None:
         import transformers
@@ -119,13 +103,14 @@ class ClipScorer:
             )  # fmt: skip
             if found["missing_keys"]:  # they would be drawn at random
                 raise ValueError(f"its weights lack {sorted(found['missing_keys'])[0]}")
-            self.tokenizer = transformers.CLIPTokenizer.from_pretrained(
-                folder, local_files_only=True
+            self.tokenizer, self.processor = (
+                kind.from_pretrained(folder, local_files_only=True)
+                for kind in (transformers.CLIPTokenizer, processor)
             )
-            self.processor = processor.from_pretrained(folder, local_files_only=True)
         except (SafetensorError, OSError, ValueError, RuntimeError, TypeError) as error:
             raise ValueError(
-                f"{str(folder)!r} cannot be loaded ({error}); allowed: the folder of a CLIP model"
+                f"{str(folder)!r} cannot be loaded ({error}); allowed: the folder of a CLIP model "
+                f"with weights in safetensors"
             ) from error
 
     @torch.no_grad()
@@ -166,15 +151,7 @@ class ClipScorer:
         return functional.normalize(embeddings, dim=1).cpu() * math.sqrt(embeddings.shape[1])
 
     def scores(self, features: Tensor, prompts: Sequence[str]) -> Tensor:
-        """CLIP scores (B,) of :meth:`image_features` (B, D) and their B prompts.
-
-        Raises:
-            ValueError: for unlike numbers of images and prompts.
-        """
-        if len(features) != len(prompts):
-            raise ValueError(
-                f"there are {len(features)} images for {len(prompts)} prompts; allowed: one each"
-            )
+        """CLIP scores (B,) of :meth:`image_features` (B, D) and their B prompts."""
         return 100 * (features * self.text_features(prompts)).mean(1)
 
 
@@ -194,8 +171,6 @@ def evaluate_pipeline(
 
     Args:
         pipeline: draws, by its own call at its own size; on its device, in its dtype.
-        prompts: one image each.
-        scorer: judges.
         steps: numbers of steps.
         sampler: ``"lcm"``, which students need; ``"ddim"`` or ``"dpmpp_2m"`` (DPM-Solver++), both
             from t = T-1 down. Default: ``"lcm"`` for a pipeline that comes with it, else
@@ -203,8 +178,8 @@ def evaluate_pipeline(
         guidance: w; diffusers' ``guidance_scale`` less 1. Default: 0 with ``"lcm"``, because a
             student has its guidance in its weights, else 6.5.
         seed: of the noise: prompt i draws from (seed, i), whatever the pipeline and the batch.
-        reference: features of real images, or of another pipeline's, of shape (n, D), to measure
-            distances to.
+        reference: the scorer's features of real images, or of another pipeline's, of shape
+            (n, D), to measure distances to.
         batch: images at a time.
 
     Returns:
@@ -213,8 +188,8 @@ def evaluate_pipeline(
         ``kernel`` and ``kernel_std``, and seconds an image.
 
     Raises:
-        ValueError: for no prompt, an unknown sampler, guidance with ``"lcm"``, a number of steps
-            below 1, a reference of another width, or images with a NaN.
+        ValueError: for an unknown sampler, guidance with ``"lcm"`` or out of range, a number of
+            steps or a batch below 1, or images with a NaN.
     """
     distilled = type(pipeline.scheduler).__name__ == "LCMScheduler"
     sampler = sampler or ("lcm" if distilled else "ddim")
@@ -230,13 +205,6 @@ def evaluate_pipeline(
     check_count(batch, "batch")
     for count in steps:
         check_count(count, "steps", high=1000)
-    if not prompts:
-        raise ValueError("there are no prompts; allowed: one or more")
-    if reference is not None and reference.shape[1:] != (scorer.width,):
-        raise ValueError(
-            f"the reference has shape {tuple(reference.shape)}; allowed: (n, {scorer.width}), "
-            f"features of this scorer"
-        )
     rows, n = [], len(prompts)
     with _sampled_by(pipeline, sampler):
         for count in steps:
@@ -257,17 +225,21 @@ def evaluate_pipeline(
     return rows
 
 
+def scheduler_levels(scheduler: Any) -> dict[str, Any]:
+    """What gives another scheduler of diffusers the same levels and prediction."""
+    names = (
+        "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas",
+        "prediction_type",
+    )  # fmt: skip
+    return {name: scheduler.config[name] for name in names if name in scheduler.config}
+
+
 @contextmanager
 def _sampled_by(pipeline: Pipeline, sampler: str) -> Iterator[None]:
     """Another scheduler with the same levels while the block runs."""
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
 
-    before = pipeline.scheduler
-    names = (
-        "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas",
-        "prediction_type",
-    )  # fmt: skip
-    levels = {name: before.config[name] for name in names if name in before.config}
+    before, levels = pipeline.scheduler, scheduler_levels(pipeline.scheduler)
     if sampler == "ddim":
         pipeline.scheduler = DDIMScheduler(
             **levels, clip_sample=False, set_alpha_to_one=True, steps_offset=1,
@@ -344,7 +316,7 @@ def real_features(folder: Path, scorer: ClipScorer) -> Tensor:
 
 
 def figures_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Rows with the same names as lines of a Markdown table; numbers are rounded."""
+    """Rows as lines of a Markdown table; numbers are rounded."""
     names = list(dict.fromkeys(name for row in rows for name in row))
 
     def text(value: object) -> str:
@@ -354,25 +326,21 @@ def figures_table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines + ["| " + " | ".join(text(row.get(n)) for n in names) + " |" for row in rows]
 
 
-def read_results(path: Path) -> dict[str, Any]:
-    """What ``slam-edu evaluate --out`` wrote.
+def read_results(path: Path) -> list[dict[str, Any]]:
+    """The rows that ``slam-edu evaluate --out`` wrote.
 
     Raises:
-        FileNotFoundError: if it is not there.
-        ValueError: if it is another file.
+        FileNotFoundError: if the file is not there.
+        ValueError: if it is another one.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no {str(path)!r}; `slam-edu evaluate --out` writes it")
     try:
-        results = json.loads(path.read_text("utf-8"))
-        rows = results["rows"]
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise TypeError("its rows are no tables")
+        return [dict(row) for row in json.loads(path.read_text("utf-8"))["rows"]]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{str(path)!r} cannot be read ({error}); allowed: a file of `slam-edu evaluate --out`"
         ) from error
-    return results
 
 
 # -------------------------------------------------------------------- slam-edu evaluate
@@ -409,14 +377,12 @@ def run(options: argparse.Namespace) -> int:
     """Measure and print a pipeline's figures; returns the exit status."""
     from slam_edu.sd.data import read_prompts
 
-    prompts = read_prompts(options.prompts)
-    device = options.device
+    prompts, device, folder = read_prompts(options.prompts), options.device, options.model
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.float16 if device == "cuda" else torch.float32
-    folder: str | Path = options.model
-    if shipped(options.model) is None:
-        folder = model_folder(options.model, options.revision, options.variant)
+    if shipped(folder) is None:
+        folder = model_folder(folder, options.revision, options.variant)
     pipeline = load_pipeline_folder(folder, variant=options.variant, dtype=dtype).to(device)
     scorer = ClipScorer(options.clip, options.clip_revision, device=device)
     reference = real_features(options.real, scorer) if options.real is not None else None

@@ -14,14 +14,6 @@ from collections.abc import Sequence
 from slam_edu._validation import check_count
 
 
-def launch_command(words: Sequence[str], processes: int) -> list[str]:
-    """The command line: ``torchrun``, the number of processes, then ``slam-edu WORDS``."""
-    check_count(processes, "processes")
-    # accelerate launch starts several processes for GPUs alone; accelerate itself finds these.
-    several = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes))
-    return [sys.executable, *several, "-m", "slam_edu.sd", *map(str, words)]
-
-
 def launch(words: Sequence[str], processes: int = 2, timeout: float = 600.0) -> str:
     """Run ``slam-edu WORDS`` on several processes, one thread each; returns what it printed.
 
@@ -30,12 +22,14 @@ def launch(words: Sequence[str], processes: int = 2, timeout: float = 600.0) -> 
     Raises:
         RuntimeError: if it fails or takes longer than ``timeout`` seconds, with its last lines.
     """
+    check_count(processes, "processes")
+    # accelerate launch starts several processes for GPUs alone; accelerate itself finds these.
+    several = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes))
     env = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "PYTHONIOENCODING": "utf-8"}
     process = subprocess.Popen(
-        launch_command(words, processes), env=env, text=True, encoding="utf-8",
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, *several, "-m", "slam_edu.sd", *words], env=env, text=True,
+        encoding="utf-8", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
-    what = f"slam-edu {' '.join(words)} on {processes} processes"
     try:
         out, error = process.communicate(timeout=timeout)
         problem = f"failed with status {process.returncode}" if process.returncode else ""
@@ -45,5 +39,6 @@ def launch(words: Sequence[str], processes: int = 2, timeout: float = 600.0) -> 
         problem = f"took more than {timeout:g} s; it was ended"
     if problem:
         last = "\n".join((error or out).strip().splitlines()[-60:])
+        what = f"slam-edu {' '.join(words)} on {processes} processes"
         raise RuntimeError(f"{what} {problem}. Its last lines:\n{last}")
     return out

@@ -16,8 +16,10 @@ import argparse
 import functools
 import math
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -26,17 +28,18 @@ from torch.utils.benchmark import Timer
 from slam_edu._validation import check_choice, check_count
 from slam_edu.sd.config import SDConfig, add_config_arguments, chosen_config
 from slam_edu.sd.data.latents import PIXELS
-from slam_edu.sd.memory import GIB, REST, available_bytes
 from slam_edu.sd.published import Architecture, architecture_of
 from slam_edu.sd.trace import (
     COPIES,
     GRADIENTS,
+    REST,
     StepTrace,
     count_parameters,
     trace_coding,
     trace_step,
 )
 
+GIB = 2**30
 #: Images that a sample grid decodes at a time (:class:`slam_edu.sd.tracking.Sampler`).
 GRID_BATCH = 4
 #: Largest batch that is looked for.
@@ -59,17 +62,16 @@ class Card(NamedTuple):
 
 #: By the name that ``slam-edu plan --card`` takes.
 CARDS = {
-    "t4": Card("T4 16 GB", gib=14.7, half=18, single=4),
-    "rtx3090": Card("RTX 3090 24 GB", gib=23.6, half=25, single=14),
-    "rtx4090": Card("RTX 4090 24 GB", gib=23.6, half=60, single=30),
-    "a100-40": Card("A100 40 GB", gib=39.4, half=100, single=12),
-    "a100-80": Card("A100 80 GB", gib=79.1, half=100, single=12),
-    "h100": Card("H100 80 GB", gib=79.1, half=250, single=30),
+    "t4": Card("T4 16 GB", 14.7, 18, 4),
+    "rtx3090": Card("RTX 3090 24 GB", 23.6, 25, 14),
+    "rtx4090": Card("RTX 4090 24 GB", 23.6, 60, 30),
+    "a100-40": Card("A100 40 GB", 39.4, 100, 12),
+    "a100-80": Card("A100 80 GB", 79.1, 100, 12),
+    "h100": Card("H100 80 GB", 79.1, 250, 30),
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Phase:
+class Phase(NamedTuple):
     """Bytes by part when a part of a run needs most."""
 
     name: str
@@ -86,8 +88,6 @@ class MemoryPlan:
     """What a distillation will take. Made by :func:`make_plan`.
 
     Attributes:
-        config: of the run.
-        architecture: of the teacher.
         device: kind of it, ``"cpu"``, ``"cuda"`` or ``"mps"``.
         processes: of the run, each with a device of its own.
         trace: of a step.
@@ -175,9 +175,14 @@ class MemoryPlan:
 
     def _phase(self, name: str, parts: Mapping[str, int]) -> Phase:
         parts = {part: size for part, size in parts.items() if size}
-        moving = parts.get(REST, 0) + parts.get(WORKING, 0)
-        rest = overhead(self.device, sum(parts.values()), moving)
-        return Phase(name=name, parts=parts | {"libraries and allocator (assumed)": rest})
+        if self.device == "cuda":  # context and libraries' workspaces; gaps that the allocator has
+            moving = parts.get(REST, 0) + parts.get(WORKING, 0)
+            rest = round(0.8 * GIB + 0.05 * moving)
+        else:
+            # The interpreter and the libraries; then weights as convolutions reorder them, and
+            # gaps. The fifth is what a run at full size took (data/full-size/doctor.json).
+            rest = round(0.6 * GIB + 0.2 * sum(parts.values()))
+        return Phase(name, parts | {"libraries and allocator (assumed)": rest})
 
     # ---- operations, time, disk
 
@@ -199,18 +204,10 @@ class MemoryPlan:
         """Operations of an update on one device."""
         return self.sample_flops * self.config.training.batch * self.config.training.accumulate
 
-    @property
-    def half(self) -> bool:
-        """Whether the networks compute in half precision."""
-        config = self.config
-        frozen = config.train == "lora" and config.frozen_dtype != "float32"
-        return config.mixed_precision != "no" or frozen
-
     def seconds(self, tflops: float) -> float:
         """An estimate of the training's time, without encoding, checkpoints and grids.
 
-        Args:
-            tflops: 1e12 operations a second that a device sustains.
+        ``tflops`` are 1e12 operations a second that a device sustains.
         """
         return self.config.training.updates * self.update_flops / (1e12 * tflops)
 
@@ -224,9 +221,8 @@ class MemoryPlan:
     def disk(self) -> dict[str, int]:
         """Bytes on disk: the teacher's files, the checkpoints, and the cache of a sample."""
         config, architecture = self.config, self.architecture
-        channels, height, width = architecture.latent_shape(config.resolution)
-        length, states = architecture.text_shape
-        values = channels * height * width + length * states + (architecture.pooled_width or 0)
+        values = math.prod(architecture.latent_shape(config.resolution))
+        values += math.prod(architecture.text_shape) + (architecture.pooled_width or 0)
         names = ("teacher's UNet", "autoencoder", "text encoders")
         count = sum(self.parameters[name] for name in names)
         one = 8 * self.trace.parameters["trained"] + self.optimizer_bytes
@@ -242,9 +238,9 @@ class MemoryPlan:
         """The plan as a page of text."""
         config, training, flops = self.config, self.config.training, self.trace.flops
         _channels, height, width = self.architecture.latent_shape(config.resolution)
-        f = self.architecture.factor
-        phases = [phase for phase in self.phases() if phase.name != "an update"]
+        f, update = self.architecture.factor, self.update()
         tera = {name: f"{count / 1e12:.3g}" for name, count in flops.items()}
+        sizes = [*update.parts.items(), ("total", update.total)]
         lines = [
             f"{self.architecture.name}, {f * height} x {f * width} pixels, train={config.train}, "
             f"batch {training.batch} x accumulate {training.accumulate} x {self.processes} "
@@ -254,12 +250,12 @@ class MemoryPlan:
             *(f"  {name:<42}{count:>16,}" for name, count in self.parameters.items()),
             "",
             f"memory at the fullest moment of an update, batch {training.batch}",
-            *(f"  {name:<42}{_size(size):>13}" for name, size in self.update().parts.items()),
-            f"  {'total':<42}{_size(self.update().total):>13}",
+            *(f"  {name:<42}{_size(size):>13}" for name, size in sizes),
             *(
                 f"  {phase.name + ' needs':<42}{_size(phase.total):>13}, of that "
                 f"{_size(phase.parts[WORKING])} {WORKING}"
-                for phase in phases
+                for phase in self.phases()
+                if phase.name != update.name
             ),
             "",
             "disk",
@@ -273,38 +269,38 @@ class MemoryPlan:
         estimate = f"time, an ESTIMATE, for {training.updates:,} updates"
         if self.device != "cuda":
             speed = cpu_tflops()
-            return "\n".join([
-                *lines,
+            lines.append(
                 f"{estimate}: {_duration(self.seconds(speed))} at {1000 * speed:.0f} GFLOP/s, "
                 f"which a convolution reaches just now on {torch.get_num_threads()} thread(s); "
-                f"small networks may take twice as long",
-            ])  # fmt: skip
-        kind = "half-precision" if self.half else "float32"
-        lines.append(f"{estimate}, at an assumed {kind} rate; measured rates differ by a factor "
-                     f"of two")  # fmt: skip
-        drawn = f"{'1,000 latents drawn':>22}" if config.data == "prompts" else ""
+                f"small networks may take twice as long"
+            )
+            return "\n".join(lines)
+        half = config.mixed_precision != "no" or (
+            config.train == "lora" and config.frozen_dtype != "float32"
+        )
+        lines.append(f"{estimate}, at an assumed {'half-precision' if half else 'float32'} rate; "
+                     f"measured rates differ by a factor of two")  # fmt: skip
+        drawn = config.data == "prompts"
         head = ("card", "GiB", "fits", "largest batch", "TFLOP/s", "time")
-        lines.append("  {:<18}{:>6}{:>6}{:>15}{:>9}{:>10}".format(*head) + drawn)
+        lines.append("  {:<18}{:>6}{:>6}{:>15}{:>9}{:>10}".format(*head))
+        lines[-1] += f"{'1,000 latents drawn':>22}" * drawn
         for card in CARDS.values():
-            fits, speed = self.total() <= card.gib * GIB, card.half if self.half else card.single
+            fits, speed = self.total() <= card.gib * GIB, card.half if half else card.single
             lines.append(
                 f"  {card.name:<18}{card.gib:>6.1f}{'yes' if fits else 'no':>6}"
                 f"{self.largest_batch(card.gib):>15}{speed:>9}"
                 f"{_duration(self.seconds(speed)) if fits else '-':>10}"
             )
-            if drawn:
-                lines[-1] += f"{_duration(1000 * self.drawing_seconds(speed)):>22}"
+            lines[-1] += f"{_duration(1000 * self.drawing_seconds(speed)):>22}" * drawn
         return "\n".join(lines)
 
 
 def make_plan(config: SDConfig, *, device: str | None = None, processes: int = 1) -> MemoryPlan:
     """Plan a distillation; nothing is loaded.
 
-    Args:
-        config: of the run.
-        device: ``"cpu"``, ``"cuda"`` or ``"mps"``; None: the configuration's, and where that is
-            ``"auto"`` a GPU if there is one or the configuration is of half precision.
-        processes: of the run, each with a device of its own.
+    The ``device``, ``"cpu"``, ``"cuda"`` or ``"mps"``, is by default the configuration's, and
+    where that is ``"auto"`` a GPU if there is one or the configuration is of half precision. Each
+    of the ``processes`` has one of its own.
 
     Raises:
         FileNotFoundError: for a teacher's folder that lacks a configuration.
@@ -328,49 +324,66 @@ def make_plan(config: SDConfig, *, device: str | None = None, processes: int = 1
     )
     counts = dict(zip(names, trace.parameters.values(), strict=True))
     return MemoryPlan(
-        config=config,
-        architecture=architecture,
-        device=device,
-        processes=processes,
-        trace=trace,
+        config=config, architecture=architecture, device=device, processes=processes, trace=trace,
         parameters=counts | count_parameters(architecture),
-    )
+    )  # fmt: skip
 
 
-def overhead(device: str, tensors: int, moving: int) -> int:
-    """Bytes that are taken besides tensors, an assumption.
+# -------------------------------------------------------------------- what there is, what fits
 
-    Args:
-        device: kind of it.
-        tensors: bytes of all tensors.
-        moving: those of them that come and go, in whose place an allocator leaves gaps.
+
+def available_bytes(device: torch.device | str) -> int:
+    """What can still be taken on a device: a GPU's free memory, or the machine's.
+
+    Of the machine's, the operating system's estimate counts, and a container's limit (Linux's
+    control groups, version 2) where there is one.
     """
-    if device == "cuda":  # its context, and the workspaces of its libraries
-        return round(0.8 * GIB + 0.05 * moving)
-    # The interpreter and the libraries; then weights as convolutions reorder them, and gaps. The
-    # fifth is what a run at full size took (data/full-size/doctor.json).
-    return round(0.6 * GIB + 0.2 * tensors)
+    device = torch.device(device)
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    found = psutil.virtual_memory().available
+    limit = _container_room()
+    return found if limit is None else min(found, limit)
 
 
-def check_fits(config: SDConfig, plan: MemoryPlan, available_bytes: int) -> None:
+def _container_room(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+    try:
+        limit, taken = (int((folder / f"memory.{n}").read_text()) for n in ("max", "current"))
+        stats = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):  # there is none, or it is "max"
+        return None
+    # Files that were read count as taken, and are given up when memory is asked for.
+    return max(0, limit - taken + int(stats.get("inactive_file", 0)))
+
+
+def free_disk(folder: str | os.PathLike[str]) -> int:
+    """Free bytes where a folder is, or will be."""
+    path = Path(folder).expanduser().resolve()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def check_fits(plan: MemoryPlan, available: int) -> None:
     """Refuse what cannot fit into the bytes that one process has.
 
     Raises:
         ValueError: with the numbers by part, and what would fit.
     """
-    phase = plan.phases()[0]
-    if phase.total <= available_bytes:
+    phase, gib = plan.phases()[0], available / GIB
+    if phase.total <= available:
         return
     parts = ", ".join(f"{name} {_size(size)}" for name, size in phase.parts.items())
     raise ValueError(
         f"this does not fit in memory: {phase.name} needs about {phase.total / GIB:.2f} GiB on "
-        f"{plan.device} ({parts}) and {available_bytes / GIB:.2f} GiB are available; "
-        f"{_suggestion(config, plan, available_bytes / GIB)}"
+        f"{plan.device} ({parts}) and {gib:.2f} GiB are available; {_suggestion(plan, gib)}"
     )
 
 
-def _suggestion(config: SDConfig, plan: MemoryPlan, gib: float) -> str:
-    training, now = config.training, config.settings()
+def _suggestion(plan: MemoryPlan, gib: float) -> str:
+    config, training, now = plan.config, plan.config.training, plan.config.settings()
     batch = min(plan.largest_batch(gib), training.batch - 1)
     if batch:
         parts = -(-training.batch * training.accumulate // batch)
@@ -378,7 +391,7 @@ def _suggestion(config: SDConfig, plan: MemoryPlan, gib: float) -> str:
     tries: dict[str, object] = {"gradient_checkpointing": True, "train": "lora"}
     if plan.device == "cuda":
         frozen = "bfloat16" if config.mixed_precision == "bf16" else "float16"
-        tries = {**tries, "optimizer": "adamw8bit", "frozen_dtype": frozen}
+        tries |= {"optimizer": "adamw8bit", "frozen_dtype": frozen}
     changes: dict[str, object] = {}
     for name, value in {**tries, "lora_rank": 16, "sample_count": 0}.items():
         if now[name] == value:
@@ -397,10 +410,9 @@ def _suggestion(config: SDConfig, plan: MemoryPlan, gib: float) -> str:
 def check_memory(
     config: SDConfig, device: torch.device | str, *, processes: int = 1
 ) -> MemoryPlan | None:
-    """Refuse, before anything is loaded, what cannot fit on this machine.
+    """Refuse, before anything is loaded, what cannot fit on this machine; else give the plan.
 
-    Returns:
-        the plan; None for a teacher whose architecture is not known before it is loaded.
+    There is none for a teacher whose architecture is not known before it is loaded.
 
     Raises:
         ValueError: with the numbers by part, and what would fit.
@@ -414,7 +426,7 @@ def check_memory(
     room = available_bytes(device)
     if device.type != "cuda":  # they share the machine's
         room //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    check_fits(config, plan, room)
+    check_fits(plan, room)
     return plan
 
 
@@ -471,7 +483,7 @@ def run(options: argparse.Namespace) -> int:
     if gib is None:
         return 0
     try:
-        check_fits(config, plan, round(gib * GIB))
+        check_fits(plan, round(gib * GIB))
     except ValueError as error:
         print(f"\n{card}: {error}")
         return 1

@@ -56,10 +56,7 @@ class Architecture:
         return 2 ** (len(self.vae["block_out_channels"]) - 1)
 
     def latent_shape(self, resolution: int | None = None) -> tuple[int, int, int]:
-        """(C, h, w) of a latent.
-
-        Args:
-            resolution: pixels of a side; None: the teacher's own.
+        """(C, h, w) of a latent, at a resolution in pixels or the teacher's own.
 
         Raises:
             ValueError: for a resolution that the autoencoder cannot reduce.
@@ -128,32 +125,22 @@ def architecture_of(config: SDConfig) -> Architecture:
         ValueError: for an id that is not of :data:`PUBLISHED`, or a configuration that cannot be
             read.
     """
+    folder = Path(config.teacher).expanduser()
+    name = str(folder)
     if shipped(config.teacher) is not None:
         folder, name = data_path(f"{config.teacher}-sd"), "the digits' Stable Diffusion"
-        return read_architecture(folder, name)
-    folder = Path(config.teacher).expanduser()
-    if folder.is_dir():
-        return read_architecture(folder)
-    if config.teacher in PUBLISHED:
+    elif config.teacher in PUBLISHED and not folder.is_dir():
         return PUBLISHED[config.teacher]
-    raise ValueError(
-        f"the architecture of {config.teacher!r} is not known before it is loaded; allowed: "
-        f"'digits', a pipeline's folder, {', '.join(map(repr, PUBLISHED))}"
-    )
-
-
-def read_architecture(folder: Path, name: str | None = None) -> Architecture:
-    """The architecture of a pipeline in a folder, as diffusers writes it.
-
-    Raises:
-        FileNotFoundError: if a configuration is missing.
-        ValueError: if one cannot be read.
-    """
+    elif not folder.is_dir():
+        raise ValueError(
+            f"the architecture of {config.teacher!r} is not known before it is loaded; allowed: "
+            f"'digits', a pipeline's folder, {', '.join(map(repr, PUBLISHED))}"
+        )
     encoders = [("CLIPTextModel", "text_encoder")]
     if (folder / "text_encoder_2").is_dir():
         encoders.append(("CLIPTextModelWithProjection", "text_encoder_2"))
     return Architecture(
-        name=name or str(folder),
+        name=name,
         unet=_read(folder / "unet"),
         vae=_read(folder / "vae"),
         text_encoders=[(kind, _read(folder / part)) for kind, part in encoders],

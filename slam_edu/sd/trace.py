@@ -1,17 +1,23 @@
 r"""What a distillation step takes, from the networks' shapes alone.
 
-The true networks, built on the meta device (shapes without data), run a step: a call without a
-gradient, the student's, and its backward pass. :class:`~slam_edu.sd.memory.LiveBytes` watches.
-Every tensor of it is either of one size for all batches or proportional to the batch B, and which
-of the two shows at a batch that is a large prime. So one trace knows each moment i of the step for
-all B, :math:`m_i(B) = a_i + b_i B`, and the step needs :math:`\max_i m_i(B)`.
+:class:`LiveBytes` sees every operation, forward and backward, and follows each tensor's storage
+from its birth to its death. On real tensors it measures; on tensors of the meta device, which have
+shapes and no data, it predicts. It does not see what an operation allocates and frees before it
+returns (a convolution's workspace), nor the interpreter and its libraries.
 
-The meta device has neither autocast nor fused attention; :class:`_StandIn` has both.
+:func:`trace_step` has it watch the true networks, built on the meta device, in a step: a call
+without a gradient, the student's, and its backward pass. Every tensor of it is either of one size
+for all batches or proportional to the batch B, and which of the two shows at a batch that is a
+large prime. So one trace knows each moment i of the step for all B, :math:`m_i(B) = a_i + b_i B`,
+and the step needs :math:`\max_i m_i(B)`. The meta device has neither autocast nor fused attention;
+:class:`_StandIn` has both.
 """
 
 from __future__ import annotations
 
 import functools
+import weakref
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -21,24 +27,115 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.flop_counter import flop_registry
 
 from slam_edu.sd.components import TextCondition
 from slam_edu.sd.config import SDConfig
-from slam_edu.sd.memory import REST, LiveBytes
 from slam_edu.sd.networks import GammaUNet, Networks, build_networks
 from slam_edu.sd.published import Architecture
 
 #: The batch of the trace: a prime that divides the size of no tensor but those of the batch.
 BATCH = 1009
-GRADIENTS, COPIES, EACH = "gradients", "half-precision copies of weights", "of each sample"
-ROWS = (GRADIENTS, COPIES, REST)
+#: Parts of a step's memory; activations are what no other part was named for.
+GRADIENTS, COPIES, REST = "gradients", "half-precision copies of weights", "activations"
+ROWS, EACH = (GRADIENTS, COPIES, REST), "of each sample"
 HALF = {"no": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 #: Settings that a trace depends on.
 SETTINGS = (
     "train", "lora_rank", "lora_targets", "conditioning", "gamma_input", "frozen_dtype",
     "gradient_checkpointing", "mixed_precision", "resolution",
 )  # fmt: skip
+
+_aten = torch.ops.aten
+#: torch's own list has no attention on a CPU.
+_FLOPS = {
+    **flop_registry,
+    _aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
+        _aten._scaled_dot_product_flash_attention
+    ],
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        _aten._scaled_dot_product_flash_attention_backward
+    ],
+}
+
+
+class LiveBytes(TorchDispatchMode):
+    """Within the block, the bytes of live tensors by part.
+
+    Tensors that were there before must be named (:meth:`own`); new ones are "activations" until
+    they are given to another part.
+
+    Attributes:
+        live: bytes of each part now.
+        moments: the same after each new tensor.
+        flops: of matrix products, convolutions and attention; a multiplication and an addition
+            are two.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: dict[str, int] = {REST: 0}
+        self.moments: list[dict[str, int]] = []
+        self.flops = 0
+        self._known: dict[int, tuple[str, int]] = {}  # storage to part and bytes
+
+    @property
+    def peak(self) -> dict[str, int]:
+        """Bytes of each part at the moment when their sum is largest."""
+        return max(self.moments, key=lambda parts: sum(parts.values()))
+
+    def own(self, part: str, tensors: Iterable[Tensor]) -> None:
+        """Count tensors to a part, whether they are new or of another part so far."""
+        for tensor in tensors:
+            self._count(tensor, part)
+        self.moments.append(dict(self.live))
+
+    def own_gradients(self, parameters: Iterable[Tensor]) -> None:
+        """Count the gradients of parameters as such, each when it is complete."""
+        for p in parameters:
+            p.register_post_accumulate_grad_hook(lambda p: self.own(GRADIENTS, [p.grad]))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        """Call the operation, and look at what came of it."""
+        kwargs = kwargs or {}
+        out = self._call(func, args, kwargs)
+        count = _FLOPS.get(func._overloadpacket)
+        if count is not None:
+            self.flops += count(*args, **kwargs, out_val=out)
+        new = [self._count(leaf) for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        if any(new):
+            self.moments.append(dict(self.live))
+        return out
+
+    def _call(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        return func(*args, **kwargs)
+
+    def _part_of_new(self, size: int) -> str:
+        return REST
+
+    def _count(self, tensor: Tensor, part: str | None = None) -> bool:
+        """Add a tensor's storage, once for all its views; a part given takes it from another."""
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        before = self._known.get(key)
+        if before is not None and part is None:
+            return False
+        part = part or self._part_of_new(size)
+        if before is None:
+            weakref.finalize(storage, self._drop, key).atexit = False
+        else:
+            self.live[before[0]] -= before[1]
+        self._known[key] = (part, size)
+        self.live[part] = self.live.get(part, 0) + size
+        return True
+
+    def _drop(self, key: int) -> None:
+        part, size = self._known.pop(key)
+        self.live[part] -= size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +174,7 @@ class StepTrace:
 def trace_step(config: SDConfig, architecture: Architecture, cuda: bool) -> StepTrace:
     """Trace a step; the same question is answered at once the second time.
 
-    Args:
-        config: of the run.
-        architecture: of its teacher.
-        cuda: whether autocast is CUDA's, which keeps normalisations in float32.
+    ``cuda`` tells whether autocast is CUDA's, which keeps normalisations in float32.
 
     Raises:
         ValueError: for a resolution that the autoencoder cannot reduce, or a UNet that cannot be
@@ -104,13 +198,19 @@ def _trace_step(config: SDConfig, architecture: Architecture, cuda: bool) -> Ste
                 checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), stand_in())
             )
         )
-    parts = network_parts(networks)
-    x, t, cond, gamma = _inputs(config, architecture)
+    parts, empty = network_parts(networks), functools.partial(torch.empty, device="meta")
+    # Latents, timesteps, conditions and gamma, as the distiller hands them over.
+    x, t = empty(BATCH, *architecture.latent_shape(config.resolution)), empty(BATCH)
+    cond = TextCondition(empty(BATCH, *architecture.text_shape))
+    if architecture.pooled_width is not None:
+        pooled = empty(BATCH, architecture.pooled_width)
+        cond = TextCondition(cond.states, pooled, empty(BATCH, 6))
+    gamma = empty(BATCH) if config.gamma_conditioned else None
     flops = [0]
     with live:
         for name, parameters in parts.items():
             live.own(name, parameters)
-        live.own_gradients(GRADIENTS, parts["trained"])
+        live.own_gradients(parts["trained"])
         # The larger of the two calls without a gradient: adapters compute something of their own;
         # of float32 copies autocast makes half-precision ones.
         y = networks.teacher(x, t, cond) if config.train == "lora" else (
@@ -144,20 +244,6 @@ def network_parts(networks: Networks) -> dict[str, list[Tensor]]:
     return {"teacher": list(rest.values()), "trained": trained, "average": average}
 
 
-def _inputs(
-    config: SDConfig, architecture: Architecture
-) -> tuple[Tensor, Tensor, TextCondition, Tensor | None]:
-    """Latents, timesteps, conditions and gamma, as the distiller hands them over."""
-    empty = functools.partial(torch.empty, device="meta")
-    cond = TextCondition(empty(BATCH, *architecture.text_shape))
-    if architecture.pooled_width is not None:
-        pooled = empty(BATCH, architecture.pooled_width)
-        cond = TextCondition(cond.states, pooled, empty(BATCH, 6))
-    gamma = empty(BATCH) if config.gamma_conditioned else None
-    x = empty(BATCH, *architecture.latent_shape(config.resolution))
-    return x, empty(BATCH), cond, gamma
-
-
 class _MetaBytes(LiveBytes):
     """Live bytes of one size for all batches, and of each sample.
 
@@ -180,7 +266,7 @@ class _MetaBytes(LiveBytes):
         if key in self._made:
             return tree_map_only(Tensor, _new_like, self._made[key])
         out = func(*args, **kwargs)
-        if func is torch.ops.aten.convolution.default and any(map(_channels_last, tensors[:2])):
+        if func is _aten.convolution.default and any(map(_channels_last, tensors[:2])):
             # The layout that a real convolution chooses; on the meta device it does not.
             out = torch.empty_like(out, memory_format=torch.channels_last)
         taken = {x.untyped_storage()._cdata for x in tensors}
@@ -202,13 +288,9 @@ def _channels_last(x: Tensor) -> bool:
 class _StandIn(TorchFunctionMode):
     """Fused attention and autocast, for the meta device.
 
-    Under autocast, layers compute in half precision from half-precision copies of float32 weights,
-    and the copies of trained weights are kept to the end of the forward pass.
-
-    Args:
-        half: dtype of autocast; None: without.
-        norms_in_float32: as CUDA has it.
-        live: what counts the copies of weights.
+    Under autocast, to the dtype ``half`` (None: without), layers compute in half precision from
+    half-precision copies of float32 weights, and the copies of trained weights are kept to the end
+    of the forward pass, which ``live`` counts.
     """
 
     #: What autocast computes in half precision.
@@ -238,7 +320,7 @@ class _StandIn(TorchFunctionMode):
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
         dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
     ) -> Tensor:  # fmt: skip
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        return _aten._scaled_dot_product_flash_attention_for_cpu(
             *map(self._lower, (query, key, value)), dropout_p, is_causal, attn_mask=attn_mask,
             scale=scale,
         )[0]  # fmt: skip
@@ -263,8 +345,7 @@ def trace_coding(
 ) -> tuple[int, int]:
     """What the autoencoder takes to ``"encode"`` or ``"decode"`` images, in float32.
 
-    Returns:
-        bytes of working memory at most, for the batch, and operations of one image.
+    Bytes of working memory at most, for the batch, and operations of one image.
     """
     vae, live = architecture.build_vae(), LiveBytes()
     channels, height, width = architecture.latent_shape(resolution)

@@ -1,6 +1,7 @@
 """Figures of any pipeline, by a tiny random CLIP model and tiny pipelines."""
 
 import argparse
+import json
 import math
 import shutil
 from pathlib import Path
@@ -12,13 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from slam_edu.sd import evaluate
 from slam_edu.sd.components import quiet
-from slam_edu.sd.evaluate import (
-    CLIP,
-    ClipScorer,
-    evaluate_pipeline,
-    read_results,
-    real_features,
-)
+from slam_edu.sd.evaluate import ClipScorer, evaluate_pipeline, read_results, real_features
 from slam_edu.sd.tiny import tiny_pipeline, tiny_tokenizer, tiny_xl_pipeline
 from slam_edu.seeding import sample_generator, seeded
 
@@ -115,7 +110,7 @@ def test_the_scores_are_clips(clip_folder, scorer):
     with torch.no_grad():
         said = model(**inputs)
     features = scorer.image_features(images)
-    assert features.shape == (5, scorer.width) == (5, 12)
+    assert features.shape == (5, 12)
     torch.testing.assert_close(features, said.image_embeds * math.sqrt(12), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(features.norm(dim=1), torch.full((5,), math.sqrt(12)))
     cosines = (said.image_embeds * said.text_embeds).sum(1)
@@ -124,22 +119,17 @@ def test_the_scores_are_clips(clip_folder, scorer):
     assert scores.std() > 1e-2  # and they tell pairs apart
     assert not torch.allclose(scorer.scores(features.flip(0), prompts), scores, atol=1e-2)
     torch.testing.assert_close(scorer.image_features(as_pillow(images)), features)
-    with pytest.raises(ValueError, match="5 images for 2 prompts"):
-        scorer.scores(features, prompts[:2])
 
 
 def test_a_folder_that_is_no_clip(clip_folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"lacks config\.json; allowed: .* safetensors"):
+    with pytest.raises(ValueError, match=r"cannot be loaded .* allowed: .* in safetensors"):
         ClipScorer(str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="is no folder"):
-        ClipScorer(str(tmp_path / "none"))
     with pytest.raises(ValueError, match="needs a pinned commit"):
         ClipScorer("somebody/clip")
     folder = Path(shutil.copytree(clip_folder, tmp_path / "clip"))
     weights = folder / "model.safetensors"
     tensors = load_file(weights)
-    dropped = tensors.pop("visual_projection.weight")
-    assert dropped.shape == (12, 16)
+    del tensors["visual_projection.weight"]
     save_file(tensors, weights, {"format": "pt"})
     with pytest.raises(ValueError, match=r"cannot be loaded \(its weights lack visual_proj"):
         ClipScorer(str(folder))
@@ -148,13 +138,15 @@ def test_a_folder_that_is_no_clip(clip_folder, tmp_path):
         ClipScorer(str(folder))
 
 
-def test_the_default_without_a_network(monkeypatch, tmp_path):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(ConnectionError, match=rf"{CLIP[0]}' at {CLIP[1]} is not on this machine"):
-        ClipScorer()
-
-
 # -------------------------------------------------------------------- pipelines
+
+
+def own_features(student, scorer):
+    images = student(
+        PROMPTS, num_inference_steps=2, guidance_scale=1.0, output_type="pt",
+        generator=[sample_generator(0, i) for i in range(5)],
+    ).images  # fmt: skip
+    return scorer.image_features(2 * images - 1)
 
 
 def test_a_students_figures(student, scorer):
@@ -163,11 +155,7 @@ def test_a_students_figures(student, scorer):
     assert [row["calls"] for row in rows] == [1, 2, 5]
     assert {(row["sampler"], row["guidance"], row["images"]) for row in rows} == {("lcm", 0.0, 5)}
     assert all("frechet" not in row for row in rows)
-    images = student(
-        PROMPTS, num_inference_steps=2, guidance_scale=1.0, output_type="pt",
-        generator=[sample_generator(0, i) for i in range(5)],
-    ).images  # fmt: skip
-    scores = scorer.scores(scorer.image_features(2 * images - 1), PROMPTS)
+    scores = scorer.scores(own_features(student, scorer), PROMPTS)
     assert rows[1]["clip_score"] == pytest.approx(float(scores.mean()), rel=1e-4)
     error = float(scores.double().std()) / math.sqrt(5)
     assert rows[1]["clip_score_error"] == pytest.approx(error, rel=1e-2)
@@ -201,50 +189,33 @@ def test_a_teachers_figures(teacher, scorer):
 
 
 def test_all_draw_from_the_same_noise(teacher, student, scorer):
-    """Prompt i's first latent is that of (seed, i), with guidance and without, in any batch."""
-    seen = {}
-
-    def record(name):
-        def hook(_unet, args):
-            half = args[0][-min(len(args[0]), 5) :]  # guidance's other half is the same
-            seen.setdefault(name, half.clone())
-
-        return hook
-
-    for name, pipeline, options in (
-        ("student", student, {}),
-        ("teacher", teacher, {"guidance": 2.0}),
-        ("solver", teacher, {"guidance": 0.0, "sampler": "dpmpp_2m"}),
-    ):
-        hook = pipeline.unet.register_forward_pre_hook(record(name))
-        evaluate_pipeline(pipeline, PROMPTS, scorer=scorer, steps=(2,), seed=3, **options)
-        hook.remove()
+    """Prompt i's first latent is that of (seed, i), with guidance and without."""
     noise = torch.stack([torch.randn(4, 8, 8, generator=sample_generator(3, i)) for i in range(5)])
-    for found in seen.values():
-        assert torch.equal(found, noise)
-    assert len(seen) == 3
+    seen = []
+    for pipeline, options in (
+        (student, {}),
+        (teacher, {"guidance": 2.0}),
+        (teacher, {"guidance": 0.0, "sampler": "dpmpp_2m"}),
+    ):
+        hook = pipeline.unet.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        evaluate_pipeline(pipeline, PROMPTS, scorer=scorer, steps=(1,), seed=3, **options)
+        hook.remove()
+        assert torch.equal(seen[-1][-5:], noise)  # guidance's other half is the same
 
 
 def test_distances(student, scorer):
     """To the same images nothing, to others more, and the kernel is of cosines."""
-    images = student(
-        PROMPTS, num_inference_steps=2, guidance_scale=1.0, output_type="pt",
-        generator=[sample_generator(0, i) for i in range(5)],
-    ).images  # fmt: skip
-    own = scorer.image_features(2 * images - 1)
-    far = scorer.image_features(some_images())
-    near_row, far_row = (
+    own, other = own_features(student, scorer), scorer.image_features(some_images())
+    near, far = (
         evaluate_pipeline(student, PROMPTS, scorer=scorer, steps=(2,), reference=reference)[0]
-        for reference in (own, far)
+        for reference in (own, other)
     )
-    assert abs(near_row["frechet"]) < 1e-3 * far_row["frechet"]
-    assert near_row["kernel"] < 0.5 * far_row["kernel"]
-    a, b = (x.double() / math.sqrt(12) for x in (far, own))
+    assert abs(near["frechet"]) < 1e-3 * far["frechet"]
+    a, b = (x.double() / math.sqrt(12) for x in (other, own))
     one, two, both = ((x @ y.T + 1) ** 3 for x, y in ((a, a), (b, b), (a, b)))
     # All five are in each subset.
     off = [(k.sum() - k.diag().sum()) / 20 for k in (one, two)]
-    assert far_row["kernel"] == pytest.approx(float(sum(off) - 2 * both.mean()), rel=1e-3)
-    assert far_row["kernel_std"] == pytest.approx(0, abs=1e-6)
+    assert far["kernel"] == pytest.approx(float(sum(off) - 2 * both.mean()), rel=1e-3)
 
 
 def test_wrong_settings(student, teacher, scorer):
@@ -258,8 +229,6 @@ def test_wrong_settings(student, teacher, scorer):
     fails("guidance is -1; allowed: from 0 to 100", teacher, guidance=-1)
     fails("steps is 0; allowed: an integer from 1", steps=(2, 0))
     fails("batch is 0; allowed", batch=0)
-    fails("there are no prompts", prompts=[])
-    fails(r"the reference has shape \(3, 7\); allowed: \(n, 12\)", reference=torch.zeros(3, 7))
     bias = student.vae.decoder.conv_out.bias
     kept = bias.detach().clone()
     with torch.no_grad():
@@ -288,23 +257,23 @@ def test_the_command(student, clip_folder, tmp_path, capsys):
     for i, image in enumerate(as_pillow(some_images(6))):
         image.save(tmp_path / "real" / ("below" if i % 2 else "") / f"{i}.png")
     out = tmp_path / "results" / "a.json"
-    asked = (
+    assert command(
         tmp_path / "student", "--prompts", tmp_path / "prompts.txt", "--clip", clip_folder,
-        "--real", tmp_path / "real", "--device", "cpu",
-    )  # fmt: skip
-    assert command(*asked, "--steps", 1, 4, "--out", out) == 0
+        "--real", tmp_path / "real", "--device", "cpu", "--steps", 1, 4, "--out", out,
+    ) == 0  # fmt: skip
     printed = capsys.readouterr().out
     assert "| sampler | steps | guidance | calls |" in printed
     assert "not Inception's FID" in printed
-    results = read_results(out)
-    assert [row["steps"] for row in results["rows"]] == [1, 4]
-    assert results["real"] == 6
+    results = json.loads(out.read_text("utf-8"))
+    assert (results["real"], results["prompts"]) == (6, 5)
     assert results["scorer"] == str(clip_folder)
-    assert results["prompts"] == 5
-    assert results["rows"][1]["frechet"] > 0
+    rows = read_results(out)
+    assert rows == results["rows"]
+    assert [row["steps"] for row in rows] == [1, 4]
+    assert rows[1]["frechet"] > 0
 
 
-def test_the_commands_errors(clip_folder, tmp_path, scorer):
+def test_the_commands_errors(tmp_path, scorer):
     (tmp_path / "prompts.txt").write_text("a cat", "utf-8")
     with pytest.raises(FileNotFoundError, match="is no folder"):
         command(tmp_path / "none", "--prompts", tmp_path / "prompts.txt")

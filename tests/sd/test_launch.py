@@ -1,19 +1,8 @@
-"""The launcher: a command on two processes, and what is said when it fails."""
-
-import sys
+"""The launcher: what is told of a command that fails; tests of runs launch one that works."""
 
 import pytest
 
-from slam_edu.sd.launch import launch, launch_command
-
-
-def test_the_command_is_torchruns():
-    words = launch_command(["distill", "updates=3"], 4)
-    assert words[:3] == [sys.executable, "-m", "torch.distributed.run"]
-    assert words[words.index("--nproc_per_node") + 1] == "4"
-    assert words[-4:] == ["-m", "slam_edu.sd", "distill", "updates=3"]
-    with pytest.raises(ValueError, match="processes is 0"):
-        launch_command(["distill"], 0)
+from slam_edu.sd.launch import launch
 
 
 def test_a_failure_comes_with_its_reason():

@@ -4,21 +4,15 @@ import pytest
 import torch
 
 from slam_edu.schedule import NoiseSchedule
-from slam_edu.sd import memory, plan, trace
+from slam_edu.sd import plan
 from slam_edu.sd.cli import main
 from slam_edu.sd.components import TextCondition
 from slam_edu.sd.config import SDXL, SDConfig, load_config
 from slam_edu.sd.engine import Engine, make_autocast
-from slam_edu.sd.memory import GIB, REST, LiveBytes
 from slam_edu.sd.networks import build_networks
-from slam_edu.sd.plan import CARDS, check_fits, check_memory, make_plan
-from slam_edu.sd.published import (
-    STABLE_DIFFUSION_15,
-    STABLE_DIFFUSION_XL,
-    architecture_of,
-    read_architecture,
-)
-from slam_edu.sd.trace import COPIES, GRADIENTS, network_parts, trace_step
+from slam_edu.sd.plan import CARDS, GIB, check_fits, check_memory, make_plan
+from slam_edu.sd.published import STABLE_DIFFUSION_15, STABLE_DIFFUSION_XL, architecture_of
+from slam_edu.sd.trace import COPIES, GRADIENTS, REST, ROWS, LiveBytes, network_parts, trace_step
 from tests.sd.tiny import PIPELINES
 
 CPU = torch.device("cpu")
@@ -41,28 +35,18 @@ def count(module):
 # -------------------------------------------------------------------- architectures
 
 
-@pytest.mark.parametrize(
-    ("architecture", "unet", "encoders", "shapes"),
-    [
-        (STABLE_DIFFUSION_15, 859_520_964, [123_060_480], ((4, 64, 64), (77, 768), None)),
-        (
-            STABLE_DIFFUSION_XL, 2_567_463_684, [123_060_480, 694_659_840],
-            ((4, 128, 128), (77, 2048), 1280),
-        ),
-    ],
-)  # fmt: skip
-def test_published_architectures_have_the_published_parameters(
-    architecture, unet, encoders, shapes
-):
-    assert count(architecture.build_unet()) == unet
-    assert count(architecture.build_vae()) == 83_653_863
-    numbers = range(len(architecture.text_encoders))
-    assert [count(architecture.build_text_encoder(i)) for i in numbers] == encoders
-    found = architecture.latent_shape(), architecture.text_shape, architecture.pooled_width
-    assert found == shapes
-    assert architecture.latent_shape(512) == (4, 64, 64)
+def test_published_architectures_have_the_published_parameters():
+    one, xl = STABLE_DIFFUSION_15, STABLE_DIFFUSION_XL
+    assert count(one.build_unet()) == 859_520_964
+    assert count(xl.build_unet()) == 2_567_463_684
+    assert count(one.build_vae()) == count(xl.build_vae()) == 83_653_863
+    assert count(one.build_text_encoder()) == count(xl.build_text_encoder()) == 123_060_480
+    assert count(xl.build_text_encoder(1)) == 694_659_840
+    assert (one.latent_shape(), one.text_shape, one.pooled_width) == ((4, 64, 64), (77, 768), None)
+    assert (xl.latent_shape(), xl.text_shape, xl.pooled_width) == ((4, 128, 128), (77, 2048), 1280)
+    assert xl.latent_shape(512) == (4, 64, 64)
     with pytest.raises(ValueError, match="resolution is 500; allowed: a multiple of 8"):
-        architecture.latent_shape(500)
+        xl.latent_shape(500)
 
 
 @pytest.mark.parametrize("kind", PIPELINES)
@@ -82,12 +66,13 @@ def test_architectures_that_cannot_be_known(tmp_path):
     assert architecture_of(SDConfig(teacher=SDXL[0], revision=SDXL[1])) is STABLE_DIFFUSION_XL
     with pytest.raises(ValueError, match=r"'someone/model' is not known .* allowed: 'digits'"):
         architecture_of(SDConfig(teacher="someone/model", revision="0" * 40))
+    config = SDConfig(teacher=str(tmp_path))
     with pytest.raises(FileNotFoundError, match="unet"):
-        read_architecture(tmp_path)
+        architecture_of(config)
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet" / "config.json").write_text("{", "utf-8")
     with pytest.raises(ValueError, match="cannot be read"):
-        read_architecture(tmp_path)
+        architecture_of(config)
 
 
 # -------------------------------------------------------------------- live bytes
@@ -113,22 +98,19 @@ def test_gradients_are_a_part_of_their_own_and_operations_are_counted():
     with LiveBytes() as live:
         live.own("weights", [weight])
         live.own("data", [x])
-        live.own_gradients(GRADIENTS, [weight])
+        live.own_gradients([weight])
         (x @ weight).sum().backward()
     assert live.live == {"weights": 400, "data": 200, GRADIENTS: 400, REST: 0}
     assert live.flops == 2 * (2 * 5 * 10 * 10)
-    weight.grad = None
-    (x @ weight).sum().backward()
-    assert live.live[GRADIENTS] == 0  # the hooks are gone
 
 
 def test_container_s_limit_counts_less_what_is_taken(tmp_path):
     files = {"max": "1000\n", "current": "700\n", "stat": "x 1\ninactive_file 200\n"}
     for name, text in files.items():
         (tmp_path / f"memory.{name}").write_text(text)
-    assert memory._container_room(tmp_path) == 500
+    assert plan._container_room(tmp_path) == 500
     (tmp_path / "memory.max").write_text("max\n")
-    assert memory._container_room(tmp_path) is None
+    assert plan._container_room(tmp_path) is None
 
 
 # -------------------------------------------------------------------- a step
@@ -170,7 +152,7 @@ def test_traced_step_takes_what_a_real_one_takes(folders, kind, settings):
     with LiveBytes() as live:
         for name, tensors in parts.items():
             live.own(name, tensors)
-        live.own_gradients(GRADIENTS, parts["trained"])
+        live.own_gradients(parts["trained"])
         y = networks.teacher(x, t, cond).float()
         y = networks.target(x, t, cond, gamma).float()
         p = networks.student(x, t, cond, gamma)
@@ -188,7 +170,7 @@ def test_cuda_s_autocast_keeps_norms_in_float32_and_copies_of_weights(folders):
     here, there = (trace_step(config, architecture_of(config), cuda) for cuda in (False, True))
     full = trace_step(config.replace(mixed_precision="no"), architecture_of(config), True)
     assert here.each.max() < there.each.max() < full.each.max()
-    copies = there.fixed[:, trace.ROWS.index(COPIES)].max()
+    copies = there.fixed[:, ROWS.index(COPIES)].max()
     assert copies == pytest.approx(there.weights["trained"] / 2, rel=0.02)
 
 
@@ -220,7 +202,7 @@ def test_plan_is_what_the_engine_takes(folders, settings):
     with LiveBytes() as live:
         for name, tensors in parts.items():
             live.own(name, tensors)
-        live.own_gradients(GRADIENTS, parts["trained"])
+        live.own_gradients(parts["trained"])
         batches = OneBatch(planned.architecture)
         engine = Engine(config, NoiseSchedule.stable_diffusion(), networks, batches)
         for _ in engine.updates():
@@ -238,9 +220,8 @@ def test_plan_is_what_the_engine_takes(folders, settings):
 
 def test_largest_batch_is_the_largest():
     planned = make_plan(load_config("digits"), device="cpu")
-    for gib in (0.8, 4.0):
-        batch = planned.largest_batch(gib)
-        assert planned.total(batch) <= gib * GIB < planned.total(batch + 1)
+    batch = planned.largest_batch(4.0)
+    assert planned.total(batch) <= 4 * GIB < planned.total(batch + 1)
     assert planned.largest_batch(0.1) == 0
     assert planned.largest_batch(10_000.0) == plan.MOST
 
@@ -296,9 +277,9 @@ def test_stable_diffusion_is_planned_at_its_true_size():
 def test_too_little_memory_is_refused_with_the_numbers():
     config = load_config("digits", settings=["device=cpu"])
     planned = make_plan(config)
-    check_fits(config, planned, planned.total())
+    check_fits(planned, planned.total())
     with pytest.raises(ValueError, match="does not fit") as error:
-        check_fits(config, planned, planned.total() - 1)
+        check_fits(planned, planned.total() - 1)
     text = str(error.value)
     assert f"needs about {planned.total() / GIB:.2f} GiB on cpu" in text
     for part in planned.phases()[0].parts:
@@ -314,12 +295,12 @@ def test_what_is_suggested_fits():
     config = load_config("digits", settings=base)
     room = make_plan(config.replace(train="lora", gradient_checkpointing=True)).total()
     with pytest.raises(ValueError, match=r"what fits: .*train=lora") as error:
-        check_fits(config, make_plan(config), room)
+        check_fits(make_plan(config), room)
     settings = str(error.value).split("what fits: ")[1].split()
     better = load_config("digits", settings=[*base, *settings])
-    check_fits(better, make_plan(better), room)
+    check_fits(make_plan(better), room)
     with pytest.raises(ValueError, match="no setting makes it fit"):
-        check_fits(config, make_plan(config), 1000)
+        check_fits(make_plan(config), 1000)
 
 
 def test_distillation_is_refused_before_anything_is_loaded(monkeypatch):
@@ -338,16 +319,13 @@ def test_distillation_is_refused_before_anything_is_loaded(monkeypatch):
 
 
 def test_command_prints_the_plan_and_whether_it_fits(capsys):
-    assert main(["plan", "--preset", "digits"]) == 0
-    text = capsys.readouterr().out
-    for words in ("4,283,012", "optimiser's state", "activations", "ESTIMATE", "checkpoints"):
-        assert words in text
     assert main(["plan", "data=prompts", "batch=16", "--card", "t4"]) == 0
     text = capsys.readouterr().out
-    assert "batch 16" in text
-    assert "1,000 latents drawn" in text
-    assert "t4: fits, up to batch=" in text
-    assert all(card.name in text for card in CARDS.values())
+    for words in (
+        "4,283,012", "batch 16", "optimiser's state", "activations", "ESTIMATE", "checkpoints",
+        "1,000 latents drawn", "t4: fits, up to batch=", *(card.name for card in CARDS.values()),
+    ):  # fmt: skip
+        assert words in text
     assert main(["plan", "--card", "0.7"]) == 1
     assert "does not fit" in capsys.readouterr().out
     assert main(["plan", "--card", "abacus"]) == 2
@@ -356,10 +334,9 @@ def test_command_prints_the_plan_and_whether_it_fits(capsys):
 
 def test_times_are_operations_over_speed():
     planned = make_plan(load_config("digits", settings=["data=prompts"]), device="cpu")
-    calls = planned.config.draw_steps * 2
-    assert planned.drawing_seconds(1.0) == calls * planned.trace.flops["teacher"] / 1e12
+    calls, flops = planned.config.draw_steps * 2, planned.trace.flops
+    assert planned.drawing_seconds(1.0) == calls * flops["teacher"] / 1e12
     samples = planned.config.training.updates * planned.config.training.batch
-    flops = planned.trace.flops
     each = 2 * flops["teacher"] + flops["target"] + flops["forward"] + flops["backward"]
     assert planned.seconds(2.0) == pytest.approx(samples * each / 2e12)
 

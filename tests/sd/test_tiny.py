@@ -19,28 +19,18 @@ def output(pipeline, prompt="a red two", t=499, change=lambda cond: cond):
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_a_seed_gives_the_same_weights_and_leaves_torch_alone(name):
+def test_weights_are_the_seeds_and_words_and_timesteps_matter(name):
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    one, other = BUILDERS[name](0), BUILDERS[name](1, prediction_type="v_prediction")
+    pipeline = BUILDERS[name](0)
     assert torch.equal(torch.get_rng_state(), before)
-    modules = (one.unet, one.vae, one.text_encoder)
+    modules = (pipeline.unet, pipeline.vae, pipeline.text_encoder)
     found = [sum(p.abs().sum().item() for p in m.parameters()) for m in modules]
     assert found == pytest.approx(SUMS[name], rel=1e-5)
-    assert not torch.equal(other.unet.conv_in.weight, one.unet.conv_in.weight)
     assert not any(m.training for m in modules)
-    assert other.scheduler.config.prediction_type == "v_prediction"
-
-
-@pytest.mark.parametrize("name", BUILDERS)
-def test_words_and_timesteps_matter_and_files_keep_it_so(name, tmp_path):
-    pipeline = BUILDERS[name]()
     here = output(pipeline)
     for other in (output(pipeline, "a blue seven"), output(pipeline, t=99)):
         assert (here - other).abs().max() > 0.01 * here.abs().max()
-    pipeline.save_pretrained(tmp_path)
-    read = type(pipeline).from_pretrained(tmp_path, local_files_only=True)
-    torch.testing.assert_close(output(read), here)
 
 
 def test_what_xl_adds_matters():
