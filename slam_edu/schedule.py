@@ -216,10 +216,11 @@ class NoiseSchedule(nn.Module):
         t = t.to(self.device)
         if not t.is_floating_point():
             return self.at(t.long())  # uint8 and bool would index as masks
-        i = t.long().clamp(max=len(self) - 2)
+        n = t.long()
+        i = n.clamp(max=len(self) - 2)
         f = (t - i).to(self.dtype)
         rho = torch.exp((1 - f) * self.rho[i].log() + f * self.rho[i + 1].log())
-        level, table, whole = self._at_rho(rho, i, f), self.at(t.round().long()), f == f.round()
+        level, table, whole = self._at_rho(rho, i, f), self.at(n), f == f.round()
         # At an integer, the table itself, to the last bit.
         return Level(
             torch.where(whole, table.alpha, level.alpha),

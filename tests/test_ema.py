@@ -99,6 +99,7 @@ def without_buffer() -> nn.Sequential:
     ("target", "rate", "message"),
     [
         (network(), -0.1, r"rate is -0\.1; allowed: 0 <= rate <= 1"),
+        (network(), 1.5, r"rate is 1\.5; allowed: 0 <= rate <= 1"),
         (network(), math.nan, r"rate is nan; allowed"),
         (nn.Linear(2, 2).double(), 0.9, r"differ in 0\.bias, .*; allowed: the same names"),
         (network(width=4), 0.9, r"differ in 0\.bias, 0\.weight, "),

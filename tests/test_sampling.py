@@ -344,11 +344,14 @@ def test_states_of_consistency_sampling():
         assert_near(state.x, level.alpha * state.x0 + level.sigma * eps, rtol=1e-14)
 
 
-def test_a_sampler_is_ddim_by_default():
+def test_a_samplers_defaults():
     schedule, x, network = NoiseSchedule.stable_diffusion(F64), noise(3, 2), SmoothDenoiser()
-    assert torch.equal(
-        last(sample_pf_ode(network, x, schedule, 3)), last(sample_ddim(network, x, schedule, 3))
-    )
+    plain = last(sample_ddim(network, x, schedule, 3, cond=0.5))
+    assert torch.equal(last(sample_pf_ode(network, x, schedule, 3, cond=0.5)), plain)
+    assert torch.equal(last(sample_ddim(network, x, schedule, 3, cond=0.5, uncond=-1.0)), plain)
+    states = list(sample_ddim(network, x, schedule, 2, spacing="leading"))
+    assert [state.t for state in states] == [500, 0, None]
+    assert network.calls[-1][2] is None
 
 
 def test_samplers_are_lazy_and_last_wants_a_fresh_one():
