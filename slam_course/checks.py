@@ -38,17 +38,11 @@ class Wrong(Exception):
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of a check.
-
-    Attributes:
-        exercise: the exercise's name.
-        passed: whether the answer is right.
-        message: one or two sentences: what is right, or what is wrong and where to look.
-    """
+    """The outcome of a check."""
 
     exercise: str
     passed: bool
-    message: str
+    message: str  # one or two sentences: what is right, or what is wrong and where to look
 
     def __repr__(self) -> str:
         return f"{self.exercise}: {'right' if self.passed else 'not yet'}. {self.message}"
@@ -117,17 +111,11 @@ def _judge(check: Callable[..., str], answers: Sequence[object]) -> tuple[bool, 
         )
 
 
-# -------------------------------------------------------------------- points
-
-
 @dataclass(frozen=True)
 class Summary:
-    """How far a learner has come; its text is a table, for handing in.
+    """How far a learner has come; its text is a table, for handing in."""
 
-    Attributes:
-        rows: for each exercise its name, "right", "not yet" or "not checked", points, maximum.
-    """
-
+    # For each exercise its name, "right", "not yet" or "not checked", points, maximum.
     rows: tuple[tuple[str, str, float, float], ...]
 
     @property
@@ -147,24 +135,14 @@ class Summary:
 def summary(points: Mapping[Callable[..., Verdict], float]) -> Summary:
     """The last verdict on each exercise since the kernel started, with its points.
 
-    Args:
-        points: the points of each check, such as ``{checks.denoiser: 4, checks.euler_step: 4}``.
-
-    Raises:
-        ValueError: a key is not a check.
+    ``points`` are those of each check, such as ``{checks.denoiser: 4, checks.euler_step: 4}``.
     """
     rows = []
     for check, most in points.items():
-        name = getattr(check, "exercise", None)
-        if name is None:
-            raise ValueError(f"{check!r} is not a check of an exercise")
-        verdict = _LAST.get(name)
+        verdict = _LAST.get(check.exercise)
         word = "not checked" if verdict is None else "right" if verdict.passed else "not yet"
-        rows.append((name, word, most if verdict and verdict.passed else 0, most))
+        rows.append((check.exercise, word, most if word == "right" else 0, most))
     return Summary(tuple(rows))
-
-
-# -------------------------------------------------------------------- what checks are made of
 
 
 def require(condition: bool, sentence: str) -> None:
@@ -202,8 +180,7 @@ def require_shape(
 def call(answer: object, shape: tuple[int, ...], /, **inputs: object) -> Tensor:
     """What the learner's function returns for these inputs, given in this order and not by name.
 
-    Raises:
-        Wrong: it is no function, returns no finite tensor of this shape, or changes an input.
+    It must return a finite tensor of this shape and leave its inputs as they are.
     """
     require_function(answer)
     before = {k: value.clone() for k, value in inputs.items() if isinstance(value, Tensor)}
@@ -221,46 +198,30 @@ def compare(
     right: Tensor,
     mistakes: Sequence[tuple[Tensor, str]],
     otherwise: str,
-    *,
-    rtol: float = 1e-4,
-    atol: float = 1e-5,
+    **tolerance: float,
 ) -> None:
     """Hold an answer against the right one, and against what known mistakes give.
 
-    Args:
-        answer: the learner's.
-        right: the right one.
-        mistakes: what a mistake gives on the same inputs, and the sentence to say then.
-        otherwise: the sentence for any other wrong answer.
-        rtol: relative tolerance.
-        atol: absolute tolerance.
-
-    Raises:
-        Wrong: with one of the sentences.
+    Each of the ``mistakes`` is what it gives on the same inputs, and the sentence to say then;
+    ``otherwise`` is the sentence for any other wrong answer.
     """
-    refuse(answer, mistakes, rtol=rtol, atol=atol)
-    require_close(answer.detach(), right, otherwise, rtol=rtol, atol=atol)
+    refuse(answer, mistakes, **tolerance)
+    require_close(answer, right, otherwise, **tolerance)
 
 
-def refuse(
-    answer: Tensor,
-    mistakes: Sequence[tuple[Tensor, str]],
-    *,
-    rtol: float = 1e-4,
-    atol: float = 1e-5,
-) -> None:
+def _close(answer: Tensor, other: Tensor, rtol: float = 1e-4, atol: float = 1e-5) -> bool:
+    return torch.allclose(answer.detach().to(other), other, rtol=rtol, atol=atol)
+
+
+def refuse(answer: Tensor, mistakes: Sequence[tuple[Tensor, str]], **tolerance: float) -> None:
     """Raise :class:`Wrong` with the sentence of the mistake that gives exactly this answer."""
     for wrong, sentence in mistakes:
-        if torch.allclose(answer.detach().to(wrong), wrong, rtol=rtol, atol=atol):
-            raise Wrong(sentence)
+        require(not _close(answer, wrong, **tolerance), sentence)
 
 
-def require_close(
-    answer: Tensor, expected: Tensor, sentence: str, *, rtol: float = 1e-4, atol: float = 1e-5
-) -> None:
+def require_close(answer: Tensor, expected: Tensor, sentence: str, **tolerance: float) -> None:
     """Raise :class:`Wrong` with the sentence unless the two agree within the tolerance."""
-    if not torch.allclose(answer.to(expected), expected, rtol=rtol, atol=atol):
-        raise Wrong(sentence)
+    require(_close(answer, expected, **tolerance), sentence)
 
 
 def number(answer: object, what: str = "What your function returns") -> float:
@@ -285,11 +246,7 @@ def refuse_numbers(
 ) -> None:
     """Raise :class:`Wrong` with the sentence of the mistake that gives exactly this number."""
     for wrong, sentence in mistakes:
-        if math.isclose(value, wrong, rel_tol=rtol):
-            raise Wrong(sentence)
-
-
-# -------------------------------------------------------------------- the guard
+        require(not math.isclose(value, wrong, rel_tol=rtol), sentence)
 
 
 class TooSlow(BaseException):
@@ -341,14 +298,15 @@ def _start_bell(seconds: float) -> Callable[[], None]:
     return over.set
 
 
-def _switches() -> tuple:
-    """PyTorch's switches: dtype, device, threads, gradients, determinism."""
-    exact = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    return (
-        torch.get_default_dtype(), torch.get_default_device(), torch.get_num_threads(),
-        torch.is_grad_enabled(), (exact, warn_only),
-    )  # fmt: skip
+# How PyTorch's switches are read and put back.
+_SWITCHES = (
+    (torch.get_default_dtype, torch.set_default_dtype),
+    (torch.get_default_device,
+     lambda device: torch.set_default_device(None if device.type == "cpu" else device)),
+    (torch.get_num_threads, torch.set_num_threads),
+    (torch.is_grad_enabled, torch.set_grad_enabled),
+    (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+)  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -358,36 +316,27 @@ def _switches_kept() -> Iterator[None]:
     Nothing is written unless it changed: setting a default device, even the usual one, makes every
     later call slower.
     """
-    setters = (
-        torch.set_default_dtype,
-        lambda device: torch.set_default_device(None if device.type == "cpu" else device),
-        torch.set_num_threads,
-        torch.set_grad_enabled,
-        lambda exact: torch.use_deterministic_algorithms(exact[0], warn_only=exact[1]),
-    )
-    before = _switches()
+    before = [read() for read, _ in _SWITCHES]
     try:
         yield
     finally:
-        for put_back, then, now in zip(setters, before, _switches(), strict=True):
-            if now != then:
+        for (read, put_back), then in zip(_SWITCHES, before, strict=True):
+            if read() != then:
                 put_back(then)
 
 
 @contextlib.contextmanager
 def _random_states_kept() -> Iterator[None]:
     """Put the random states of torch (and its GPUs), numpy and Python back after the block."""
-    own, cpu = random.getstate(), torch.get_rng_state()
+    own = random.getstate()
     numpy = np.random.get_state()  # noqa: NPY002 - the state of the functions that learners call
-    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    gpus = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
     try:
-        yield
+        with torch.random.fork_rng(gpus):
+            yield
     finally:
         random.setstate(own)
-        torch.set_rng_state(cpu)
         np.random.set_state(numpy)  # noqa: NPY002
-        if gpus is not None:
-            torch.cuda.set_rng_state_all(gpus)
 
 
 def _tidy(answer: object) -> object:

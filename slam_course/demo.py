@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -39,30 +40,19 @@ from slam_edu.training import TrainConfig, TrainState, progress, train_student
 class DemoConfig:
     """Sizes of the demonstration; the defaults need about a minute on a laptop.
 
-    Attributes:
-        components: most components of the mixture made from the picture.
-        updates: optimiser steps.
-        batch: points per update.
-        lr: peak learning rate.
-        ema_rate: of the target network.
-        width: units of a hidden layer.
-        depth: hidden layers.
-        points: samples drawn for the figure and the distances.
-        seed: of everything random.
-
     Raises:
         ValueError: for a size that is not positive.
     """
 
-    components: int = 1000
+    components: int = 1000  # at most, of the mixture made from the picture
     updates: int = 9000
     batch: int = 256
-    lr: float = 7e-3
-    ema_rate: float = 0.95
+    lr: float = 7e-3  # at its peak
+    ema_rate: float = 0.95  # of the target network
     width: int = 192
-    depth: int = 3
-    points: int = 4000
-    seed: int = 0
+    depth: int = 3  # hidden layers
+    points: int = 4000  # drawn for the figure and the distances
+    seed: int = 0  # of everything random
 
     def __post_init__(self) -> None:
         for name in ("components", "updates", "batch", "width", "depth", "points"):
@@ -71,52 +61,33 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class DemoRow:
-    """Samples ``(points, 2)``, what drew them, and how.
-
-    ``evaluations`` are the network's per sample; ``distance`` is the sliced Wasserstein distance
-    to the data; ``seconds`` is the time to draw all of them.
-    """
+    """Samples, what drew them, and how."""
 
     name: str
-    evaluations: int
-    samples: Tensor
-    distance: float
-    seconds: float
+    evaluations: int  # of the network, per sample
+    samples: Tensor  # (points, 2)
+    distance: float  # sliced Wasserstein, to the data
+    seconds: float  # to draw all of them
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """All that the demonstration made.
+    """The teacher at 50 and at 2 evaluations, the student at 2, and the distilled network."""
 
-    Attributes:
-        mixture: the picture's density, and so the exact teacher.
-        data: samples of it, shape ``(points, 2)``.
-        floor: sliced Wasserstein distance between two such samples: no method can be closer.
-        rows: the teacher at 50 and at 2 evaluations, the student at 2.
-        student: the distilled network (its moving average).
-        seconds: time to distil it.
-    """
-
-    mixture: GaussianMixture
-    data: Tensor
-    floor: float
     rows: tuple[DemoRow, ...]
-    student: nn.Module
-    seconds: float
+    floor: float  # distance between two samples of the data: no method can be closer
+    student: nn.Module  # its moving average
+    seconds: float  # to distil it
 
 
 def sample_student(
     student: Callable[..., Tensor], noise: Tensor, schedule: NoiseSchedule, steps: int, seed: int
 ) -> Tensor:
     """Draw with a distilled student from initial noise ``(B, 2)`` in ``steps`` evaluations."""
-    generator = torch.Generator().manual_seed(seed)
+    settings = {"conditioning": "level", "prediction_type": "v_prediction"}
+    settings["generator"] = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        return last(
-            sample_consistency(
-                student, noise, schedule, steps, generator=generator,
-                conditioning="level", prediction_type="v_prediction",
-            )
-        )  # fmt: skip
+        return last(sample_consistency(student, noise, schedule, steps, **settings))
 
 
 def run(
@@ -127,23 +98,17 @@ def run(
 ) -> DemoResult:
     """Make the teacher, distil the student, draw with both.
 
-    Args:
-        source: a PNG or JPEG file, a mixture, or None for the shipped picture.
-        config: sizes and seed.
-        on_update: called as ``on_update(state, student)`` after every update, for a live picture.
-        bar: show a progress bar on standard error; needs tqdm.
+    ``source`` is a PNG or JPEG file, a mixture, or None for the shipped picture;
+    ``on_update(state, student)`` is called after every update, for a live picture.
 
     Raises:
         ValueError: for a picture that cannot be used; it says why.
         FileNotFoundError: for a file that is not there.
     """
-    config = config or DemoConfig()
-    if isinstance(source, GaussianMixture):
-        mixture = source
-    elif source is None:
-        mixture = picture(components=config.components)
-    else:
-        mixture = from_image(source, components=config.components)
+    config, mixture = config or DemoConfig(), source
+    if not isinstance(mixture, GaussianMixture):
+        make = picture if source is None else partial(from_image, source)
+        mixture = make(components=config.components)
     schedule = NoiseSchedule.stable_diffusion()
     teacher = mixture.network(schedule)
     generator = torch.Generator().manual_seed(config.seed)
@@ -153,13 +118,13 @@ def run(
         subpaths=50, coupling="linear", conditioning="level",
         teacher_prediction_type="epsilon", student_prediction_type="v_prediction",
     )  # fmt: skip
-    training = TrainConfig(
-        updates=config.updates, batch=config.batch, lr=config.lr, ema_rate=config.ema_rate
-    )
+    names = ("updates", "batch", "lr", "ema_rate")
+    training = TrainConfig(**{name: getattr(config, name) for name in names})
+    networks = {"teacher": teacher, "student": student, "target": target}
     start = time.perf_counter()
     states = train_student(
-        SubPathDistiller(schedule, distillation), mixture.sample,
-        teacher=teacher, student=student, target=target, generator=generator, config=training,
+        SubPathDistiller(schedule, distillation), mixture.sample, **networks,
+        generator=generator, config=training,
     )  # fmt: skip
     for state in progress(states, config.updates, "distilling") if bar else states:
         if on_update is not None:
@@ -185,7 +150,7 @@ def run(
         row("teacher, DDIM", 2, lambda: last(sample_ddim(teacher, noise, schedule, 2))),
         row("student, SLAM", 2, lambda: sample_student(target, noise, schedule, 2, config.seed)),
     )
-    return DemoResult(mixture, data, distance(other), rows, target, seconds)
+    return DemoResult(rows, distance(other), target, seconds)
 
 
 def table(result: DemoResult, times: bool = True) -> str:
@@ -199,23 +164,16 @@ def table(result: DemoResult, times: bool = True) -> str:
 
 
 def plot(result: DemoResult, times: bool = True) -> CourseFigure:
-    """Teacher at 50 evaluations, teacher at 2, student at 2, side by side.
-
-    Args:
-        result: of :func:`run`.
-        times: whether to write how long each lasted; without, the figure is equal in every run.
-    """
+    """The three side by side; without ``times`` the figure is equal in every run."""
     fig, axes = figure(
         3,
         size=(3.2, 3.75),
-        alt=(
-            "Three scatter plots. The exact teacher draws the picture with 50 evaluations and a "
-            "blob with 2; the distilled student draws the picture with 2."
-        ),
+        alt="Three scatter plots. The exact teacher draws the picture with 50 evaluations and a "
+        "blob with 2; the distilled student draws the picture with 2.",
     )
-    heads = (("data", "exact teacher"), ("teacher", "exact teacher"))
-    heads += (("student", "distilled student"),)
-    for ax, row, (color, name) in zip(axes, result.rows, heads, strict=True):
+    colors = ("data", "teacher", "student")
+    names = ("exact teacher", "exact teacher", "distilled student")
+    for ax, row, color, name in zip(axes, result.rows, colors, names, strict=True):
         # Pictures of unit variance fill a square of about this half-width.
         points(plane(ax, limit=2.6), row.samples, color, size=1.6, alpha=0.55)
         title = f"{name}: {row.evaluations} evaluations"
@@ -225,12 +183,9 @@ def plot(result: DemoResult, times: bool = True) -> CourseFigure:
         note = f"distance to the data {row.distance:.2f}"
         ax.set_xlabel(note + duration * times, fontsize=9)
     if times:
-        fig.supxlabel(
-            f"distilled in {result.seconds:.0f} s; distance: sliced Wasserstein, "
-            f"{result.floor:.2f} between two samples of the data",
-            fontsize=8.5,
-            color="#555555",
-        )
+        words = f"distilled in {result.seconds:.0f} s; distance: sliced Wasserstein, "
+        words += f"{result.floor:.2f} between two samples of the data"
+        fig.supxlabel(words, fontsize=8.5, color="#555555")
     return fig
 
 

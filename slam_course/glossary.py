@@ -23,37 +23,27 @@ LESSONS = range(10)
 
 @dataclass(frozen=True, kw_only=True)
 class Symbol:
-    r"""One symbol.
+    """One symbol.
 
-    Attributes:
-        symbol: in LaTeX, as the lessons write it.
-        plain: the same for a terminal, in letters that every keyboard has.
-        meaning: one or two phrases; formulas in LaTeX between dollar signs.
-        code: full names in the library. ``slam_edu.Level.alpha`` is an attribute, a name with
-            brackets such as ``slam_edu.interpolate(gamma)`` a function and its argument. Empty
-            where the library has no name for it.
-        lesson: the lesson that defines it.
+    ``code`` are full names in the library: ``slam_edu.Level.alpha`` is an attribute,
+    ``slam_edu.interpolate(gamma)`` a function and its argument.
     """
 
-    symbol: str
-    plain: str
-    meaning: str
+    symbol: str  # in LaTeX, as the lessons write it
+    plain: str  # for a terminal, in letters that every keyboard has
+    meaning: str  # one or two phrases; formulas in LaTeX between dollar signs
     code: tuple[str, ...]
-    lesson: int
+    lesson: int  # that defines it
+
+
+def _symbol(row: dict[str, str]) -> Symbol:
+    code = tuple(f"slam_edu.{name}" for name in row["code"].split("; ") if name)
+    return Symbol(**{**row, "code": code, "lesson": int(row["lesson"])})
 
 
 def _read(path: Path) -> tuple[Symbol, ...]:
     with path.open(encoding="utf-8", newline="") as file:
-        return tuple(
-            Symbol(
-                symbol=row["symbol"],
-                plain=row["plain"],
-                meaning=row["meaning"],
-                code=tuple(f"slam_edu.{name}" for name in row["code"].split("; ") if name),
-                lesson=int(row["lesson"]),
-            )
-            for row in csv.DictReader(file)
-        )
+        return tuple(map(_symbol, csv.DictReader(file)))
 
 
 SYMBOLS = _read(Path(__file__).with_suffix(".csv"))
@@ -81,16 +71,15 @@ class Table:
     def _repr_markdown_(self) -> str:
         lines = ["| symbol | meaning | in the code | lesson |", "|---|---|---|---|"]
         for symbol in self.symbols:
-            code = ", ".join(f"`{short(name)}`" for name in symbol.code)
-            lines.append(
-                f"| ${symbol.symbol}$ | {symbol.meaning} | {code} | {symbol.lesson:02d} |"
-            )
+            code = ", ".join(f"`{_short(name)}`" for name in symbol.code)
+            cells = (f"${symbol.symbol}$", symbol.meaning, code, f"{symbol.lesson:02d}")
+            lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         blocks = []
         for symbol in self.symbols:
-            code = ", ".join(short(name) for name in symbol.code) or "(no name in the code)"
+            code = ", ".join(map(_short, symbol.code)) or "(no name in the code)"
             text = f"{_plainly(symbol.meaning)}. {code}; lesson {symbol.lesson:02d}"
             # The name stands in the first 18 columns, the text beside it.
             indented = textwrap.indent(textwrap.fill(text, width=80), " " * 18)
@@ -105,8 +94,7 @@ def _plainly(text: str) -> str:
     return text.translate(str.maketrans({"$": "", "\\": "", "{": "(", "}": ")"}))
 
 
-def short(name: str) -> str:
-    """A full name as one writes it after ``import slam_edu`` names: without the package."""
+def _short(name: str) -> str:
     return name.removeprefix("slam_edu.")
 
 
@@ -121,15 +109,9 @@ def show(lesson: int | None = None) -> Table:
     return Table([symbol for symbol in SYMBOLS if lesson in (None, symbol.lesson)])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the table."""
+if __name__ == "__main__":
     parser = argparse.ArgumentParser(
-        prog="python -m slam_course.glossary", description=main.__doc__
+        prog="python -m slam_course.glossary", description="Print the table."
     )
     parser.add_argument("--lesson", type=int, choices=LESSONS, help="of one lesson alone")
-    print(show(parser.parse_args(arguments).lesson))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    print(show(parser.parse_args().lesson))

@@ -12,6 +12,7 @@ packages are installed around the loaded ones; elsewhere one sentence names the 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata as metadata
 import importlib.util
@@ -23,7 +24,7 @@ import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -51,30 +52,17 @@ _done: set[str] = set()
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
-    """Where the course runs, and with what.
+    """Where the course runs, and with what."""
 
-    Attributes:
-        platform: ``"colab"``, ``"kaggle"`` or ``"local"``.
-        system: ``"Linux"``, ``"Darwin"`` (macOS) or ``"Windows"``.
-        device: torch's name of the best device: ``"cuda"``, ``"mps"`` or ``"cpu"``.
-        dtype: for large networks that run there and are not trained; the core computes in float32
-            whatever it is.
-        gpu: its name, None without one.
-        gpu_memory: in GiB; None without a GPU, or where it shares the machine's.
-        data: folder of the files that come with the course.
-        runs: folder for what is trained; it exists and can be written to.
-        problems: sentences, each on what is wrong and what to do.
-    """
-
-    platform: str
-    system: str
-    device: str
-    dtype: torch.dtype
-    gpu: str | None
-    gpu_memory: float | None
-    data: Path
-    runs: Path
-    problems: tuple[str, ...]
+    platform: str  # "colab", "kaggle" or "local"
+    system: str  # "Linux", "Darwin" (macOS) or "Windows"
+    device: str  # torch's name of the best one: "cuda", "mps" or "cpu"
+    dtype: torch.dtype  # for large networks that run there and are not trained
+    gpu: str | None  # its name
+    gpu_memory: float | None  # in GiB; None without a GPU, or where it shares the machine's
+    data: Path  # the files that come with the course
+    runs: Path  # for what is trained; it exists and can be written to
+    problems: tuple[str, ...]  # sentences, each on what is wrong and what to do
 
     @property
     def fits_stable_diffusion(self) -> bool:
@@ -85,23 +73,17 @@ class Setup:
         memory = "" if self.gpu_memory is None else f", {self.gpu_memory:.0f} GiB"
         gpu = "" if self.gpu is None else f" ({self.gpu}{memory})"
         dtype = str(self.dtype).removeprefix("torch.")
-        lines = [
-            f"{self.platform}, {self.system}: {self.device}{gpu}, large networks in {dtype}",
-            f"course files: {self.data}",
-            f"runs: {self.runs}",
-            *self.problems,
-        ]
-        return "\n".join(lines)
+        first = f"{self.platform}, {self.system}: {self.device}{gpu}, large networks in {dtype}"
+        return "\n".join(
+            [first, f"course files: {self.data}", f"runs: {self.runs}", *self.problems]
+        )
 
 
 def setup(*, extras: Sequence[str] = EXTRAS, install: bool | None = None) -> Setup:
     """Make the lessons run here; prints what is wrong, and nothing where nothing is.
 
-    Calling it again changes nothing, and repeats only what is still wrong.
-
-    Args:
-        extras: whose packages are looked at, beside the core's.
-        install: whether missing packages are installed with pip; None means on Colab and Kaggle.
+    The core's packages are looked at and those of the ``extras``; with ``install``, None for Colab
+    and Kaggle alone, pip installs what is missing.
 
     Raises:
         ValueError: for an extra that pyproject.toml does not have.
@@ -135,20 +117,13 @@ def find_platform(environ: Mapping[str, str]) -> str:
     return COLAB if "COLAB_RELEASE_TAG" in environ else LOCAL
 
 
-# -------------------------------------------------------------------- packages
-
-
 class Unmet(NamedTuple):
-    """A requirement that is not met: missing, too old, or newer than what is supported.
-
-    ``needed`` are its supported versions, such as ``"<1,>=0.41"``; ``found`` is the version that
-    is installed, if any; one that is loaded asks for a restart of the kernel after a change.
-    """
+    """A requirement that is not met: missing, too old, or newer than what is supported."""
 
     name: str
-    needed: str
-    found: str | None
-    loaded: bool
+    needed: str  # such as "<1,>=0.41"
+    found: str | None  # the installed version
+    loaded: bool  # after a change the kernel has to be restarted
 
     def __str__(self) -> str:
         if self.found is None:
@@ -175,10 +150,7 @@ def unmet(extras: Sequence[str], left_out: Iterable[str] = FRONT_END) -> list[Un
             needed.setdefault(item.name, item)
     found = []
     for item in needed.values():
-        try:
-            there = metadata.distribution(item.name)
-        except metadata.PackageNotFoundError:
-            there = None
+        there = next(iter(metadata.distributions(name=item.name)), None)
         version = there and there.version
         fits = there and item.specifier.contains(version, prereleases=True)
         if not fits and item.name not in {PACKAGE, *left_out}:
@@ -207,21 +179,17 @@ def _versions(extras: Sequence[str], where: str, *, install: bool) -> list[str]:
         found = unmet(extras, left_out)
     if found:
         wanted = " ".join(f'"{item.name}{item.needed}"' for item in found)
-        remedy = f"run `%pip install {wanted}`"
+        remedy = f"`%pip install {wanted}`"
         if (Path(__file__).parents[1] / "tools" / "bootstrap.py").is_file():
-            remedy = r"run `make lab` (on Windows `py tools\bootstrap.py lab`)"
+            remedy = r"`make lab` (on Windows `py tools\bootstrap.py lab`)"
         loaded = any(item.loaded for item in found)
-        remedy += ", then restart the kernel." if loaded else ", then run this cell again."
-        trouble.append(f"{', '.join(map(str, found))}: {remedy}")
+        then = "restart the kernel" if loaded else "run this cell again"
+        trouble.append(f"{', '.join(map(str, found))}: run {remedy}, then {then}.")
     return trouble
 
 
 def install_around(wanted: Sequence[str], where: str) -> list[str]:
-    """Install requirements with pip, without a change to any package that is loaded.
-
-    Returns:
-        sentences on what went wrong; ``where``, the platform, decides on a hint.
-    """
+    """Install requirements with pip and leave what is loaded; sentences on what went wrong."""
     names = ", ".join(item.split("<")[0].split(">")[0] for item in wanted)
     print(f"Installing {names} (a minute or two)", flush=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -256,9 +224,6 @@ def loaded_pins() -> list[str]:
     return pins
 
 
-# -------------------------------------------------------------------- folders and the front end
-
-
 def _runs_folder(where: str, data: Path) -> tuple[Path, str]:
     """(a folder for runs that can be written to, a sentence if it is a makeshift)."""
     if where == COLAB and DRIVE.is_dir():
@@ -274,21 +239,17 @@ def _runs_folder(where: str, data: Path) -> tuple[Path, str]:
     except OSError as error:
         makeshift = Path(tempfile.gettempdir()) / "slam_edu_runs"
         makeshift.mkdir(exist_ok=True)
-        return makeshift, (
-            f"'{wanted}' cannot be written to ({error.strerror}): runs go to '{makeshift}', which "
-            f"the system may empty."
-        )
+        trouble = f"'{wanted}' cannot be written to ({error.strerror}): runs go to '{makeshift}'"
+        return makeshift, f"{trouble}, which the system may empty."
 
 
 def _adapt_front_end(where: str) -> None:
     """Widgets on Colab; the course's figures as they print themselves."""
     if where == COLAB and "widgets" not in _done:
         _done.add("widgets")
-        try:
+        with contextlib.suppress(ImportError):  # Colab's image, run somewhere else
             from google.colab import output
-        except ImportError:  # Colab's image, run somewhere else
-            pass
-        else:
+
             output.enable_custom_widget_manager()
     # Whoever runs this inside a kernel has imported IPython.
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
@@ -296,8 +257,6 @@ def _adapt_front_end(where: str) -> None:
         # pyplot brings a printer for all of matplotlib's figures, which in a notebook goes before
         # their own: cut otherwise, and with twice the bytes. One for the class goes before that.
         formatter = shell.display_formatter.formatters["image/png"]
-        formatter.for_type_by_name("slam_course.figures", "CourseFigure", _png)
-
-
-def _png(figure: Any) -> str:
-    return figure._repr_mimebundle_()["image/png"]
+        formatter.for_type_by_name(
+            "slam_course.figures", "CourseFigure", lambda it: it._repr_mimebundle_()["image/png"]
+        )

@@ -1,7 +1,7 @@
 """Interactive explorers: sliders and menus beside a figure that follows them.
 
-An explorer redraws into one image widget, so it needs no cell output, cannot flicker, and looks
-the same in JupyterLab, Notebook and VS Code. Pictures that were drawn once are kept.
+An explorer redraws into one image widget: no cell output, no flicker, alike in every front end.
+Pictures that were drawn once are kept.
 """
 
 from __future__ import annotations
@@ -23,24 +23,19 @@ def explorer(
     first: Mapping[str, object] | None = None,
     **controls: Sequence,
 ) -> ipywidgets.VBox:
-    """A figure with one control per keyword argument of ``draw``.
+    """A figure with one control per keyword argument of ``draw(**values) -> CourseFigure``.
 
-    Args:
-        draw: ``draw(**values) -> CourseFigure``; it must depend on its arguments alone.
-        slow: for a figure that takes longer than 0.3 s, up to which an answer feels immediate. A
-            slider then waits until it is let go, instead of drawing all that it passes, and while
-            the picture is not yet the one asked for, the words below say so.
-        first: values that are shown first, where they are not the first of their sequence.
-        controls: for each argument, the sequence of values it can have. Strings become a menu,
-            everything else a slider over the sequence.
+    ``draw`` must depend on its arguments alone. Each of ``controls`` is the sequence of values of
+    an argument: strings become a menu, everything else a slider. ``first`` are values that are
+    shown first, where they are not the first of their sequence. ``slow`` is for a figure that
+    takes longer than 0.3 s, up to which an answer feels immediate: a slider then waits until it is
+    let go, and the words below say that it draws.
 
     Raises:
         ValueError: for an empty sequence of values, or a first value that is not in its sequence.
     """
-    made = {
-        name: _control(name, values, (first or {}).get(name), not slow)
-        for name, values in controls.items()
-    }
+    first = first or {}
+    made = {name: _control(name, each, first.get(name), slow) for name, each in controls.items()}
     # Its own size: stretched to the width of the page, the picture would look soft.
     layout = ipywidgets.Layout(align_self="flex-start", max_width="100%")
     picture = ipywidgets.Image(format="png", layout=layout)
@@ -56,9 +51,8 @@ def explorer(
 
     def describe(words: str) -> None:
         # The description changes with the picture: it is what a screen reader has of it.
-        caption.value = (
-            f'<span style="color: #666; font-size: 90%" aria-live="polite">{words}</span>'
-        )
+        style = 'style="color: #666; font-size: 90%"'
+        caption.value = f'<span {style} aria-live="polite">{words}</span>'
 
     def redraw(_change: object = None) -> None:
         png, alt = rendered(tuple(control.value for control in made.values()))
@@ -74,37 +68,27 @@ def explorer(
 
 
 def _control(
-    name: str, values: Sequence, first: object = None, continuous: bool = True
+    name: str, values: Sequence, first: object = None, slow: bool = False
 ) -> ipywidgets.Widget:
     """A menu for strings, a slider for everything else."""
     values = list(values)
     if not values:
         raise ValueError(f"the control {name!r} has no values; allowed: a sequence of one or more")
-    given = {
-        "options": values,
-        "description": name.replace("_", " "),
-        "layout": ipywidgets.Layout(width="420px"),
-    }
-    if first is not None:
-        check_choice(first, values, f"first {name}")
-        given["value"] = first
+    first = values[0] if first is None else first
+    check_choice(first, values, f"first {name}")
+    layout = ipywidgets.Layout(width="420px")
+    given = {"options": values, "value": first, "description": name.replace("_", " ")}
     if isinstance(values[0], str):
-        return ipywidgets.Dropdown(**given)
-    return ipywidgets.SelectionSlider(continuous_update=continuous, **given)
+        return ipywidgets.Dropdown(**given, layout=layout)
+    return ipywidgets.SelectionSlider(**given, layout=layout, continuous_update=not slow)
 
 
 def experiment(run: Callable[..., CourseFigure], **controls: Sequence) -> ipywidgets.VBox:
     """Controls, a button that runs an experiment with their values, and its figure.
 
-    Nothing runs before the button is pressed; an error is shown under the controls.
-
-    Args:
-        run: ``run(on_progress, **values) -> CourseFigure``; it calls ``on_progress(share)`` with a
-            number from 0 to 1 as it goes on. Results are kept: the same values run once.
-        controls: as of :func:`explorer`.
-
-    Raises:
-        ValueError: for an empty sequence of values.
+    ``run(on_progress, **values) -> CourseFigure`` calls ``on_progress(share)`` with a number from
+    0 to 1 as it goes on. Nothing runs before the button is pressed; the same values run once; an
+    error is shown under the controls, which are those of :func:`explorer`.
     """
     made = {name: _control(name, values) for name, values in controls.items()}
     button = ipywidgets.Button(description="run", button_style="primary")

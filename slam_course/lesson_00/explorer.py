@@ -1,5 +1,4 @@
-"""Explorers of lesson 00: a picture along its PF-ODE, a student as it is distilled and beside its
-teacher."""
+"""Explorers of lesson 00: a picture along its PF-ODE, a student beside its teacher."""
 
 from __future__ import annotations
 
@@ -40,13 +39,11 @@ def becoming(states: Sequence[SampleState]) -> ipywidgets.VBox:
 
 
 def few_steps(
-    teacher: Callable[[int], Tensor],
-    student: Callable[[int], Tensor],
-    steps: Sequence[int] = (1, 2, 4, 8),
+    teacher: Callable[[int], Tensor], student: Callable[[int], Tensor]
 ) -> ipywidgets.VBox:
     """Teacher and student side by side, each as ``draw(evaluations) -> samples (B, 2)``."""
     # Sampled once and here, so that moving the slider only draws.
-    samples = {n: (teacher(n), student(n)) for n in steps}
+    samples = {n: (teacher(n), student(n)) for n in (1, 2, 4, 8)}
 
     def draw(evaluations: int) -> CourseFigure:
         many = count_evaluations(evaluations)
@@ -59,23 +56,17 @@ def few_steps(
             alt=f"Teacher and student with {many} each.",
         )
 
-    return explorer(draw, evaluations=steps)
+    return explorer(draw, evaluations=tuple(samples))
 
 
 class LiveStudent:
     """Watches a student while it is distilled: a bar and a picture of its samples.
 
-    Give the object as ``on_update`` to :func:`slam_course.demo.run`, and show ``.box`` first.
-
-    Args:
-        draw: ``draw(student) -> samples`` of shape ``(B, 2)``.
-        updates: how many updates the run has.
-        every: updates between two pictures; the first and the last are always drawn.
+    It is the ``on_update`` of :func:`slam_course.demo.run`; show ``.box`` first. The samples
+    ``draw(student)``, ``(B, 2)``, are shown at the first update, the last, and ``every`` so many.
     """
 
-    def __init__(
-        self, draw: Callable[[nn.Module], Tensor], updates: int, every: int = 100
-    ) -> None:
+    def __init__(self, draw: Callable[[nn.Module], Tensor], updates: int, every: int) -> None:
         self._draw, self._every = draw, every
         self._bar = ipywidgets.IntProgress(max=updates, layout=ipywidgets.Layout(width="420px"))
         self._label = ipywidgets.Label("not started")
@@ -90,7 +81,5 @@ class LiveStudent:
         self._bar.value = state.update
         self._label.value = f"{state.update} of {self._bar.max} updates"
         title = f"student, 2 steps, after {state.update} updates"
-        drawn = snapshots(
-            [self._draw(student)], [title], colors="student", size=3.6, limit=2.6, alt=title
-        )
-        self._picture.value = drawn.png()
+        look = {"colors": "student", "size": 3.6, "limit": 2.6, "alt": title}
+        self._picture.value = snapshots([self._draw(student)], [title], **look).png()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache, partial
 
 import ipywidgets
@@ -40,13 +39,9 @@ def diffused_figure(schedule: NoiseSchedule, data_set: str, t: int) -> CourseFig
     return fig
 
 
-def diffused(
-    schedule: NoiseSchedule,
-    data_sets: Sequence[str] = tuple(DATASETS),
-    timesteps: Sequence[int] = TIMESTEPS,
-) -> ipywidgets.VBox:
+def diffused(schedule: NoiseSchedule) -> ipywidgets.VBox:
     """Walk a data set through the noise levels: a menu of data sets and a slider for t."""
-    return explorer(partial(diffused_figure, schedule), data_set=data_sets, t=timesteps)
+    return explorer(partial(diffused_figure, schedule), data_set=tuple(DATASETS), t=TIMESTEPS)
 
 
 @cache

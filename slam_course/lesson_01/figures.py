@@ -1,9 +1,7 @@
 r"""Figures of lesson 01: noise levels, densities and scores, trajectories, the exact solution map.
 
-Each takes tensors that the lesson has computed, or a mixture and a schedule to evaluate on a grid,
-and returns a :class:`~slam_course.figures.CourseFigure`. Where a horizontal axis shows a
-trajectory's :math:`t` or :math:`\rho`, it falls from left to right: noise is on the left, data on
-the right.
+Where a horizontal axis shows a trajectory's :math:`t` or :math:`\rho`, it falls from left to
+right: noise is on the left, data on the right.
 """
 
 from __future__ import annotations
@@ -32,18 +30,11 @@ from slam_edu.toy.mixture import GaussianMixture
 
 _STYLES = ("-", "--", ":", "-.")
 _FAINT = "#c4c4c4"  # data that are there for orientation alone
-_CLOSE = 2.6  # half-width of a plane in which single lines matter
 _WIDEST_ARROW = 2.5  # in units of sigma times score, whose mean square is 2 in the plane
 
 
-# -------------------------------------------------------------------- levels
-
-
-def noise_levels(schedule: NoiseSchedule, marks: Sequence[int] = ()) -> CourseFigure:
-    r""":math:`\alpha` and :math:`\sigma` over t, and :math:`\rho = \sigma/\alpha` on a log scale.
-
-    The value of :math:`\rho` is written at the timesteps ``marks``.
-    """
+def noise_levels(schedule: NoiseSchedule, marks: Sequence[int]) -> CourseFigure:
+    r""":math:`\alpha`, :math:`\sigma` and :math:`\rho` over t, and its value at the ``marks``."""
     last = len(schedule) - 1
     fig, (left, right) = figure(
         2,
@@ -71,34 +62,23 @@ def noise_levels(schedule: NoiseSchedule, marks: Sequence[int] = ()) -> CourseFi
     return fig
 
 
-# -------------------------------------------------------------------- density, score, denoiser
-
-
-def density_panel(
-    ax: Axes, mixture: GaussianMixture, level: Level, *, arrows: int = 13, pixels: int = 70
-) -> None:
-    r"""Density at a level as shades of grey, and the score as arrows.
-
-    Shades are tenths of the density's own maximum. Arrows show :math:`\sigma\nabla\log p`, whose
-    length is of order one at every level; ``arrows=0`` leaves them out.
-    """
+def density_panel(ax: Axes, mixture: GaussianMixture, level: Level) -> None:
+    r"""Density in ten shades of grey, and :math:`\sigma\nabla\log p`, of order one, as arrows."""
+    pixels, arrows = 70, 13
     values = mixture.log_density(grid_points(pixels, dtype=mixture.dtype), level)
     image = (values - values.max()).exp().reshape(pixels, pixels).T.numpy()
-    axis = np.linspace(-LIMIT, LIMIT, pixels)
-    # Ten flat shades take few bytes. The darkest is not black, so that arrows stay visible.
-    ax.contourf(
-        axis, axis, image, levels=np.linspace(0.05, 1.0, 11), cmap="Greys", vmin=-0.05, vmax=1.4
-    )
-    if arrows:
-        at = grid_points(arrows, LIMIT * (1 - 1 / arrows), dtype=mixture.dtype)
-        push = level.sigma * mixture.score(at, level)
-        # Far from all data the score has no bound; arrows end at their neighbour's foot.
-        push = push * (_WIDEST_ARROW / push.norm(dim=1, keepdim=True)).clamp(max=1)
-        ax.quiver(
-            *at.T.numpy(), *push.T.numpy(), color=COLORS["path"], angles="xy", scale_units="xy",
-            scale=_WIDEST_ARROW * arrows / (2 * LIMIT) * 1.05, width=0.006, headwidth=4.5,
-            headlength=4.5, headaxislength=4, minlength=0.5,
-        )  # fmt: skip
+    axis, shades = np.linspace(-LIMIT, LIMIT, pixels), np.linspace(0.05, 1.0, 11)
+    # Flat shades take few bytes. The darkest is not black, so that arrows stay visible.
+    ax.contourf(axis, axis, image, levels=shades, cmap="Greys", vmin=-0.05, vmax=1.4)
+    at = grid_points(arrows, LIMIT * (1 - 1 / arrows), dtype=mixture.dtype)
+    push = level.sigma * mixture.score(at, level)
+    # Far from all data the score has no bound; arrows end at their neighbour's foot.
+    push = push * (_WIDEST_ARROW / push.norm(dim=1, keepdim=True)).clamp(max=1)
+    ax.quiver(
+        *at.T.numpy(), *push.T.numpy(), color=COLORS["path"], angles="xy", scale_units="xy",
+        scale=_WIDEST_ARROW * arrows / (2 * LIMIT) * 1.05, width=0.006, headwidth=4.5,
+        headlength=4.5, headaxislength=4, minlength=0.5,
+    )  # fmt: skip
 
 
 def densities(
@@ -119,10 +99,7 @@ def densities(
 def denoised(
     x: Sequence[Tensor], means: Sequence[Tensor], data: Tensor, timesteps: Sequence[int]
 ) -> CourseFigure:
-    """Noisy points ``x`` and their posterior ``means``, both ``(B, 2)``, a panel a timestep.
-
-    The ``data``, ``(n, 2)``, are drawn behind.
-    """
+    """Noisy points and their posterior means, ``(B, 2)``, over the data, a panel a timestep."""
     fig, axes = figure(
         len(x),
         size=(3.1, 3.35),
@@ -139,9 +116,6 @@ def denoised(
         if i == 0:
             _legend(ax)
     return fig
-
-
-# -------------------------------------------------------------------- trajectories
 
 
 def plane_paths(trajectory: Tensor, data: Tensor) -> CourseFigure:
@@ -162,14 +136,13 @@ def plane_paths(trajectory: Tensor, data: Tensor) -> CourseFigure:
 
 
 def two_coordinates(
-    trajectory: Tensor, timesteps: Tensor, schedule: NoiseSchedule, zoom: float = 2.0
+    trajectory: Tensor, timesteps: Tensor, schedule: NoiseSchedule
 ) -> CourseFigure:
-    r"""The same trajectories as x over t, as z over :math:`\rho`, and its tip enlarged.
+    r"""First coordinates: x, ``(steps, B, 2)``, over t, z over :math:`\rho`, its tip enlarged.
 
-    The first coordinate of x, ``(steps, B, 2)`` at falling ``timesteps``, is drawn; dashed lines
-    join the two ends in each panel. ``zoom`` is the right panel's largest :math:`\rho`.
+    Dashed lines join the two ends in each panel.
     """
-    level = schedule(timesteps)
+    level, zoom = schedule(timesteps), 2.0
     x, rho = trajectory[..., 0], level.rho  # (steps, B), (steps,)
     z = x / level.alpha[:, None]
     near = rho <= zoom
@@ -205,14 +178,9 @@ def two_coordinates(
 def bends(timesteps: Tensor, rho: Tensor, change: Mapping[str, Tensor]) -> CourseFigure:
     r"""How much the slope :math:`\mathrm dz/\mathrm d\rho` of trajectories changes, and where.
 
-    Left, the change over each sub-path: medians over the trajectories, for the first data set with
-    the middle 80 %. Right, for the first data set: which share of all change has happened, beside
-    which share of the way in :math:`\rho` is done.
-
-    Args:
-        timesteps: ends of the sub-paths, falling, shape ``(n + 1,)``; ``rho`` likewise.
-        rho: at these timesteps.
-        change: for each data set, the length of the change of slope, shape ``(n, B)``.
+    Left, the ``change`` over each sub-path, ``(n, B)``: medians, for the first data set with the
+    middle 80 %. Right, for the first data set: which share of all change has happened, beside
+    which share of the way in :math:`\rho` is done. The ends of the sub-paths, ``(n + 1,)``, fall.
     """
     first = next(iter(change))
     fig, (left, right) = figure(
@@ -245,9 +213,6 @@ def bends(timesteps: Tensor, rho: Tensor, change: Mapping[str, Tensor]) -> Cours
     return fig
 
 
-# -------------------------------------------------------------------- the exact solution map
-
-
 def end_colors(ends: Tensor) -> np.ndarray:
     """One colour per end point ``(B, 2)``, by its direction from the centre: shape ``(B, 3)``.
 
@@ -255,21 +220,16 @@ def end_colors(ends: Tensor) -> np.ndarray:
     """
     angle = torch.atan2(ends[:, 1], ends[:, 0]).cpu().double().numpy() + 0.4
     lightness, a, b = 0.74, 0.115 * np.cos(angle), 0.115 * np.sin(angle)
-    lms = np.stack(
-        [
-            lightness + 0.3963377774 * a + 0.2158037573 * b,
-            lightness - 0.1055613458 * a - 0.0638541728 * b,
-            lightness - 0.0894841775 * a - 1.2914855480 * b,
-        ],
-        axis=-1,
-    )
-    to_rgb = np.array(
-        [
-            [4.0767416621, -3.3077115913, 0.2309699292],
-            [-1.2684380046, 2.6097574011, -0.3413193965],
-            [-0.0041960863, -0.7034186147, 1.7076147010],
-        ]
-    )
+    lms = np.stack([
+        lightness + 0.3963377774 * a + 0.2158037573 * b,
+        lightness - 0.1055613458 * a - 0.0638541728 * b,
+        lightness - 0.0894841775 * a - 1.2914855480 * b,
+    ], axis=-1)  # fmt: skip
+    to_rgb = np.array([
+        [4.0767416621, -3.3077115913, 0.2309699292],
+        [-1.2684380046, 2.6097574011, -0.3413193965],
+        [-0.0041960863, -0.7034186147, 1.7076147010],
+    ])  # fmt: skip
     rgb = (lms**3 @ to_rgb.T).clip(0, 1)
     return np.where(rgb <= 0.0031308, 12.92 * rgb, 1.055 * rgb ** (1 / 2.4) - 0.055)
 
@@ -295,10 +255,8 @@ def solution_regions(plane_ends: Tensor, x: Tensor, ends: Tensor, means: Tensor)
     border[1:] |= (at[1:] - at[:-1]).norm(dim=2) > 0.5
     border[:, 1:] |= (at[:, 1:] - at[:, :-1]).norm(dim=2) > 0.5
     image[border.numpy()] = 1.0
-    left.imshow(
-        image.swapaxes(0, 1), origin="lower", extent=(-LIMIT, LIMIT, -LIMIT, LIMIT),
-        interpolation="nearest",
-    )  # fmt: skip
+    extent = (-LIMIT, LIMIT, -LIMIT, LIMIT)
+    left.imshow(image.swapaxes(0, 1), origin="lower", extent=extent, interpolation="nearest")
     points(left, x, "data", size=2, alpha=0.5)
     plane(middle, "its end by the exact solution map")
     plane(right, r"the denoiser's mean of $x_0$")
@@ -328,10 +286,7 @@ def staircase(angle: Tensor, end_angle: Tensor, t: int) -> CourseFigure:
 
 
 def warped_grid(before: Tensor, after: Tensor, data: Tensor, title: str) -> CourseFigure:
-    """Lines at t = 999, ``(points on a line, lines, 2)``, before and after the exact solution map.
-
-    ``data``, ``(n, 2)``, are drawn behind the second panel, which has the title.
-    """
+    """Lines at t = 999, ``(points on a line, lines, 2)``, before and after the exact map."""
     fig, (left, right) = figure(
         2,
         size=(3.7, 3.95),
@@ -339,13 +294,10 @@ def warped_grid(before: Tensor, after: Tensor, data: Tensor, title: str) -> Cour
         "solution map takes them. They never tear; they are pressed together on the data and "
         "pulled far apart across the gaps.",
     )
-    paths(plane(left, "a grid at t = 999", _CLOSE), before, width=0.8, alpha=0.9)
-    points(plane(right, title, _CLOSE), data, _FAINT, size=5, alpha=1)
+    paths(plane(left, "a grid at t = 999", 2.6), before, width=0.8, alpha=0.9)
+    points(plane(right, title, 2.6), data, _FAINT, size=5, alpha=1)
     paths(right, after, width=0.8, alpha=0.9)
     return fig
-
-
-# -------------------------------------------------------------------- parts
 
 
 def _names(values: Sequence[object] | Mapping[object, object]) -> str:
@@ -363,9 +315,7 @@ def _note(ax: Axes, x: float, y: float, text: str, side: str) -> None:
 
 
 def _legend(ax: Axes) -> None:
-    legend = ax.legend(
-        frameon=True, fontsize=8, loc="upper left", borderpad=0.3, handletextpad=0.2
-    )
+    legend = ax.legend(fontsize=8, loc="upper left", borderpad=0.3, handletextpad=0.2)
     legend.get_frame().set(edgecolor="none", alpha=0.85)
     for handle in legend.legend_handles:
         handle.set(sizes=[18], alpha=1)

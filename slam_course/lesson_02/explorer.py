@@ -24,7 +24,7 @@ from slam_course.widgets import explorer
 from slam_edu.sampling import spaced_timesteps
 from slam_edu.schedule import Level, NoiseSchedule
 from slam_edu.solver import pf_ode_trajectory
-from slam_edu.toy import DATASETS, make, solution_map
+from slam_edu.toy import make, solution_map
 from slam_edu.toy.errors import exact_trajectory, geometric_levels
 from slam_edu.toy.mixture import GaussianMixture
 
@@ -33,6 +33,7 @@ EVEN_T, EVEN_LOG_RHO = LEVELS = ("even in t", "even in log rho")
 STEPS = (1, 2, 3, 4, 6, 8, 12, 20, 50)
 
 _F64 = torch.float64
+_SCHEDULE = NoiseSchedule.stable_diffusion(_F64)
 _LIMIT = 2.7
 _PATHS, _MEASURED, _POINTS = 16, 200, 600  # drawn as lines, error known, drawn as dots
 
@@ -50,13 +51,12 @@ class _Exact:
 
 @cache
 def _exact(data_set: str) -> _Exact:
-    schedule = NoiseSchedule.stable_diffusion(_F64)
     mixture = make(data_set, _F64)
     generator = torch.Generator().manual_seed(0)
     data = mixture.sample(1000, generator)
     circles = on_circles(_PATHS, 1.8, 0.7)
     noise = torch.cat([circles, torch.randn(_POINTS, 2, generator=generator, dtype=_F64)])
-    start, end = schedule(999), schedule(0)
+    start, end = _SCHEDULE(999), _SCHEDULE(0)
     paths = exact_trajectory(mixture, circles, geometric_levels(start, end, 32), tol=1e-5)
     noisy = solution_map(mixture, noise[: _PATHS + _MEASURED], start, end).x
     clean = solution_map(mixture, noisy, end, Level.clean(end.alpha)).x
@@ -68,22 +68,14 @@ def grid(levels: str, steps: int) -> Level:
 
     The first kind is what pipelines use, and ends with clean data; the second ends at t = 0.
     """
-    schedule = NoiseSchedule.stable_diffusion(_F64)
     if levels == EVEN_LOG_RHO:
-        return geometric_levels(schedule(999), schedule(0), steps)
-    noisy = schedule(spaced_timesteps(steps, schedule))
+        return geometric_levels(_SCHEDULE(999), _SCHEDULE(0), steps)
+    noisy = _SCHEDULE(spaced_timesteps(steps, _SCHEDULE))
     return Level.cat([noisy, Level.clean(noisy.alpha[:1])])
 
 
 def solver_figure(data_set: str, solver: str, levels: str, steps: int) -> CourseFigure:
-    """Left, a solver's trajectories over the exact ones; right, where it leads many points.
-
-    Args:
-        data_set: a name of :data:`slam_edu.toy.DATASETS`.
-        solver: a name of :data:`SOLVERS`.
-        levels: one of :data:`LEVELS`.
-        steps: number of hops.
-    """
+    """Left, a solver's trajectories over the exact ones; right, where it leads many points."""
     exact, method, at = _exact(data_set), SOLVERS[solver], grid(levels, steps)
     solved = pf_ode_trajectory(exact.mixture.predict, exact.noise, at, method)
     ends = exact.ends[levels]
@@ -106,17 +98,12 @@ def solver_figure(data_set: str, solver: str, levels: str, steps: int) -> Course
     return fig
 
 
-def solvers(
-    data_sets: Sequence[str] = tuple(DATASETS), steps: Sequence[int] = STEPS, first: int = 4
-) -> ipywidgets.VBox:
+def solvers(data_sets: Sequence[str]) -> ipywidgets.VBox:
     """Menus for the data set, the solver and its levels, a slider for the number of steps.
 
     The exact trajectories of all data sets are computed here, so that no redraw waits for them.
-    ``first`` is the number of steps that is shown first.
     """
     for name in data_sets:
         _exact(name)
-    return explorer(
-        solver_figure, first={"steps": first}, data_set=data_sets, solver=tuple(SOLVERS),
-        levels=LEVELS, steps=steps,
-    )  # fmt: skip
+    controls = {"solver": tuple(SOLVERS), "levels": LEVELS, "steps": STEPS}
+    return explorer(solver_figure, first={"steps": 4}, data_set=data_sets, **controls)

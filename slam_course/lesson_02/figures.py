@@ -39,29 +39,16 @@ _STYLES = {
 }
 
 
-# -------------------------------------------------------------------- one hop and many
-
-
 def hops_and_path(
-    fine: Level,
-    exact: Tensor,
-    levels: Level,
-    starts: Tensor,
-    reached: Tensor,
-    path: Tensor,
-    rho_max: float = 3.2,
+    fine: Level, exact: Tensor, levels: Level, starts: Tensor, reached: Tensor, path: Tensor
 ) -> CourseFigure:
     r"""First coordinate of z over :math:`\rho`: hops from the exact curve, and a solver's path.
 
-    Args:
-        fine: many levels, shape ``(m,)``.
-        exact: exact trajectories there, shape ``(m, B, 2)``.
-        levels: the solver's levels, shape ``(n + 1,)``; both sequences have the same ends.
-        starts: exact trajectories at those levels, shape ``(n + 1, B, 2)``.
-        reached: where one hop from each start ends, shape ``(n, B, 2)``.
-        path: the solver's own trajectories, shape ``(n + 1, B, 2)``.
-        rho_max: noisier levels are left out.
+    Exact trajectories are given at many levels, ``(m, B, 2)``, and as ``starts`` at the solver's,
+    ``(n + 1, B, 2)``; ``reached`` is where one hop from each start ends, ``(n, B, 2)``, and
+    ``path`` are the solver's own trajectories, ``(n + 1, B, 2)``.
     """
+    rho_max = 3.2  # noisier levels are left out
     fig, (left, right) = figure(
         2,
         size=(4.3, 3.5),
@@ -98,11 +85,7 @@ def _first_z(x: Tensor, levels: Level) -> Tensor:
 
 
 def _error_bars(ax: Axes, rho: Tensor, reached: Tensor, truth: Tensor) -> None:
-    at = rho.expand_as(truth)
-    ax.vlines(at, reached, truth, color=COLORS["chord"], lw=4, zorder=3)
-
-
-# -------------------------------------------------------------------- samples and trajectories
+    ax.vlines(rho.expand_as(truth), reached, truth, color=COLORS["chord"], lw=4, zorder=3)
 
 
 def sample_strip(samples: Mapping[str, Tensor], data: Tensor, alt: str) -> CourseFigure:
@@ -120,10 +103,7 @@ def few_step_paths(
 ) -> CourseFigure:
     """DDIM's trajectories in the plane over the exact ones, one panel per number of steps.
 
-    Args:
-        solved: for each number of steps, states ``(n + 1, B, 2)`` and their levels.
-        exact: exact trajectories from the same starts, shape ``(m, B, 2)``.
-        data: clean samples, shape ``(n, 2)``.
+    ``solved`` has the states ``(n + 1, B, 2)`` and their levels; ``exact`` is ``(m, B, 2)``.
     """
     fig, axes = figure(
         len(solved),
@@ -152,20 +132,13 @@ def draw_paths(ax: Axes, trajectory: Tensor, levels: Level, exact: Tensor, data:
     points(ax, trajectory[-1], "teacher", size=12, alpha=1, zorder=4)
 
 
-# -------------------------------------------------------------------- errors
-
-
 def orders(
     hops: Sequence[int],
     one_hop: Mapping[str, Sequence[float]],
     whole_way: Mapping[str, Sequence[float]],
     slopes: Mapping[str, tuple[float, float]],
 ) -> CourseFigure:
-    """Local and global error over the number of hops, both axes logarithmic, with exponents.
-
-    For each method: errors of ``one_hop`` and of the ``whole_way``, and minus the slope measured
-    in the left and in the right panel.
-    """
+    """Local and global error by method over the number of hops, and minus the slopes of both."""
     exponents = ", ".join(f"{SOLVER_NAMES[m]} {a:.1f} and {b:.1f}" for m, (a, b) in slopes.items())
     fig, axes = figure(
         2,
@@ -213,17 +186,11 @@ def error_along_the_path(
     axes[1].legend(frameon=False, fontsize=9, loc="upper left")
     axes[2].bar(t.numpy(), effect.numpy(), width=13, color=COLORS["teacher"])
     axes[2].set_ylim(bottom=0)
-    titles = (
-        "curvature of the exact path",
-        "local error of the hop from t",
-        "what it costs at the end",
-    )
+    titles = ("curvature of the exact path", "local error of the hop from t",
+              "what it costs at the end")  # fmt: skip
     for ax, title in zip(axes, titles, strict=True):
         open_axes(ax, title=title, xlim=(1010, -10), xlabel="timestep t")
     return fig
-
-
-# -------------------------------------------------------------------- distances
 
 
 def distance_by_evaluations(
@@ -283,9 +250,6 @@ def middle_level(
         ylabel="sliced Wasserstein distance",
     )  # fmt: skip
     return fig
-
-
-# -------------------------------------------------------------------- parts
 
 
 def _floor(ax: Axes, floor: Sequence[float], x: float, y: float) -> None:

@@ -162,18 +162,13 @@ def average(answer: Callable[[nn.Module, nn.Module, float], object]) -> str:
     return "The target keeps its share and takes the rest from the student, in place."
 
 
-def _pair() -> tuple[nn.Module, nn.Module]:
+def _one_average(answer: Callable[[nn.Module, nn.Module, float], object], r: float) -> None:
     generator = torch.Generator().manual_seed(33)
     student = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
-    average = copy.deepcopy(student).requires_grad_(False)
+    target = copy.deepcopy(student).requires_grad_(False)
     with torch.no_grad():
-        for parameter in (*student.parameters(), *average.parameters()):
+        for parameter in (*student.parameters(), *target.parameters()):
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
-    return student, average
-
-
-def _one_average(answer: Callable[[nn.Module, nn.Module, float], object], r: float) -> None:
-    student, target = _pair()
     ours = list(target.parameters())
     new = [p.detach().clone() for p in student.parameters()]
     old = [p.clone() for p in ours]
@@ -238,16 +233,11 @@ def _one_average(answer: Callable[[nn.Module, nn.Module, float], object], r: flo
     )
 
 
-CAUSES = ("learning rate too high", "EMA rate 0", "EMA rate too close to 1", "no stop-gradient")
-"""What exercise 4 chooses from."""
-
 # Which mistake each of the clinic's runs has.
 _RUNS = {
-    "A": "EMA rate too close to 1",
-    "B": "no stop-gradient",
-    "C": "EMA rate 0",
+    "A": "EMA rate too close to 1", "B": "no stop-gradient", "C": "EMA rate 0",
     "D": "learning rate too high",
-}
+}  # fmt: skip
 # What each mistake leaves behind.
 _LEAVES = {
     "learning rate too high": "it spoils the network at once, so that the error rises in the "
@@ -259,6 +249,9 @@ _LEAVES = {
     "no stop-gradient": "no front climbs: the errors of all t fall together within a few "
     "updates, and the gradient is far smaller than the healthy run's",
 }
+
+
+CAUSES = tuple(_LEAVES)
 
 
 def patients() -> dict[str, str]:

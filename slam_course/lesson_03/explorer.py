@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 
 import ipywidgets
 import torch
@@ -19,15 +20,12 @@ from slam_course.widgets import explorer
 from slam_edu.prediction import add_noise
 from slam_edu.schedule import NoiseSchedule
 from slam_edu.solver import pf_ode_trajectory
-from slam_edu.toy import DATASETS, make, solution_map
+from slam_edu.toy import make, solution_map
 
-HOPS = (1, 2, 4, 5, 10, 20, 25, 50, 100, 200)
-"""Numbers of hops of the whole schedule; each divides its 1000 timesteps."""
-
-TIMES = (999, 749, 499, 249)
-"""Timesteps of the starts. Where a grid has no such noisy end, the first hop is a shorter one."""
-
+HOPS = (1, 2, 4, 5, 10, 20, 25, 50, 100, 200)  # each divides the 1000 timesteps
+TIMES = (999, 749, 499, 249)  # of the starts; if on no level of a grid, the first hop is shorter
 _F64 = torch.float64
+_SCHEDULE = NoiseSchedule.stable_diffusion(_F64)
 _POINTS, _DRAWN = 400, 90  # that are measured, and that are drawn
 
 
@@ -43,18 +41,17 @@ class _Ends:
 
 @cache
 def _ends(data_set: str, t: int) -> _Ends:
-    schedule, mixture = NoiseSchedule.stable_diffusion(_F64), make(data_set, _F64)
-    generator = torch.Generator().manual_seed(0)
+    mixture, generator = make(data_set, _F64), torch.Generator().manual_seed(0)
     x0 = mixture.sample(_POINTS, generator)
     noise = torch.randn(_POINTS, 2, generator=generator, dtype=_F64)
-    x = add_noise(x0, noise, schedule(t))
-    end = solution_map(mixture, x, schedule(t), schedule(0)).x
+    x = add_noise(x0, noise, _SCHEDULE(t))
+    end = solution_map(mixture, x, _SCHEDULE(t), _SCHEDULE(0)).x
     reached, error = {}, {}
     for n in HOPS:
-        grid = schedule.subpaths(n)
+        grid = _SCHEDULE.subpaths(n)
         # Down from t: first to the next level of the grid, which is a shorter hop if t is on none.
         times = torch.cat([torch.tensor([t]), grid.t[grid.t < t].flip(0), torch.tensor([0])])
-        reached[n] = pf_ode_trajectory(mixture.predict, x, schedule(times))[-1]
+        reached[n] = pf_ode_trajectory(mixture.predict, x, _SCHEDULE(times))[-1]
         error[n] = (reached[n] - end).norm(dim=1).mean().item()
     return _Ends(x, end, reached, error)
 
@@ -67,10 +64,7 @@ def _data(data_set: str) -> Tensor:
 def hop_figure(data_set: str, hops: int, t: int) -> CourseFigure:
     """Where the DDIM hops of a grid lead samples, against f*; beside it the error for every N.
 
-    Args:
-        data_set: a name of :data:`slam_edu.toy.DATASETS`.
-        hops: N, how many hops the whole schedule is cut into; one of :data:`HOPS`.
-        t: timestep of the starts; one of :data:`TIMES`.
+    ``hops`` is N, of :data:`HOPS`; the starts are at t, of :data:`TIMES`.
     """
     ends = _ends(data_set, t)
     x, end, reached = (v[:_DRAWN] for v in (ends.start, ends.end, ends.reached[hops]))
@@ -106,20 +100,11 @@ def hop_figure(data_set: str, hops: int, t: int) -> CourseFigure:
     return fig
 
 
-def hops(
-    data_sets: Sequence[str] = tuple(DATASETS),
-    values: Sequence[int] = HOPS,
-    timesteps: Sequence[int] = TIMES,
-    first: int = 10,
-) -> ipywidgets.VBox:
+def hops(data_sets: Sequence[str]) -> ipywidgets.VBox:
     """A menu for the data set, sliders for the number of hops and the timestep of the starts.
 
-    All ends are computed here, so that no redraw waits for them. ``values`` are among
-    :data:`HOPS`, ``timesteps`` among :data:`TIMES`; ``first`` is the number of hops shown first.
+    All ends are computed here, so that no redraw waits for them.
     """
-    for name in data_sets:
-        for t in timesteps:
-            _ends(name, t)
-    return explorer(
-        hop_figure, first={"hops": first}, data_set=data_sets, hops=values, t=timesteps
-    )
+    for name, t in product(data_sets, TIMES):
+        _ends(name, t)
+    return explorer(hop_figure, first={"hops": 10}, data_set=data_sets, hops=HOPS, t=TIMES)

@@ -36,31 +36,19 @@ _TICKS = (0.03, 0.1, 0.3, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """What a training run wrote down; one entry per look, ``(n,)`` unless said otherwise.
-
-    Attributes:
-        update: number of updates so far.
-        loss: mean loss since the look before.
-        grad_norm: mean gradient norm since the look before, before clipping.
-        error: mean distance to f* at each timestep of ``t``, shape ``(n, len(t))``.
-        t: timesteps at which the error was measured, increasing.
-    """
+    """What a training run wrote down, at n looks; ``loss`` and ``grad_norm`` are means since."""
 
     update: Sequence[int]
     loss: Sequence[float]
     grad_norm: Sequence[float]
-    error: Tensor
-    t: Sequence[int]
-
-
-# -------------------------------------------------------------------- what is to be learned
+    error: Tensor  # mean distance to f*, (n, len(t))
+    t: Sequence[int]  # increasing
 
 
 def guesses_along_path(t: Tensor, x: Tensor, guess: Tensor, data: Tensor) -> CourseFigure:
-    """Exact paths ``x`` in the plane; beside them the denoiser's guess and f* on the way.
+    """Exact paths, ``(n, B, 2)`` at falling t; beside them the denoiser's guess and f* on the way.
 
-    Both have shape ``(n, B, 2)`` for timesteps ``t``, ``(n,)``, from noisy to clean; ``data`` are
-    clean samples, ``(m, 2)``.
+    The guess has the paths' shape.
     """
     fig, (left, right) = figure(
         2,
@@ -92,10 +80,7 @@ def guesses_along_path(t: Tensor, x: Tensor, guess: Tensor, data: Tensor) -> Cou
 
 
 def boundary(t: Tensor, scalings: Mapping[str, tuple[Tensor, Tensor]]) -> CourseFigure:
-    r"""The boundary scalings over t > 0, logarithmic.
-
-    ``scalings`` are :math:`(c_\text{skip}, c_\text{out})` at ``t``, ``(n,)``, by choice.
-    """
+    r"""The boundary scalings :math:`(c_\text{skip}, c_\text{out})`, by name, over t > 0."""
     fig, (ax,) = figure(
         size=(6.8, 3.2),
         alt="Two curves over t on a logarithmic axis. c_skip falls from 1 to 0 and c_out rises "
@@ -114,9 +99,6 @@ def boundary(t: Tensor, scalings: Mapping[str, tuple[Tensor, Tensor]]) -> Course
     return fig
 
 
-# -------------------------------------------------------------------- training
-
-
 def knowledge_front(runs: Mapping[str, Health]) -> CourseFigure:
     """Error to f* over updates and t as a colour, one panel a run; all with the same timesteps."""
     fig, axes = figure(
@@ -128,78 +110,54 @@ def knowledge_front(runs: Mapping[str, Health]) -> CourseFigure:
     )
     for ax, (title, run) in zip(axes, runs.items(), strict=True):
         image = ax.pcolormesh(run.update, run.t, run.error.T, shading="nearest", **_ERROR)
-        image.set_rasterized(True)
         ax.set_title(title, fontsize=10)
-        ax.set_xlabel("updates")
         ax.tick_params(labelsize=9)
-        ax.set_yticks(run.t[::2])
+        ax.set(xlabel="updates", yticks=run.t[::2])
     axes[0].set_ylabel("timestep t")
     _colorbar(fig, image, axes[-1], "mean distance to f*")
     return fig
 
 
-def health(runs: Mapping[str, Health], healthy: Health | None = None) -> CourseFigure:
-    """Loss, gradient norm and error to f* over updates: one column a run, by title.
-
-    The ``healthy`` run is drawn in grey behind every run's loss and gradient norm.
-    """
-    fig, axes = figure(
-        len(runs),
-        3,
-        size=(2.25, 1.75),
-        alt=f"Three rows of curves over updates, a column for each of {', '.join(runs)}: loss, "
-        "gradient norm, and the error to the exact map at t = 99, 499 and 999, all logarithmic.",
-        sharex=True,
-        sharey="row",
+def health(runs: Mapping[str, Health], healthy: Health) -> CourseFigure:
+    """Loss, gradient norm, error to f* over updates, a column a run; the healthy one in grey."""
+    alt = (
+        f"Three rows of curves over updates, a column for each of {', '.join(runs)}: loss, "
+        "gradient norm, and the error to the exact map at t = 99, 499 and 999, all logarithmic."
     )
+    fig, axes = figure(len(runs), 3, size=(2.25, 1.75), alt=alt, sharex=True, sharey="row")
     grid = axes.reshape(3, len(runs))
-    limits = ((1e-6, 1e3), (1e-4, 1e3), (0.03, 30))
-    rows = ("loss", "gradient norm", "distance to f*")
+    rows = ("loss", (1e-6, 1e3)), ("gradient norm", (1e-4, 1e3)), ("distance to f*", (0.03, 30))
     for column, (title, run) in zip(grid.T, runs.items(), strict=True):
         column[0].set_title(title, fontsize=10)
         for ax, key in zip(column, ("loss", "grad_norm"), strict=False):
-            if healthy is not None:
-                ax.plot(healthy.update, getattr(healthy, key), color=COLORS["noise"], lw=1.2)
+            ax.plot(healthy.update, getattr(healthy, key), color=COLORS["noise"], lw=1.2)
             ax.plot(run.update, getattr(run, key), color=COLORS["student"], lw=1.3)
-        for style, t in zip((":", "--", "-"), (99, 499, 999), strict=True):
-            error = run.error[:, list(run.t).index(t)]
+        for style, t in ((":", 99), ("--", 499), ("-", 999)):
             line = {"color": COLORS["chord"], "ls": style, "lw": 1.4, "label": f"t = {t}"}
-            column[2].plot(run.update, error, **line)
+            column[2].plot(run.update, run.error[:, list(run.t).index(t)], **line)
         column[2].set_xlabel("updates", fontsize=9)
-    for row, name, limit in zip(grid, rows, limits, strict=True):
+    for row, (name, limit) in zip(grid, rows, strict=True):
         row[0].set_ylabel(name, fontsize=9)
         for ax in row:
             open_axes(ax, 8, yscale="log", ylim=limit)
             ax.yaxis.set_minor_locator(NullLocator())
     handles = grid[2, 0].get_legend_handles_labels()[0]
-    if healthy is not None:
-        handles += legend_lines({"healthy run": ("noise", "-")}, 1.4)
-    legend_below(fig, handles, 4)
+    legend_below(fig, handles + legend_lines({"healthy run": ("noise", "-")}, 1.4), 4)
     return fig
-
-
-# -------------------------------------------------------------------- what the student draws
 
 
 def sample_rows(
     rows: Mapping[str, Mapping[str, Tensor]], data: Tensor, colors: Sequence[str]
 ) -> CourseFigure:
-    """Samples in rows and columns of panels, each over the data ``(n, 2)`` in light grey.
-
-    ``rows`` has for each name of a row samples ``(B, 2)`` by title, as many in each; ``colors``
-    is one for each row.
-    """
-    columns = max(len(row) for row in rows.values())
-    fig, axes = figure(
-        columns,
-        len(rows),
-        size=(2.1, 2.25),
-        alt=f"Rows of samples over the data in light grey: {', '.join(rows)}; "
-        f"columns: {', '.join(next(iter(rows.values())))}.",
+    """Samples ``(B, 2)`` by row and title over the data in light grey, a colour for each row."""
+    titles = list(next(iter(rows.values())))
+    alt = (
+        f"Rows of samples over the data in light grey: {', '.join(rows)}; "
+        f"columns: {', '.join(titles)}."
     )
-    for panels, color, (name, row) in zip(
-        axes.reshape(len(rows), columns), colors, rows.items(), strict=True
-    ):
+    fig, axes = figure(len(titles), len(rows), size=(2.1, 2.25), alt=alt)
+    grid = axes.reshape(len(rows), len(titles))
+    for panels, color, (name, row) in zip(grid, colors, rows.items(), strict=True):
         for ax, (title, x) in zip(panels, row.items(), strict=True):
             plane(ax, title, limit=2.6)
             points(ax, data, "#cfcfcf", size=1.5, alpha=0.8)
@@ -208,14 +166,10 @@ def sample_rows(
     return fig
 
 
-# -------------------------------------------------------------------- where it is wrong
-
-
 def error_maps(maps: Mapping[str, Tensor], steep: Tensor) -> CourseFigure:
-    """Errors to f* by title over the plane of starts as a colour, and how steep f* is there.
+    """Errors to f* by title over a grid of starts, ``(n * n,)``, and how steep f* is there.
 
-    All on :func:`slam_course.figures.grid_points`, ``(n * n,)``. Two circles hold 50 % and 95 % of
-    standard normal noise.
+    Two circles hold 50 % and 95 % of standard normal noise.
     """
     fig, axes = figure(
         len(maps) + 1,
@@ -240,10 +194,8 @@ def accounts(
 ) -> CourseFigure:
     """What the defects of the hops add up to on the way from t = 0 to noise.
 
-    Args:
-        runs: for each title, timesteps ``(N,)`` of the hops' noisy ends, increasing; size of each
-            hop's defect; size of the sum of all defects up to there.
-        bias: for each title, mean distance of the N exact hops from f*.
+    ``runs`` has by title the hops' noisy ends, increasing, the size of each hop's defect and that
+    of the sum up to there, ``(N,)``; ``bias`` the mean distance of N exact hops from f*.
     """
     fig, axes = figure(
         len(runs),
@@ -270,26 +222,20 @@ def accounts(
 def hop_tradeoff(
     exact: Mapping[int, float], students: Mapping[str, Mapping[int, float]]
 ) -> CourseFigure:
-    """Error to f* at the noisiest timestep over the number of hops N, both logarithmic.
-
-    ``exact`` is what N exact hops leave; ``students`` are up to two titles' trained ones.
-    """
+    """Error to f* at t = 999 over N, of N exact hops and of two trainings' students by title."""
     fig, (ax,) = figure(
         size=(6.2, 3.5),
         alt="Error at t = 999 over the number of hops N, both logarithmic. What N exact hops "
         "leave falls steadily. The trained students lie on it at small N and far above it at "
         "large N, more so the shorter the training.",
     )
-    ax.plot(
-        list(exact), list(exact.values()), "-", color=COLORS["teacher"], lw=1.6,
-        label="N exact hops: perfect learning",
-    )  # fmt: skip
-    styles = ({"ls": ":", "mfc": "white"}, {"ls": "-"})
-    for (title, errors), style in zip(students.items(), styles, strict=False):
-        ax.plot(
-            list(errors), list(errors.values()), "s", color=COLORS["student"], lw=1.6, ms=6,
-            label=title, **{"mfc": COLORS["student"], **style},
-        )  # fmt: skip
+    label, blue = "N exact hops: perfect learning", COLORS["student"]
+    ax.plot(list(exact), list(exact.values()), color=COLORS["teacher"], lw=1.6, label=label)
+    for (title, by_n), (line, fill) in zip(
+        students.items(), ((":", "white"), ("-", blue)), strict=True
+    ):
+        style = {"marker": "s", "ls": line, "mfc": fill, "ms": 6, "lw": 1.6}
+        ax.plot(list(by_n), list(by_n.values()), color=blue, label=title, **style)
     open_axes(
         ax, title="fewer hops arrive sooner, and at the wrong place", legend="lower left",
         xscale="log", yscale="log", ylim=(2e-3, 2), xlabel="number of hops N",
@@ -298,9 +244,6 @@ def hop_tradeoff(
     ax.set_xticks(list(exact), [str(n) for n in exact])
     ax.xaxis.set_minor_locator(NullLocator())
     return fig
-
-
-# -------------------------------------------------------------------- parts
 
 
 def _colorbar(fig: CourseFigure, image: object, ax: Axes, label: str) -> None:

@@ -22,7 +22,7 @@ from slam_course.figures import (
 )
 from slam_course.widgets import explorer
 from slam_edu.schedule import Level, NoiseSchedule
-from slam_edu.toy import DATASETS, chords, make
+from slam_edu.toy import chords, make
 from slam_edu.toy.errors import exact_trajectory
 from slam_edu.toy.mixture import GaussianMixture
 
@@ -31,20 +31,19 @@ K = (20, 50, 100, 250)
 GAMMAS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 _F64 = torch.float64
-_LIMIT = 2.4
-_PATHS, _PIECES = 12, 12  # drawn in the plane; pieces of a curve
-_TOL = 1e-6
+_SCHEDULE = NoiseSchedule.stable_diffusion(_F64)
+_LIMIT, _TOL = 2.4, 1e-6
+_SHARE = torch.linspace(0, 1, 13, dtype=_F64)  # of the way, at which a curve is drawn
 
 
 @cache
 def _exact(data_set: str) -> tuple[GaussianMixture, Tensor, Tensor, dict[int, Tensor]]:
     """A data set, samples of it, exact paths through the plane, and their points at each of T."""
-    schedule = NoiseSchedule.stable_diffusion(_F64)
     mixture = make(data_set, _F64)
     data = mixture.sample(1000, torch.Generator().manual_seed(0))
-    starts = on_circles(_PATHS, 1.8, 0.9)
     times = sorted({*range(0, 1000, 25), *T}, reverse=True)
-    states = exact_trajectory(mixture, starts, schedule(torch.tensor(times)), tol=_TOL)
+    levels = _SCHEDULE(torch.tensor(times))
+    states = exact_trajectory(mixture, on_circles(12, 1.8, 0.9), levels, tol=_TOL)
     return mixture, data, states, {t: states[times.index(t)] for t in T}
 
 
@@ -52,16 +51,10 @@ def _exact(data_set: str) -> tuple[GaussianMixture, Tensor, Tensor, dict[int, Te
 def _sub_path(data_set: str, t: int, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What no gamma changes: slope at x_t, b, rho from t to s, and the true curve there."""
     mixture, _, _, at = _exact(data_set)
-    schedule = NoiseSchedule.stable_diffusion(_F64)
-    level_t, level_s, x_t = schedule(t), schedule(max(t - k, 0)), at[t]
-    share = torch.linspace(0, 1, _PIECES + 1, dtype=_F64)
-    rho = torch.lerp(level_t.rho, level_s.rho, share)
-    return (
-        mixture.predict(x_t, level_t).eps,
-        chords.bend(mixture, x_t, level_t, level_s),
-        rho,
-        chords.curve_below(mixture, x_t / level_t.alpha, rho, tol=_TOL),
-    )
+    level_t, level_s, x_t = _SCHEDULE(t), _SCHEDULE(max(t - k, 0)), at[t]
+    rho = torch.lerp(level_t.rho, level_s.rho, _SHARE)
+    slope, b = mixture.predict(x_t, level_t).eps, chords.bend(mixture, x_t, level_t, level_s)
+    return slope, b, rho, chords.curve_below(mixture, x_t / level_t.alpha, rho, tol=_TOL)
 
 
 def sub_path_figure(data_set: str, t: int, k: int, gamma: float) -> CourseFigure:
@@ -69,18 +62,12 @@ def sub_path_figure(data_set: str, t: int, k: int, gamma: float) -> CourseFigure
 
     The right panel is :math:`z` over :math:`\rho` for the path that bends most, in the direction
     of its bend, with the chord taken off: the chord is the horizontal line. The left panel has a
-    ring around that path's point.
-
-    Args:
-        data_set: a name of :data:`slam_edu.toy.DATASETS`.
-        t: noisy end, one of :data:`T`.
-        k: length; the clean end is :math:`s = \max(t - k, 0)`.
-        gamma: position on the chord, 0 to 2.
+    ring around that path's point. The sub-path is from t of :data:`T` to
+    :math:`s = \max(t - k, 0)`.
     """
     mixture, data, whole, at = _exact(data_set)
-    schedule, s = NoiseSchedule.stable_diffusion(_F64), max(t - k, 0)
-    level_t, level_s = schedule(t), schedule(s)
-    x_t, g = at[t], torch.tensor(gamma, dtype=_F64)
+    s, x_t, g = max(t - k, 0), at[t], torch.tensor(gamma, dtype=_F64)
+    level_t, level_s = _SCHEDULE(t), _SCHEDULE(s)
     slope, b, rho, curve = _sub_path(data_set, t, k)
     error = chords.taught_errors(mixture, x_t, level_t, level_s, g[None], tol=_TOL)[0]
     mean, law = error.norm(dim=1).mean(), (gamma * (2 - gamma) * b).norm(dim=1).mean()
@@ -113,14 +100,13 @@ def sub_path_figure(data_set: str, t: int, k: int, gamma: float) -> CourseFigure
     def off(z: Tensor, rho: Tensor) -> Tensor:
         return (z - z_t[most] - (rho - level_t.rho)[:, None] * slope[most]) @ u
 
-    rho_below = torch.lerp(rho_g, level_s.rho, torch.linspace(0, 1, _PIECES + 1, dtype=_F64))
+    rho_below = torch.lerp(rho_g, level_s.rho, _SHARE)
     below = chords.curve_below(mixture, z_g[most : most + 1], rho_below, tol=_TOL)[:, 0]
     through_t, below = off(curve[:, most], rho), off(below, rho_below)
     right.axhline(0, color=COLORS["chord"], lw=2, zorder=1)
     right.plot(rho, through_t, color=COLORS["path"], lw=2.2, label="true, through $x_t$")
-    right.plot(
-        rho_below, below, "--", color=COLORS["path"], lw=1.6, label=r"true, through $x_\gamma$"
-    )
+    label = r"true, through $x_\gamma$"
+    right.plot(rho_below, below, "--", color=COLORS["path"], lw=1.6, label=label)
     right.plot(level_t.rho, 0, "o", color="#7d7d7d", ms=6, zorder=3)
     right.plot(rho_g, 0, "o", color=COLORS["chord"], ms=8, zorder=4)
     right.plot(level_s.rho, 0, "o", color=COLORS["teacher"], ms=6, zorder=3)
@@ -142,20 +128,12 @@ def _short(value: Tensor) -> str:
     return f"{number:.2g}" if number >= 1e-6 else "0"
 
 
-def sub_paths(
-    data_sets: Sequence[str] = tuple(DATASETS),
-    t: Sequence[int] = T,
-    k: Sequence[int] = K,
-    first: tuple[int, int, float] = (199, 100, 0.5),
-) -> ipywidgets.VBox:
+def sub_paths(data_sets: Sequence[str]) -> ipywidgets.VBox:
     """Menu for the data set, sliders for t, the length k of the sub-path and gamma.
 
-    The exact paths of all data sets are computed here, so that no redraw waits for them. ``t`` are
-    of :data:`T`; ``first`` are t, k and gamma that are shown first.
+    The exact paths of all data sets are computed here, so that no redraw waits for them.
     """
     for name in data_sets:
         _exact(name)
-    return explorer(
-        sub_path_figure, first=dict(zip(("t", "k", "gamma"), first, strict=True)),
-        data_set=data_sets, t=t, k=k, gamma=GAMMAS,
-    )  # fmt: skip
+    first = {"t": 199, "k": 100, "gamma": 0.5}
+    return explorer(sub_path_figure, first=first, data_set=data_sets, t=T, k=K, gamma=GAMMAS)

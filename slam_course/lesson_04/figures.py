@@ -8,7 +8,7 @@ of the unit circle there, and a ray from the origin holds the levels of one :mat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from matplotlib.axes import Axes
@@ -38,9 +38,6 @@ _INK = "#333333"
 _STYLES = ("-", "--", "-.", ":")
 
 
-# -------------------------------------------------------------------- the way, cut in pieces
-
-
 def cut_paths(
     cuts: Mapping[int, tuple[Tensor, Level]], exact: Tensor, data: Tensor
 ) -> CourseFigure:
@@ -61,31 +58,21 @@ def cut_paths(
         points(ax, data, _FAINT, size=1.5, alpha=0.8)
         paths(ax, exact, "path", width=3.4, alpha=0.9)
         paths(ax, arcs(states, levels), "chord", width=1.2, alpha=1)
-        points(
-            ax, states.reshape(-1, 2), "chord", size=20 if number < 20 else 5, alpha=1, zorder=3
-        )
+        size = 20 if number < 20 else 5
+        points(ax, states.reshape(-1, 2), "chord", size=size, alpha=1, zorder=3)
     entries = {"exact path": ("path", "-"), "chords": ("chord", "-")}
     legend_below(fig, legend_lines(entries, 1.8), 2)
     return fig
 
 
-# -------------------------------------------------------------------- the triangle
-
-
 def triangle(
-    x_t: Tensor,
-    prediction: Prediction,
-    level_t: Level,
-    level_s: Level,
-    data: Tensor,
-    gammas: Sequence[float] = (0.25, 0.5, 0.75),
+    x_t: Tensor, prediction: Prediction, level_t: Level, level_s: Level, data: Tensor
 ) -> CourseFigure:
-    r"""One hop in the plane of x, and the same points in the plane of levels.
+    r"""One DDIM hop in the plane of x, and the same points in the plane of levels.
 
     Both are one picture: :math:`\alpha \hat x_0 + \sigma \hat\epsilon` has the coordinates
     :math:`(\alpha, \sigma)` in the basis of the teacher's two guesses, the ``prediction`` at
-    ``x_t``, ``(1, 2)``. DDIM goes from ``level_t`` to ``level_s``; ``gammas`` are marked between
-    the ends.
+    ``x_t``, ``(1, 2)``.
     """
     fig, (left, right) = figure(
         2,
@@ -113,7 +100,7 @@ def triangle(
         ax.plot(*(angle.cos() * basis[0] + angle.sin() * basis[1]).T, color=_NAIVE, lw=1.2)
         for corner in basis:
             ax.plot(*corner, "s", color=_INK, ms=4)
-        _triangle(ax, *ends, a, gammas)
+        _triangle(ax, *ends, a)
         half = 0.5 * ends[0] + 0.5 * a * ends[1]
         places = (ends[0], ends[1], a * ends[1], basis[0], basis[1], half)
         shifts = ((-6, 7), (8, 2), (7, -14), (8, -5), (6, 5), (-17, -3))
@@ -140,17 +127,14 @@ def triangle(
     return fig
 
 
-def _triangle(ax: Axes, t: Tensor, s: Tensor, a: float, gammas: Sequence[float]) -> None:
-    """The chord from a s to t, the straight line from s to t, and the rays to the origin."""
-    zero = torch.zeros(2, dtype=t.dtype)
-    _line(ax, zero, s, color=_NAIVE, lw=0.8, ls=":", zorder=1)
-    _line(ax, s, t, color=_NAIVE, lw=1.4, ls="--", zorder=2)
-    _line(ax, a * s, t, color=COLORS["chord"], lw=2.4, zorder=2)
-    ax.annotate(
-        "", a * s, s, zorder=2,
-        arrowprops={"arrowstyle": "-|>", "color": _INK, "lw": 1.1, "shrinkB": 4},
-    )  # fmt: skip
-    for gamma in gammas:
+def _triangle(ax: Axes, t: Tensor, s: Tensor, a: float) -> None:
+    """The chord from a s to t, the straight line from s to t, and the ray to the origin."""
+    ax.plot(*torch.stack([0 * s, s]).T, color=_NAIVE, lw=0.8, ls=":", zorder=1)
+    ax.plot(*torch.stack([s, t]).T, color=_NAIVE, lw=1.4, ls="--", zorder=2)
+    ax.plot(*torch.stack([a * s, t]).T, color=COLORS["chord"], lw=2.4, zorder=2)
+    arrow = {"arrowstyle": "-|>", "color": _INK, "lw": 1.1, "shrinkB": 4}
+    ax.annotate("", a * s, s, zorder=2, arrowprops=arrow)
+    for gamma in (0.25, 0.5, 0.75):
         ax.plot(*(gamma * t + (1 - gamma) * s), "o", mfc="white", mec=_NAIVE, ms=5, zorder=3)
         ax.plot(*(gamma * t + (1 - gamma) * a * s), "o", color=COLORS["chord"], ms=7, zorder=4)
     ax.plot(*t, "o", color="#7d7d7d", ms=8, zorder=5)
@@ -158,27 +142,15 @@ def _triangle(ax: Axes, t: Tensor, s: Tensor, a: float, gammas: Sequence[float])
     ax.plot(*(a * s), "o", mfc="white", mec=COLORS["teacher"], mew=1.6, ms=8, zorder=5)
 
 
-# -------------------------------------------------------------------- chord and curve
-
-
 def chord_beside_path(
-    rho: Tensor,
-    curve: Tensor,
-    teacher: Tensor,
-    exact: Tensor,
-    gammas: Tensor,
+    rho: Tensor, curve: Tensor, teacher: Tensor, exact: Tensor, gammas: Tensor,
     measured: Mapping[str, Mapping[str, Tensor]],
-) -> CourseFigure:
+) -> CourseFigure:  # fmt: skip
     r"""Left, one sub-path and its two chords, z over :math:`\rho`; right, how far they leave it.
 
-    Args:
-        rho: falling from :math:`\rho_t` to :math:`\rho_s`, shape ``(m,)``.
-        curve: one coordinate of the true sub-path there, shape ``(m,)``.
-        teacher: of the teacher's chord, shape ``(m,)``.
-        exact: of the exact chord, shape ``(m,)``.
-        gammas: of the right panel, shape ``(n,)``.
-        measured: for each sub-path's name, for ``"teacher"`` and ``"exact"``, the deviation in
-            units of b, shape ``(n,)``.
+    One coordinate of the true curve, the teacher's chord and the exact one at falling ``rho``, all
+    ``(m,)``; ``measured`` has by sub-path and chord the deviation in units of b at ``gammas``,
+    ``(n,)``.
     """
     fig, (left, right) = figure(
         2,
@@ -200,8 +172,8 @@ def chord_beside_path(
     left.plot(rho[-1], curve[-1], "o", color=COLORS["path"], ms=7, zorder=5)
     left.margins(0.06)
     left.invert_xaxis()
-    ylabel = "z, in the direction of its bend"
-    open_axes(left, title="a long sub-path", xlabel=r"$\rho$", ylabel=ylabel)
+    labels = {"xlabel": r"$\rho$", "ylabel": "z, in the direction of its bend"}
+    open_axes(left, title="a long sub-path", **labels)
     entries = {
         "true sub-path": ("path", "-"),
         "chord to the DDIM step": ("chord", "-"),
@@ -246,13 +218,10 @@ def deviation_by_t(measured: Mapping[int, Mapping[int, float]]) -> CourseFigure:
     return fig
 
 
-# -------------------------------------------------------------------- two sigmas
-
-
 def two_noises(
-    level_t: Level, level_s: Level, gap: Mapping[int, tuple[Tensor, Tensor]], gamma: float = 0.5
+    level_t: Level, level_s: Level, gap: Mapping[int, tuple[Tensor, Tensor]]
 ) -> CourseFigure:
-    r"""The two noises of a chord point at ``gamma`` as arrows, and the gap between the two sigmas.
+    r"""The two noises of the chord's middle as arrows, and the gap between the two sigmas.
 
     ``gap`` has for each t gammas and :math:`\sigma_\text{linear}/\sigma_\text{markov} - 1`.
     """
@@ -267,13 +236,14 @@ def two_noises(
     )
     a_s = (level_t.alpha / level_s.alpha * level_s.sigma).item()
     sigma_t = level_t.sigma.item()
-    fresh = (sigma_t**2 - a_s**2) ** 0.5
+    fresh, gamma = (sigma_t**2 - a_s**2) ** 0.5, 0.5
     g = torch.as_tensor(gamma, dtype=level_t.alpha.dtype)
-    linear = sub_level(level_t, level_s, g, "linear").sigma.item()
-    markov = sub_level(level_t, level_s, g, "markov").sigma.item()
+    linear, markov = (
+        sub_level(level_t, level_s, g, coupling).sigma.item() for coupling in ("linear", "markov")
+    )
     angle = torch.linspace(0, torch.pi / 2, 91)
-    for radius, color in ((sigma_t, "#c8c8c8"), (a_s, "#c8c8c8")):
-        left.plot(radius * angle.cos(), radius * angle.sin(), color=color, lw=0.9, zorder=0)
+    for radius in (sigma_t, a_s):
+        left.plot(radius * angle.cos(), radius * angle.sin(), color="#c8c8c8", lw=0.9, zorder=0)
     left.plot([a_s, sigma_t], [0, 0], color=COLORS["chord"], lw=3, zorder=2, clip_on=False)
     left.plot([a_s, a_s], [0, fresh], "--", color=_INK, lw=1.6, zorder=2)
     length = torch.linspace(0, torch.acos(torch.tensor(a_s / markov)).item(), 41)
@@ -309,22 +279,15 @@ def two_noises(
     return fig
 
 
-# -------------------------------------------------------------------- what is taught
-
-
 def taught_law(
-    rho: Mapping[float, Tensor],
-    off: Mapping[float, Tensor],
-    gammas: Tensor,
+    rho: Mapping[float, Tensor], off: Mapping[float, Tensor], gammas: Tensor,
     measured: Mapping[str, Tensor],
-) -> CourseFigure:
+) -> CourseFigure:  # fmt: skip
     r"""Left, true curves from points of one chord, seen from it; right, the law of delta(gamma).
 
-    Args:
-        rho: for each gamma, falling from :math:`\rho_\gamma` to :math:`\rho_s`, shape ``(m,)``.
-        off: for each gamma, the curve minus the chord along the bend, in units of b, ``(m,)``.
-        gammas: of the right panel, shape ``(n,)``.
-        measured: for each sub-path's name, true end minus taught end in units of b, ``(n,)``.
+    By gamma, ``rho`` falls to :math:`\rho_s` and ``off`` is the curve minus the chord, ``(m,)``;
+    ``measured`` is by sub-path the true end minus the taught one at ``gammas``, ``(n,)``. In units
+    of b.
     """
     fig, (left, right) = figure(
         2,
@@ -383,10 +346,8 @@ def gamma_features(gammas: Tensor, features: Tensor, mean_cosine: Tensor) -> Cou
         "rises steeply at its end and is 1 at gamma = 1 alone.",
     )
     low, high = gammas[0].item(), gammas[-1].item()
-    left.imshow(
-        features.T.numpy(), cmap="PuOr", vmin=-1, vmax=1, aspect="auto", origin="lower",
-        extent=(low, high, 0, width), interpolation="nearest",
-    )  # fmt: skip
+    style = {"cmap": "PuOr", "vmin": -1, "vmax": 1, "aspect": "auto", "interpolation": "nearest"}
+    left.imshow(features.T.numpy(), origin="lower", extent=(low, high, 0, width), **style)
     left.set_yticks([width / 4, 3 * width / 4], ["sines", "cosines"], rotation=90, va="center")
     left.tick_params(axis="y", length=0)
     right.plot(gammas, mean_cosine, color=COLORS["student"], lw=1.4)
@@ -396,10 +357,3 @@ def gamma_features(gammas: Tensor, features: Tensor, mean_cosine: Tensor) -> Cou
     limits = {"xlim": (low - 0.02, high + 0.02), "ylim": (-0.2, 1.06)}
     open_axes(right, title="mean of the cosines", xlabel=r"$\gamma$", **limits)
     return fig
-
-
-# -------------------------------------------------------------------- parts
-
-
-def _line(ax: Axes, start: Tensor, end: Tensor, **style: object) -> None:
-    ax.plot(*zip(start.tolist(), end.tolist(), strict=True), **style)

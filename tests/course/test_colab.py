@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import venv
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -102,45 +101,3 @@ def test_lessons_start_on_colab(rented, wheel):  # noqa: F811
     assert Path(file).is_relative_to(site)
     assert Path(data).is_relative_to(site)
     assert Path(runs) == site.parents[3] / "content" / "runs" or os.name == "nt"
-
-
-def small_wheel(folder, name, requires=()):
-    """A wheel of one empty module."""
-    info = f"{name}-1.0.dist-info"
-    lines = ["Metadata-Version: 2.1", f"Name: {name}", "Version: 1.0"]
-    lines += [f"Requires-Dist: {line}" for line in requires]
-    files = {
-        f"{name}.py": "",
-        f"{info}/METADATA": "\n".join(lines) + "\n",
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-    }
-    files[f"{info}/RECORD"] = "".join(f"{file},,\n" for file in [*files, f"{info}/RECORD"])
-    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as archive:
-        for file, content in files.items():
-            archive.writestr(file, content)
-
-
-def test_pip_installs_around_what_is_loaded(rented, tmp_path):
-    """With pip itself: what is missing comes, and nothing that is loaded goes."""
-    run, site = rented()
-    small_wheel(tmp_path, "left_out")
-    small_wheel(tmp_path, "greedy", ["numpy==1.0"])
-    code = f"""
-import importlib.metadata, importlib.util, json, sys
-sys.path.insert(0, {str(NOTEBOOKS.parent)!r})
-import numpy
-from slam_course.setup import install_around
-problems = install_around(["left-out>=1,<2"], "kaggle")
-import left_out
-refused = install_around(["greedy>=1"], "kaggle")
-print(json.dumps([problems, refused, importlib.metadata.version("numpy") == numpy.__version__,
-                  importlib.util.find_spec("greedy") is None, left_out.__file__]))
-"""
-    lines = run(code, PIP_FIND_LINKS=str(tmp_path))
-    problems, [refused], same_numpy, not_there, file = json.loads(lines[-1])
-    assert lines[0] == "Installing left-out (a minute or two)"
-    assert problems == []
-    assert Path(file).is_relative_to(site)
-    assert "Is Internet switched on" in refused
-    assert same_numpy
-    assert not_there

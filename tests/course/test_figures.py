@@ -2,6 +2,8 @@
 
 import base64
 import itertools
+import json
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from matplotlib.colors import to_rgb
 
 from slam_course import figures
+from tools.notebooks import NOTEBOOKS
 
 
 def drawn():
@@ -37,21 +40,27 @@ def test_field_puts_x_across_and_y_up():
     assert np.allclose(np.diff(image, axis=0), 0)
 
 
-MATRICES = {
-    "protan": [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
-    "deutan": [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],
-    "usual": np.eye(3),
-}
+@pytest.mark.parametrize("path", sorted(NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_every_figure_of_a_lesson_is_described_in_whole_sentences(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    outputs = [each.get("data", {}) for cell in cells for each in cell.get("outputs", ())]
+    texts = [
+        "".join(data["text/plain"]) for data in outputs if {"image/png", "image/gif"} & {*data}
+    ]
+    assert texts
+    for text in texts:
+        assert re.fullmatch(r"\[figure\] \S(?!.*  ).{15,}\.", text), text
 
 
-@pytest.mark.parametrize("kind", MATRICES)
+@pytest.mark.parametrize("kind", ["protan", "deutan", "usual"])
 def test_the_colours_can_be_told_apart(kind):
     """By the colour blind as well, in linear light (Viénot, Brettel and Mollon 1999)."""
-
-    def seen(color):
-        linear = np.asarray(to_rgb(color)) ** 2.2
-        return np.clip(np.asarray(MATRICES[kind]) @ linear, 0, 1) ** (1 / 2.2)
-
-    for a, b in itertools.combinations(figures.COLORS, 2):
-        difference = seen(figures.COLORS[a]) - seen(figures.COLORS[b])
-        assert np.linalg.norm(difference) > 0.14, f"{a} and {b} look alike ({kind})"
+    matrix = {
+        "protan": [[0.11238, 0.88762, 0], [0.11238, 0.88762, 0], [0.00401, -0.00401, 1]],
+        "deutan": [[0.29275, 0.70725, 0], [0.29275, 0.70725, 0], [-0.02234, 0.02234, 1]],
+        "usual": np.eye(3),
+    }[kind]
+    linear = np.array([to_rgb(color) for color in figures.COLORS.values()]) ** 2.2
+    seen = np.clip(linear @ np.transpose(matrix), 0, 1) ** (1 / 2.2)
+    for a, b in itertools.combinations(seen, 2):
+        assert np.linalg.norm(a - b) > 0.14

@@ -6,20 +6,16 @@ import torch
 from slam_course import figures
 from slam_course.figures import arcs
 from slam_course.lesson_02 import explorer
-from slam_course.lesson_02 import figures as plots
 from slam_course.lesson_02.checks import ddim, heun
 from slam_course.lesson_02.explorer import EVEN_LOG_RHO, EVEN_T, grid, solver_figure
-from slam_edu import Level, NoiseSchedule, Prediction, ddim_step, heun_step, pf_ode_trajectory
+from slam_edu import Level, NoiseSchedule, Prediction, heun_step, pf_ode_trajectory
 from slam_edu.toy import two_moons
-from slam_edu.toy.errors import exact_trajectory, geometric_levels, one_hop
 from tests.course import trying
 from tests.helpers import assert_near, noise
 
 SCHEDULE = NoiseSchedule.stable_diffusion(torch.float64)
 MIXTURE = two_moons(dtype=torch.float64)
 LEVELS = Level.cat([SCHEDULE(torch.tensor([999, 499])), Level.clean(SCHEDULE(0).alpha)])
-
-# -------------------------------------------------------------------- checks
 
 
 def x0_of(x, eps, t):
@@ -44,8 +40,6 @@ def seeded(x, seed=0):
 RIGHT_DDIM = (
     lambda x, eps, t, s: s.alpha * x0_of(x, eps, t) + s.sigma * eps,
     by_euler,
-    lambda x, e, t, s: s.alpha / t.alpha * x + (s.sigma - s.alpha * t.sigma / t.alpha) * e,
-    lambda x, eps, t, s: ddim_step(Prediction(x0_of(x, eps, t), eps), s),
     to_numbers,
     lambda x, eps, t, s: by_euler(x, eps, t, s).float(),
 )
@@ -96,13 +90,6 @@ def by_library(slope, x, t, s):
     return heun_step(predictor, x, t, s)[0]
 
 
-def via_x0(slope, x, t, s):
-    first = slope(x, t)
-    end = s.alpha * x0_of(x, first, t) + s.sigma * first
-    mean = (first + slope(end, s)) / 2
-    return s.alpha * x0_of(x, mean, t) + s.sigma * mean
-
-
 def midpoint(slope, x, t, s):
     half = Level.from_rho((t.rho + s.rho) / 2)
     return by_euler(x, slope(by_euler(x, slope(x, t), t, half), half), t, s)
@@ -124,7 +111,7 @@ def heun_with(combine):
     return answer
 
 
-RIGHT_HEUN = (by_formula, as_correction, by_library, via_x0)
+RIGHT_HEUN = (by_formula, as_correction, by_library)
 WRONG_HEUN = trying.formulas("slope, x, t, s, first, end", globals(), {
     "end": "This is the Euler step",
     "by_euler(x, slope(end, s), t, s)": "Only the slope at the end",
@@ -144,30 +131,11 @@ WRONG_HEUN += trying.formulas("slope, x, t, s", globals(), {
     "0.9 * by_formula(slope, x, t, s)": "values do not",
 })  # fmt: skip
 GROUPS = [(ddim, RIGHT_DDIM, WRONG_DDIM), (heun, RIGHT_HEUN, WRONG_HEUN)]
-
-
-@trying.right(GROUPS)
-def test_accepts(check, answer):
-    verdict = check(answer)
-    assert verdict.passed, verdict.message
-
-
-@trying.wrong(GROUPS)
-def test_rejects(check, answer, sentence):
-    verdict = check(answer)
-    assert not verdict.passed
-    assert sentence in verdict.message
-
-
-# -------------------------------------------------------------------- figures
-
-
-def trajectory(points=6):
-    return pf_ode_trajectory(MIXTURE.predict, noise(points, 2), LEVELS)
+test_accepts, test_rejects = trying.tests(GROUPS)
 
 
 def test_arcs_pass_through_the_states_and_are_straight_in_z_between_them():
-    states = trajectory()
+    states = pf_ode_trajectory(MIXTURE.predict, noise(6, 2), LEVELS)
     path = arcs(states, LEVELS, per_hop=4)
     assert path.shape == (9, 6, 2)
     assert_near(path[::4], states, rtol=1e-9, atol=1e-12)
@@ -176,42 +144,6 @@ def test_arcs_pass_through_the_states_and_are_straight_in_z_between_them():
     here = Level.from_rho(angle.tan())
     share = (here.rho - LEVELS.rho[0]) / (LEVELS.rho[1] - LEVELS.rho[0])
     assert_near(path[1], here.alpha * torch.lerp(z[0], z[1], share), rtol=1e-9, atol=1e-12)
-
-
-def local_and_global():
-    fine = geometric_levels(SCHEDULE(999), SCHEDULE(0), 12)
-    levels = geometric_levels(SCHEDULE(999), SCHEDULE(0), 3)
-    x = noise(4, 2)
-    starts = exact_trajectory(MIXTURE, x, levels)
-    reached = torch.stack([one_hop(MIXTURE, starts, levels, i) for i in range(3)])
-    path = pf_ode_trajectory(MIXTURE.predict, x, levels)
-    return plots.hops_and_path(
-        fine, exact_trajectory(MIXTURE, x, fine), levels, starts, reached, path
-    )
-
-
-PAIR, FLOOR, DATA = torch.stack([noise(6, 2), trajectory()[-1]]), [0.04, 0.06], noise(9, 2)
-ERRORS = {"ddim": [0.4, 0.2], "heun": [0.1, 0.025], "dpmpp_2m": [0.2, 0.05]}
-SLOPES = dict.fromkeys(ERRORS, (2.0, 1.0))
-CURVES = {"ddim": {1: 0.9, 2: 0.5}, "heun": {1: 0.9, 3: 0.2}, "dpmpp_2m": {1: 0.9, 2: 0.4}}
-AT = torch.tensor([999.0, 500.0, 19.0])
-FIGURES = {
-    "local_and_global": local_and_global,
-    "strip": lambda: plots.sample_strip({"a": DATA, "b": DATA}, noise(5, 2), "Two such panels."),
-    "few_steps": lambda: plots.few_step_paths({2: (trajectory(), LEVELS)}, PAIR, DATA),
-    "orders": lambda: plots.orders((8, 16), ERRORS, ERRORS, SLOPES),
-    "along_the_path": lambda: plots.error_along_the_path(AT, AT + 1, AT / 1e4, AT / 1e4, 1 / AT),
-    "distances": lambda: plots.distance_by_evaluations(CURVES, FLOOR),
-    "middle": lambda: plots.middle_level([900, 500, 100], {"ddim": [0.9, 0.4, 0.6]}, FLOOR),
-}
-
-
-@trying.figures(FIGURES)
-def test_figures_describe_themselves(make):
-    trying.described(make())
-
-
-# -------------------------------------------------------------------- explorer
 
 
 @pytest.mark.parametrize(
@@ -240,6 +172,6 @@ def test_explorer_measures_how_far_off_the_ends_are():
 
 
 def test_explorer_follows_its_controls_and_starts_where_asked():
-    box = explorer.solvers(["two_moons", "ring"], steps=(1, 2, 4), first=4)
+    box = explorer.solvers(["two_moons", "ring"])
     assert "two moons, DDIM, levels even in t, 4 evaluations" in box.children[-1].value
     trying.walk(box)

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from slam_course.lesson_03 import checks, explorer
-from slam_course.lesson_03 import figures as plots
 from slam_course.lesson_03.explorer import HOPS
 from slam_edu import (
     DistillConfig,
@@ -22,7 +21,7 @@ from slam_edu.consistency import consistency_output
 from slam_edu.ema import update_ema
 from slam_edu.toy import ring, solution_map
 from tests.course import trying
-from tests.helpers import assert_near, noise
+from tests.helpers import assert_near
 
 SCHEDULE = NoiseSchedule.stable_diffusion()
 F64 = NoiseSchedule.stable_diffusion(torch.float64)
@@ -53,19 +52,9 @@ def by_library(x, v, t, level):
     return consistency_output(x, x0, *boundary_scalings(t[:, 0]))
 
 
-def by_rows(x, v, t, level):
-    rows = []
-    for i in range(len(x)):
-        ratio = 20 * float(t[i])  # tau / sigma_data
-        clean = float(level.alpha[i]) * x[i] - float(level.sigma[i]) * v[i]
-        rows.append(x[i] / (1 + ratio**2) + ratio / (1 + ratio**2) ** 0.5 * clean)
-    return torch.stack(rows)
-
-
 RIGHT_CONSISTENCY = (
     by_formula,
     by_library,
-    by_rows,
     lambda x, v, t, level: by_formula(x.double(), v.double(), t.double(), level),
 )
 # a is skip, b is out, x0 the clean sample, c the level.
@@ -227,7 +216,6 @@ def shares_memory(target, student, rate):
 
 RIGHT_AVERAGE = (
     each(lambda a, b, r: a.mul_(r).add_(b, alpha=1 - r)),
-    each(lambda a, b, r: a.copy_(r * a + (1 - r) * b)),
     by_data,
     by_state,
     update_ema,
@@ -270,9 +258,6 @@ RIGHT_DIAGNOSIS = (checks.patients(), dict(reversed(checks.patients().items())))
 WRONG_DIAGNOSIS = [
     (swapped("A", "B"), "Run A is not 'no stop-gradient'"),
     (swapped("A", "C"), "Run A is not 'EMA rate 0'"),
-    (swapped("A", "D"), "Run A is not 'learning rate too high'"),
-    (swapped("B", "C"), "Run B is not 'EMA rate 0'"),
-    (swapped("B", "D"), "Run B is not 'learning rate too high'"),
     (swapped("C", "D"), "Run C is not 'learning rate too high'"),
     (dict.fromkeys("ABCD", "EMA rate 0"), "Run A is not 'EMA rate 0'"),
     (dict.fromkeys("ABC", "EMA rate 0"), "it should have A, B, C and D"),
@@ -286,19 +271,7 @@ GROUPS = [
     (checks.average, RIGHT_AVERAGE, WRONG_AVERAGE),
     (checks.diagnosis, RIGHT_DIAGNOSIS, WRONG_DIAGNOSIS),
 ]
-
-
-@trying.right(GROUPS)
-def test_accepts(check, answer):
-    verdict = check(answer)
-    assert verdict.passed, verdict.message
-
-
-@trying.wrong(GROUPS)
-def test_rejects(check, answer, sentence):
-    verdict = check(answer)
-    assert not verdict.passed
-    assert sentence in verdict.message
+test_accepts, test_rejects = trying.tests(GROUPS)
 
 
 def test_every_wrong_diagnosis_gets_a_sentence_of_its_own():
@@ -336,54 +309,6 @@ def test_the_target_of_the_check_is_the_distillers():
     torch.testing.assert_close(step.target, y, rtol=1e-4, atol=1e-5)
 
 
-# -------------------------------------------------------------------- figures
-
-
-TIMES = range(99, 1000, 100)
-
-
-def run(scale=1.0, looks=4):
-    """A run whose error falls from 1 * scale, at low timesteps first."""
-    update = [20 * i for i in range(looks)]
-    late = torch.linspace(0, 1, len(TIMES))
-    error = torch.stack([scale / (1 + i * (1.2 - late)) for i in range(looks)])
-    return plots.Health(
-        update=update, loss=[1e-3 * scale] * looks, grad_norm=[1e-2] * looks, error=error, t=TIMES
-    )
-
-
-AT, LOG_T = torch.tensor([999, 500, 0]), torch.logspace(-3, 3, 50).clamp(max=999)
-SCALINGS = {"10 t": boundary_scalings(LOG_T), "t": boundary_scalings(LOG_T, 0.5, 1.0)}
-PANELS = {f"{n} steps": noise(7, 2, seed=n) for n in (1, 2, 4)}
-ERROR = noise(36, 1).abs()[:, 0]
-BOOK = torch.tensor([[99.0, 499.0, 999.0], [0.03, 0.04, 0.04], [0.03, 0.04, 0.05]])
-STUDENTS = {"early": {10: 0.2, 20: 0.9}, "late": {10: 0.1, 20: 0.06}}
-FIGURES = {
-    "guesses": lambda: plots.guesses_along_path(
-        AT, noise(3, 4, 2), noise(3, 4, 2, seed=1), noise(9, 2)
-    ),
-    "boundary": lambda: plots.boundary(LOG_T, SCALINGS),
-    "front": lambda: plots.knowledge_front({"a": run(), "b": run(0.5)}),
-    "health": lambda: plots.health({"sick": run(5.0), "well": run()}, run()),
-    "rows": lambda: plots.sample_rows(
-        {"one": PANELS, "two": PANELS}, noise(9, 2), ("teacher", "student")
-    ),
-    "maps": lambda: plots.error_maps({"before": ERROR, "after": ERROR / 9}, ERROR),
-    "accounts": lambda: plots.accounts(
-        {"N = 3": BOOK, "N = 2": BOOK}, {"N = 3": 0.02, "N = 2": 0.2}
-    ),
-    "tradeoff": lambda: plots.hop_tradeoff({5: 0.3, 10: 0.1, 20: 0.05}, STUDENTS),
-}
-
-
-@trying.figures(FIGURES)
-def test_figures_describe_themselves(make):
-    trying.described(make())
-
-
-# -------------------------------------------------------------------- explorer
-
-
 def test_more_hops_end_closer_at_first_order():
     error = explorer._ends("ring", 249).error
     values = [error[n] for n in HOPS]
@@ -391,40 +316,11 @@ def test_more_hops_end_closer_at_first_order():
     assert error[100] / error[200] == pytest.approx(2, rel=0.15)
 
 
-@pytest.mark.parametrize("n", [20, 100])
-def test_hops_are_the_distillers_and_ends_the_exact_maps(n):
-    """What the explorer composes is the teacher's hop of the distillation step, N t / 1000 times.
-
-    The timestep is among the noisy ends of both grids.
-    """
-    ends = explorer._ends("ring", 249)
-    exact = solution_map(MIXTURE, ends.start, F64(249), F64(0), tol=1e-8).x
-    assert_near(ends.end, exact, rtol=0, atol=1e-4)
-    config = DistillConfig(subpaths=n, gammas="one", conditioning="level", coupling="linear")
-    distiller = SubPathDistiller(F64, config)
-    teacher = MIXTURE.network(F64)
-
-    def nothing(x, t, cond, gamma):
-        return torch.zeros_like(x)
-
-    x = ends.start
-    ones = torch.ones(len(x), dtype=torch.float64)
-    for index in range(n // 4 - 1, -1, -1):
-        level = F64(distiller.grid.t[index])
-        # Data and noise that make exactly this x_t.
-        sample = SubPathSample(
-            index=torch.full((len(x),), index), gamma=ones, noise=torch.zeros_like(x)
-        )
-        out = distiller.step(
-            x / level.alpha, sample, teacher=teacher, student=nothing, target=nothing
-        )
-        x = out.x_s
-    assert_near(ends.reached[n], x, rtol=0, atol=1e-9)
-
-
 def test_a_start_between_two_levels_has_a_shorter_first_hop():
     """749 is no noisy end of N = 5: the first hop leads to 599."""
     ends = explorer._ends("ring", 749)
+    exact = solution_map(MIXTURE, ends.start[:40], F64(749), F64(0), tol=1e-8).x
+    assert_near(ends.end[:40], exact, rtol=0, atol=1e-4)
     x = ends.start
     for t, s in ((749, 599), (599, 399), (399, 199), (199, 0)):
         x = ddim_step(MIXTURE.predict(x, F64(t)), F64(s))
@@ -432,6 +328,6 @@ def test_a_start_between_two_levels_has_a_shorter_first_hop():
 
 
 def test_explorer_follows_its_controls_and_starts_where_asked():
-    box = explorer.hops(["ring"], timesteps=(749, 249), first=20)
-    assert "from t = 749, the schedule cut into 20 hops" in box.children[-1].value
+    box = explorer.hops(["ring"])
+    assert "from t = 999, the schedule cut into 10 hops" in box.children[-1].value
     trying.walk(box)

@@ -24,9 +24,21 @@ def wrong(groups):
     return pytest.mark.parametrize(("check", "answer", "sentence"), rows, ids=ids)
 
 
-def figures(makers):
-    """Parametrises a test with functions that draw a figure, by name."""
-    return pytest.mark.parametrize("make", makers.values(), ids=makers)
+def tests(groups):
+    """Two tests: every right answer is accepted, every wrong one gets its sentence."""
+
+    @right(groups)
+    def accepts(check, answer):
+        verdict = check(answer)
+        assert verdict.passed, verdict
+
+    @wrong(groups)
+    def rejects(check, answer, sentence):
+        verdict = check(answer)
+        assert not verdict.passed, answer
+        assert sentence in verdict.message, verdict
+
+    return accepts, rejects
 
 
 def described(fig):
