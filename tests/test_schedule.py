@@ -92,6 +92,16 @@ def test_between_timesteps_log_rho_is_linear_and_variance_is_preserved(sd):
     assert bool((level.rho[1:] > level.rho[:-1]).all())
 
 
+def test_between_timesteps_the_norm_is_linear(sd):
+    norm = 1 + torch.linspace(0, 1, 1000, dtype=torch.float64) ** 2
+    bent = NoiseSchedule(norm * sd.alpha, norm * sd.sigma)
+    for t in (0.25, 400.5, 998.75):
+        i = int(t)
+        expected = norm[i] + (t - i) * (norm[i + 1] - norm[i])
+        assert_near(bent(t).norm, expected, rtol=1e-12)
+        assert_near(bent.rescale(noise(1, 2), sd(t))[1].norm, expected, rtol=1e-9)
+
+
 @properties
 @given(schedules(), st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_timestep_is_the_inverse(schedule, places):

@@ -159,7 +159,7 @@ def test_states(method):
     for state, earlier in zip(states[1:], states, strict=False):
         assert_near(state.prediction.x0, gaussian(earlier.x, earlier.level).x0, rtol=1e-12)
     assert_near(states[-1].x, states[-1].prediction.x0, rtol=1e-12)  # the clean level
-    trajectory = pf_ode_trajectory(gaussian, x, levels, method)
+    trajectory = pf_ode_trajectory(gaussian, x, levels, *([] if method == "ddim" else [method]))
     assert trajectory.shape == (4, 4, 2)
     assert torch.equal(trajectory[2], states[2].x)
     assert torch.equal(x, before)
