@@ -29,6 +29,7 @@ OPTIONAL = {
     "datasets": "data=datasets",
     "torchmetrics": "slam-edu evaluate",
 }
+MARKS = {True: "ok", False: "NO", None: "-"}
 #: What is recommended, the first that fits.
 PREFERRED = ("sd15-a100", "sd15-24gb", "sd15-t4-lora", "digits", "digits-lora")
 
@@ -39,10 +40,6 @@ class Finding(NamedTuple):
     name: str
     ok: bool | None
     detail: str
-
-    def __str__(self) -> str:
-        mark = {True: "ok", False: "NO", None: "-"}[self.ok]
-        return f"{mark:<3}{self.name:<22}{self.detail}"
 
 
 def examine(out: str | os.PathLike[str] = ".", *, hub: bool = False) -> Iterator[Finding]:
@@ -127,9 +124,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print what was found; returns the exit status, 1 where something needed is missing."""
     missing = 0
-    for finding in examine(options.dir, hub=options.hub):
-        print(finding, flush=True)
-        missing += finding.ok is False
+    for name, ok, detail in examine(options.dir, hub=options.hub):
+        print(f"{MARKS[ok]:<3}{name:<22}{detail}", flush=True)
+        missing += ok is False
     if missing:
         print(f"\n{missing} of these must be mended first")
         return 1

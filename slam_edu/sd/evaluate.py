@@ -19,7 +19,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,42 +113,39 @@ class ClipScorer:
                 f"with weights in safetensors"
             ) from error
 
-    @torch.no_grad()
     def image_features(self, images: Tensor | Sequence[Image]) -> Tensor:
         r"""Embeddings of images, of length :math:`\sqrt D`, on the CPU: (B, D), float32.
 
         At that length the kernel distance's product a·b/D is the cosine. The images are of shape
         (B, 3, H, W), in [-1, 1], or B of Pillow's.
         """
-        found = []
-        for i in range(0, len(images), self.batch):
-            part = images[i : i + self.batch]
+
+        def embed(part: Tensor | Sequence[Image]) -> Tensor:
             if isinstance(part, Tensor):
                 part = ((part + 1) * 127.5).round().clamp(0, 255).byte()
             pixels = self.processor(images=list(part), return_tensors="pt")["pixel_values"]
             seen = self.model.vision_model(pixel_values=pixels.to(self.device)).pooler_output
-            found.append(self._scaled(self.model.visual_projection(seen)))
-        return torch.cat(found)
+            return self.model.visual_projection(seen)
 
-    @torch.no_grad()
+        return self._embedded(images, embed)
+
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Embeddings of B texts, as :meth:`image_features`; what is too long is cut off."""
-        found = []
-        for i in range(0, len(texts), self.batch):
-            tokens = self.tokenizer(
-                list(texts[i : i + self.batch]), padding=True, truncation=True,
-                max_length=self.model.config.text_config.max_position_embeddings,
-                return_tensors="pt",
-            )  # fmt: skip
-            read = self.model.text_model(
-                input_ids=tokens["input_ids"].to(self.device),
-                attention_mask=tokens["attention_mask"].to(self.device),
-            ).pooler_output
-            found.append(self._scaled(self.model.text_projection(read)))
-        return torch.cat(found)
+        length = self.model.config.text_config.max_position_embeddings
 
-    def _scaled(self, embeddings: Tensor) -> Tensor:
-        return functional.normalize(embeddings, dim=1).cpu() * math.sqrt(embeddings.shape[1])
+        def embed(part: Sequence[str]) -> Tensor:
+            tokens = self.tokenizer(
+                list(part), padding=True, truncation=True, max_length=length, return_tensors="pt"
+            ).to(self.device)
+            return self.model.text_projection(self.model.text_model(**tokens).pooler_output)
+
+        return self._embedded(texts, embed)
+
+    @torch.no_grad()
+    def _embedded(self, items: Any, embed: Callable[[Any], Tensor]) -> Tensor:
+        parts = [items[i : i + self.batch] for i in range(0, len(items), self.batch)]
+        found = torch.cat([embed(part).cpu() for part in parts])
+        return functional.normalize(found, dim=1) * math.sqrt(found.shape[1])
 
     def scores(self, features: Tensor, prompts: Sequence[str]) -> Tensor:
         """CLIP scores (B,) of :meth:`image_features` (B, D) and their B prompts."""
@@ -241,15 +238,13 @@ def _sampled_by(pipeline: Pipeline, sampler: str) -> Iterator[None]:
 
     before, levels = pipeline.scheduler, scheduler_levels(pipeline.scheduler)
     if sampler == "ddim":
-        pipeline.scheduler = DDIMScheduler(
-            **levels, clip_sample=False, set_alpha_to_one=True, steps_offset=1,
-            timestep_spacing="trailing",
-        )  # fmt: skip
+        options = {"clip_sample": False, "set_alpha_to_one": True, "steps_offset": 1}
+        pipeline.scheduler = DDIMScheduler(**levels, **options, timestep_spacing="trailing")
     elif sampler == "dpmpp_2m":
+        options = {"solver_type": "midpoint", "final_sigmas_type": "zero"}
         pipeline.scheduler = DPMSolverMultistepScheduler(
-            **levels, solver_type="midpoint", final_sigmas_type="zero",
-            timestep_spacing="trailing",
-        )  # fmt: skip
+            **levels, **options, timestep_spacing="trailing"
+        )
     elif not isinstance(before, LCMScheduler):
         pipeline.scheduler = LCMScheduler(**levels, steps_offset=1)
     try:

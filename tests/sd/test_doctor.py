@@ -1,5 +1,7 @@
 """The machine's check-up."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from slam_edu.sd import doctor
@@ -24,6 +26,7 @@ def test_machine_is_examined_and_nothing_is_asked_of_the_network(tmp_path, monke
 
 def test_hub_is_asked_on_request_alone(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody is there
+    monkeypatch.setattr(doctor, "shipped", lambda name: SimpleNamespace(load_teacher=int))
     found = list(examine(hub=True))[-1]
     assert (found.name, found.ok) == ("hub", None)
     assert "does not answer" in found.detail
@@ -60,6 +63,7 @@ def test_presets_fit_or_tell_why_not():
 )
 def test_command_recommends_the_best_preset_that_fits(capsys, monkeypatch, presets, best):
     assert set(doctor.PREFERRED) <= set(PRESETS)
+    monkeypatch.setattr(doctor, "examine", lambda *_, **__: ())
     monkeypatch.setattr(doctor, "PRESETS", {name: PRESETS[name] for name in presets})
     assert main(["doctor"]) == (0 if best else 1)
     text = capsys.readouterr().out
