@@ -227,11 +227,12 @@ def note(
     ax.annotate(text, at, shift, textcoords="offset points", fontsize=size, **kw)
 
 
-def legend_lines(entries: Mapping[str, tuple[str, str]], width: float = 1.6) -> list[Line2D]:
-    """Lines for a legend alone: for each label, a colour (of the grammar) and a line style."""
+def legend_lines(entries: Mapping[str, str | tuple[str, str]], width: float = 1.6) -> list[Line2D]:
+    """Lines for a legend alone: by label a colour (of the grammar), or one and a line style."""
+    styles = {label: (it, "-") if isinstance(it, str) else it for label, it in entries.items()}
     return [
         Line2D([], [], color=COLORS.get(color, color), ls=style, lw=width, label=label)
-        for label, (color, style) in entries.items()
+        for label, (color, style) in styles.items()
     ]
 
 

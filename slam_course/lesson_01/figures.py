@@ -315,7 +315,7 @@ def _note(ax: Axes, x: float, y: float, text: str, side: str) -> None:
 
 
 def _legend(ax: Axes) -> None:
-    legend = ax.legend(fontsize=8, loc="upper left", borderpad=0.3, handletextpad=0.2)
-    legend.get_frame().set(edgecolor="none", alpha=0.85)
+    style = {"loc": "upper left", "edgecolor": "none", "framealpha": 0.85}
+    legend = ax.legend(fontsize=8, borderpad=0.3, handletextpad=0.2, **style)
     for handle in legend.legend_handles:
         handle.set(sizes=[18], alpha=1)

@@ -116,7 +116,7 @@ def few_step_paths(
         plane(ax, evaluations(steps), limit=2.4)
         draw_paths(ax, trajectory, levels, exact, data)
     entries = {"exact": "path", "DDIM": "teacher", "error at the end": "chord"}
-    legend_below(fig, legend_lines({label: (c, "-") for label, c in entries.items()}), 3)
+    legend_below(fig, legend_lines(entries), 3)
     return fig
 
 
@@ -258,6 +258,5 @@ def _floor(ax: Axes, floor: Sequence[float], x: float, y: float) -> None:
 
 
 def _legend(ax: Axes, entries: Mapping[str, str]) -> None:
-    lines = legend_lines({label: (color, "-") for label, color in entries.items()})
-    legend = ax.legend(handles=lines, fontsize=8, loc="upper right")
-    legend.get_frame().set(edgecolor="none", alpha=0.85)
+    style = {"fontsize": 8, "loc": "upper right", "edgecolor": "none", "framealpha": 0.85}
+    ax.legend(handles=legend_lines(entries), **style)

@@ -73,9 +73,9 @@ def guesses_along_path(t: Tensor, x: Tensor, guess: Tensor, data: Tensor) -> Cou
         right, title="asked on the way: where does this path end?", xlim=(1010, -10),
         ylim=(low - 0.2, high + room), xlabel="timestep t", ylabel="first coordinate of the end",
     )  # fmt: skip
-    entries = {"the solution map f*": ("path", "-"), "the denoiser's guess": ("teacher", "--")}
-    legend = right.legend(handles=legend_lines(entries), fontsize=9, loc="upper left")
-    legend.get_frame().set(edgecolor="none", alpha=0.85)
+    entries = {"the solution map f*": "path", "the denoiser's guess": ("teacher", "--")}
+    style = {"fontsize": 9, "loc": "upper left", "edgecolor": "none", "framealpha": 0.85}
+    right.legend(handles=legend_lines(entries), **style)
     return fig
 
 
@@ -142,7 +142,7 @@ def health(runs: Mapping[str, Health], healthy: Health) -> CourseFigure:
             open_axes(ax, 8, yscale="log", ylim=limit)
             ax.yaxis.set_minor_locator(NullLocator())
     handles = grid[2, 0].get_legend_handles_labels()[0]
-    legend_below(fig, handles + legend_lines({"healthy run": ("noise", "-")}, 1.4), 4)
+    legend_below(fig, handles + legend_lines({"healthy run": "noise"}, 1.4), 4)
     return fig
 
 

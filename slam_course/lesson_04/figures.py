@@ -60,8 +60,7 @@ def cut_paths(
         paths(ax, arcs(states, levels), "chord", width=1.2, alpha=1)
         size = 20 if number < 20 else 5
         points(ax, states.reshape(-1, 2), "chord", size=size, alpha=1, zorder=3)
-    entries = {"exact path": ("path", "-"), "chords": ("chord", "-")}
-    legend_below(fig, legend_lines(entries, 1.8), 2)
+    legend_below(fig, legend_lines({"exact path": "path", "chords": "chord"}, 1.8), 2)
     return fig
 
 
