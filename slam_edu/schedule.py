@@ -290,7 +290,7 @@ class NoiseSchedule(nn.Module):
     def subpaths(self, n: int) -> SubPathGrid:
         """The grid of ``n`` sub-paths of length ``k = T/n``; ``n`` divides T."""
         steps = len(self)
-        check_count(n, "the number of sub-paths", low=1, high=steps)
+        check_count(n, "the number of sub-paths", high=steps)
         if steps % n:
             divisors = ", ".join(str(d) for d in range(1, steps + 1) if steps % d == 0)
             raise ValueError(

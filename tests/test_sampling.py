@@ -354,6 +354,18 @@ def test_a_samplers_defaults():
     assert network.calls[-1][2] is None
 
 
+def test_consistency_sampling_has_the_scalings_of_its_distillation():
+    schedule, x, network = NoiseSchedule.stable_diffusion(F64), noise(3, 2), SmoothDenoiser()
+    options = {"sigma_data": 0.7, "timestep_scaling": 1e-3, "subpaths": 10}
+    ours = last(sample_consistency(
+        network, x, schedule, 1, generator=torch.Generator(), **options
+    ))  # fmt: skip
+    level, tau2 = schedule(999), 0.999**2
+    x0 = (x - level.sigma * network(x, 999)) / level.alpha
+    expected = 0.49 / (tau2 + 0.49) * x + (tau2 / (tau2 + 0.49)) ** 0.5 * x0
+    assert_near(ours, expected, rtol=1e-10, atol=1e-12)
+
+
 def test_samplers_are_lazy_and_last_wants_a_fresh_one():
     schedule, network = NoiseSchedule.stable_diffusion(F64), SmoothDenoiser()
     states = sample_ddim(network, noise(2, 2), schedule, 3)
