@@ -158,6 +158,7 @@ def test_weights_that_may_hold_code_or_are_cut_short(folder):
         with pytest.raises(ValueError, match="is damaged") as caught:
             teacher(folder)
         assert f"{str(path)!r}, {size:,} bytes long" in str(caught.value)
+    path.write_bytes(content)
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     path.rename(path.with_suffix(".bin"))
     with pytest.raises(FileNotFoundError, match=r"model\.bin cannot be read: it may hold code"):
