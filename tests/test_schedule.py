@@ -247,7 +247,7 @@ def test_a_schedule_moves_between_devices(device):
     assert_near(schedule.timestep(level), [0.0, 499.0, 999.0], rtol=0)
     assert_near(schedule.timestep(schedule(t / 3)), t / 3, rtol=1e-4, atol=1e-3)
     assert schedule.subpaths(50).t.device.type == device
-    assert "timesteps=1000" in repr(schedule)
+    assert "timesteps=1000, rho=0.0292...14.6, dtype=torch.float32" in repr(schedule)
 
 
 def test_a_schedule_is_saved_and_loaded(sd):

@@ -23,7 +23,7 @@ from slam_edu import (
 )
 from slam_edu.toy import GaussianMixture
 from slam_edu.toy.networks import LevelMLP
-from slam_edu.training import progress, train
+from slam_edu.training import Resume, _laid_out_as, progress, train
 from tests.helpers import KINDS, NoFloat64, assert_near, column, on_devices
 
 
@@ -619,3 +619,23 @@ def test_wrong_config():
             TrainConfig(**change)
     with pytest.raises(dataclasses.FrozenInstanceError):
         TrainConfig().lr = 1.0
+
+
+def test_defaults():
+    assert Resume() == Resume(update=0, skipped=0, in_a_row=0, scaler={}, moments={})
+    teacher = teacher_problem()
+    del teacher["config"]
+    student = problem()
+    del student["config"]
+    for states in (train_teacher(**teacher), train_student(**student)):
+        assert next(states).lr == TrainConfig().lr_at(0)
+
+
+def test_moments_of_another_kind_than_the_weights():
+    """8-bit Adam's counts are plain numbers, others may keep their moments in another dtype."""
+    p = torch.zeros(2, 3, dtype=torch.float64)
+    assert _laid_out_as(p, 7) == 7
+    assert torch.equal(_laid_out_as(p, torch.tensor(3.0)), torch.tensor(3.0))
+    moment = torch.full((2, 3), 0.5, dtype=torch.float32)
+    assert _laid_out_as(p, moment).dtype == torch.float32
+    assert torch.equal(_laid_out_as(p, moment), moment)
