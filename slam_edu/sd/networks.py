@@ -239,7 +239,7 @@ class LoraNetworks(Networks):
 
 
 class _Switch(nn.Module):
-    """Two linear layers, one of which is active: the gamma embedding and its average."""
+    """The gamma embedding and its average, one of which is active."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
