@@ -16,7 +16,7 @@ NO_BROWSER = (
 
 @pytest.fixture(scope="session")
 def chromium():
-    """A headless Chromium; without one a skip, and in CI, where nothing may be skipped, an error."""
+    """A headless Chromium; without one a skip, in CI, where nothing may be skipped, an error."""
     path = find_browser()
     if path is None:
         assert not os.environ.get("CI"), NO_BROWSER
