@@ -716,6 +716,7 @@ def test_config():
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.subpaths = 3
     assert SubPathDistiller(SD).config == config
+    assert SubPathDistiller(SD, DistillConfig(subpaths=500)).grid.k == 2
     assert DistillConfig(guidance=0.0, reach=1.0).guidance == 0
     assert len(SubPathDistiller(SD, other).grid) == 25
 

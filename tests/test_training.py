@@ -623,12 +623,31 @@ def test_wrong_config():
 
 def test_defaults():
     assert Resume() == Resume(update=0, skipped=0, in_a_row=0, scaler={}, moments={})
+    assert TrainConfig() == TrainConfig(
+        updates=3000, batch=512, accumulate=1, lr=1e-3, schedule="cosine", warmup=0, final_lr=0.0,
+        weight_decay=0.0, clip=1.0, ema_rate=0.95, max_skipped=10,
+    )  # fmt: skip
     teacher = teacher_problem()
     del teacher["config"]
     student = problem()
     del student["config"]
     for states in (train_teacher(**teacher), train_student(**student)):
         assert next(states).lr == TrainConfig().lr_at(0)
+
+
+def test_bounds_of_the_config():
+    """What they name is allowed, and what is just beyond is not."""
+    for name in ("final_lr", "ema_rate"):
+        assert getattr(TrainConfig(**{name: 0.0}), name) == 0
+        assert getattr(TrainConfig(**{name: 1.0}), name) == 1
+        for value in (-0.1, 1.5):
+            with pytest.raises(ValueError, match=rf"{name} is {value}; allowed: from 0 to 1"):
+                TrainConfig(**{name: value})
+    for name in ("lr", "clip", "weight_decay"):
+        for value in (math.inf, -0.1) if name == "weight_decay" else (math.inf, 0.0):
+            with pytest.raises(ValueError, match=rf"{name} is {value}; allowed: a finite"):
+                TrainConfig(**{name: value})
+    assert TrainConfig(updates=5, warmup=5).lr_at(5) == TrainConfig().lr
 
 
 def test_moments_of_another_kind_than_the_weights():
