@@ -31,6 +31,7 @@ from slam_edu._validation import (
     check_between,
     check_choice,
     check_count,
+    check_finite,
     check_generator,
     check_per_sample,
 )
@@ -38,7 +39,7 @@ from slam_edu.consistency import CONDITIONINGS, ConsistencyFunction
 from slam_edu.losses import mse, pseudo_huber
 from slam_edu.prediction import PREDICTION_TYPES, Prediction, guided_prediction, read_output
 from slam_edu.schedule import Level, NoiseSchedule
-from slam_edu.subpath import COUPLINGS, chord_level, chord_point
+from slam_edu.subpath import COUPLINGS, check_gamma, chord_level, chord_point
 
 LOSSES = ("l2", "huber")
 GAMMAS = ("uniform", "one")
@@ -253,7 +254,8 @@ class SubPathDistiller:
 
         Args:
             x0: clean samples, shape ``(B, *)``, in the schedule's dtype and on its device.
-            sample: from :meth:`draw`; its values, and x0's, are taken as they are.
+            sample: from :meth:`draw`; its values, and x0's, are used as they are; see
+                :meth:`check_values`.
             teacher: the diffusion model to distil, called without gradient.
             student: the network to train.
             target: its moving average, called without gradient.
@@ -297,6 +299,16 @@ class SubPathDistiller:
         level = self.schedule(t)
         check_per_sample(level.alpha, x, "the level")
         return self.consistency(network, x, t, level, cond)
+
+    def check_values(self, x0: Tensor, sample: SubPathSample) -> None:
+        """Look at what ``step`` does not: NaN and Inf, an index or a gamma that is out of range.
+
+        For data and samples that were made by hand; on an accelerator it waits for the values.
+        """
+        for name, value in (("x0", x0), ("noise", sample.noise)):
+            check_finite(value.cpu(), name)
+        check_between(sample.index.cpu(), 0, len(self.grid) - 1, "index")
+        check_gamma(sample.gamma.cpu(), self.config.reach)
 
     def ends(self, sample: SubPathSample) -> tuple[Tensor, Tensor, Tensor]:
         """The step's t and s, and gamma: what a variant of the method may choose otherwise."""

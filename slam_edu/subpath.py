@@ -48,7 +48,7 @@ def interpolate(
     _check_ends(level_t, level_s)
     check_per_sample(level_t.alpha, x_t, "level_t")
     check_per_sample(gamma, x_t, "gamma")
-    _check_gamma(gamma, reach)
+    check_gamma(gamma, reach)
     return chord_point(x_t, x_s, level_t, level_s, gamma)
 
 
@@ -88,7 +88,7 @@ def sub_level(
             f"gamma is {gamma.dtype} on {gamma.device}; allowed: that of the levels, "
             f"{level_t.alpha.dtype} on {level_t.alpha.device}"
         )
-    _check_gamma(gamma, reach)
+    check_gamma(gamma, reach)
     return chord_level(level_t, level_s, gamma, coupling)
 
 
@@ -114,7 +114,8 @@ def chord(
     return torch.stack(z), gammas * level_t.rho + (1 - gammas) * level_s.rho
 
 
-def _check_gamma(gamma: Tensor, reach: float) -> None:
+def check_gamma(gamma: Tensor, reach: float) -> None:
+    """Require ``0 <= gamma <= reach`` of a tensor on the CPU."""
     # The bound in gamma's dtype: in float32, 1.1 is larger than Python's 1.1.
     check_between(gamma, 0.0, torch.tensor(reach, dtype=gamma.dtype).item(), "gamma")
 

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import re
 
 import numpy as np
 import pytest
@@ -868,3 +869,25 @@ def test_a_step_is_its_public_parts(loss):
     assert torch.equal(here.sigma, out.level_gamma.sigma)
     expected = (mse if loss == "l2" else pseudo_huber)(out.prediction, out.target)
     assert torch.equal(expected, out.loss)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("x0", float("nan"), "x0 holds 1 NaN or Inf of 8 values"),
+        ("noise", float("inf"), "noise holds 1 NaN or Inf of 8 values"),
+        ("index", 50, "index is 50; allowed: 0 <= index <= 49"),
+        ("index", -1, "index is -1; allowed: 0 <= index <= 49"),
+        ("gamma", 1.5, "gamma is 1.5; allowed: 0 <= gamma <= 1"),
+    ],
+)
+def test_values_are_checked_on_request(name, value, message):
+    distiller = SubPathDistiller(NoiseSchedule.stable_diffusion())
+    generator = torch.Generator().manual_seed(0)
+    x0 = torch.randn(4, 2, generator=generator)
+    sample = distiller.draw(x0, generator)
+    distiller.check_values(x0, sample)
+    tensor = x0 if name == "x0" else getattr(sample, name)
+    tensor.view(-1)[-1] = value
+    with pytest.raises(ValueError, match=re.escape(message)):
+        distiller.check_values(x0, sample)

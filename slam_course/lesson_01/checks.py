@@ -107,8 +107,7 @@ def euler_step(answer: Callable[[Tensor, Tensor, Level, Level], Tensor]) -> str:
         "sigma is used where rho belongs: the slope dz/drho is taken with respect to "
         "rho = sigma / alpha."
     )
-    no_start = "The step starts from {}. It should start from z = x / alpha_t: the equation is "
-    no_start += "one for z."
+    no_start = " It should start from z = x / alpha_t: the equation is one for z."
     not_x = " (And the result is z, not x.)"
     mistakes = (
         (x, "This is x itself: no step has been taken."),
@@ -123,8 +122,8 @@ def euler_step(answer: Callable[[Tensor, Tensor, Level, Level], Tensor]) -> str:
          "is scaled by which alpha?"),
         (x + d_rho * eps, "The change of coordinates is missing: this is a step for z, taken with "
          "x."),
-        (s.alpha * (x + d_rho * eps), no_start.format("x")),
-        (s.alpha * (x / s.alpha + d_rho * eps), no_start.format("x / alpha_s")),
+        (s.alpha * (x + d_rho * eps), "The step starts from x." + no_start),
+        (s.alpha * (x / s.alpha + d_rho * eps), "The step starts from x / alpha_s." + no_start),
         (x - d_rho * eps, "The change of coordinates is missing, and the step goes the wrong "
          "way."),
         (s.alpha * (z + d_sigma * eps), sigma_time),

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from slam_edu.sampling import last, sample_consistency
-from slam_edu.sd.components import LatentDiffusion, TextCondition
+from slam_edu.sd.components import TextCondition
 from slam_edu.sd.config import SDConfig
 from slam_edu.sd.networks import Networks
 from slam_edu.seeding import sample_generator
-
-if TYPE_CHECKING:
-    from slam_edu.sd.tracking import Sampler
 
 #: Seed of the noise that students add between steps.
 FRESH_NOISE = 3_000_000
@@ -24,7 +21,7 @@ FRESH_NOISE = 3_000_000
 def student_latents(
     networks: Networks,
     config: SDConfig,
-    model: LatentDiffusion | Sampler,
+    model: Any,
     cond: TextCondition,
     noise: Tensor,
     steps: int,
@@ -35,7 +32,8 @@ def student_latents(
     """Samples of a student's moving average at gamma = 1, of the noise's shape.
 
     ``noise`` is x at t = T-1; the noise that is added between steps is of the generator, or else
-    of ``seed``, the same for all students. The model gives schedule and prediction type.
+    of ``seed``, the same for all students. The model has
+    ``schedule`` and ``prediction_type``.
     """
     generator, drawn = generator or sample_generator(FRESH_NOISE, seed, steps), []
     for i in range(0, len(noise), batch):
