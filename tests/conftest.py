@@ -2,8 +2,13 @@
 
 import os
 
+import pytest
 import torch
+from playwright.sync_api import sync_playwright
 from xdist.scheduler import LoadFileScheduling
+
+from tests.browser import lab
+from tools.bootstrap import find_browser
 
 # diffusers and transformers are used from what is installed: no test asks the network for a thing.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -47,3 +52,25 @@ class Units(LoadFileScheduling):
 
 def pytest_xdist_make_scheduler(config, log):
     return Units(config, log)
+
+
+NO_BROWSER = (
+    "no chromium found, so nothing was opened in a browser "
+    "(apt install chromium, or CHROMIUM=/path/to/chromium)"
+)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless Chromium; without one a skip, in CI, where nothing may be skipped, an error.
+
+    One a process, for lessons and website: playwright refuses to be started twice.
+    """
+    path = find_browser()
+    if path is None:
+        assert not os.environ.get("CI"), NO_BROWSER
+        pytest.skip(NO_BROWSER)
+    with sync_playwright() as playwright:
+        browser = lab.launch(playwright, path)
+        yield browser
+        browser.close()

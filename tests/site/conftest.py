@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from tests.browser.conftest import chromium  # noqa: F401 -- a fixture
 from tools.notebooks import ROOT
 
 
