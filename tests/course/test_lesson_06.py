@@ -167,17 +167,7 @@ GROUPS = [
 ]
 
 
-@trying.right(GROUPS)
-def test_accepts(check, answer):
-    verdict = check(answer)
-    assert verdict.passed, verdict.message
-
-
-@trying.wrong(GROUPS)
-def test_rejects(check, answer, sentence):
-    verdict = check(answer)
-    assert not verdict.passed
-    assert sentence in verdict.message
+test_accepts, test_rejects = trying.tests(GROUPS)
 
 
 # -------------------------------------------------------------------- attention
