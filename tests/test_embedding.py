@@ -1,44 +1,25 @@
-"""The embedding of gamma that the official student is conditioned on, and a smooth one."""
+"""The embedding of gamma that the official student is conditioned on, and a smooth one.
+
+Its exact numbers: tests/test_golden.py.
+"""
 
 import math
 
 import pytest
 import torch
 from diffusers.models.embeddings import get_timestep_embedding
-from hypothesis import given
-from hypothesis import strategies as st
 
 from slam_edu import gamma_embedding, guidance_scale_embedding
 from slam_edu.embedding import GAMMA_INPUTS
-from tests.helpers import assert_near, f64, gammas, on_devices, properties
+from tests.helpers import assert_near, f64, on_devices
 
 
-@pytest.mark.parametrize("dim", [4, 7, 8, 256])
+@pytest.mark.parametrize("dim", [4, 7, 256])
 def test_embedding_is_diffusers_timestep_embedding(dim):
     w = torch.tensor([0.0, 0.001, 0.5, 1.0])
     theirs = get_timestep_embedding(1000 * w, dim, downscale_freq_shift=1)
     assert_near(guidance_scale_embedding(w, dim), theirs, rtol=0, atol=2e-4)
-
-
-@properties
-@given(st.floats(0, 20), st.integers(4, 64))
-def test_embedding_column_by_column(w, dim):
-    e = guidance_scale_embedding(f64([w]), dim)[0]
-    half = dim // 2
-    assert e.shape == (dim,)
-    for j in range(half):
-        angle = 1000 * w * 10000 ** (-j / (half - 1))
-        assert e[j].item() == pytest.approx(math.sin(angle), abs=1e-9)
-        assert e[half + j].item() == pytest.approx(math.cos(angle), abs=1e-9)
-    assert dim % 2 == 0 or e[-1] == 0
-
-
-@properties
-@given(gammas)
-def test_gamma_embedding(gamma):
-    e = gamma_embedding(f64([gamma]))
-    assert e.shape == (1, 256)
-    assert_near(e, guidance_scale_embedding(f64([10 - 10 * gamma])), rtol=0, atol=1e-12)
+    assert_near(gamma_embedding(1 - w / 10, dim), theirs, rtol=0, atol=2e-3)
 
 
 @on_devices
@@ -47,11 +28,6 @@ def test_gamma_one_is_all_sines_zero_and_all_cosines_one(device):
     assert e.dtype == torch.float32
     assert e.device.type == device
     assert_near(e, torch.cat([torch.zeros(3, 32), torch.ones(3, 32)], dim=1), rtol=0)
-
-
-@pytest.mark.parametrize("name", GAMMA_INPUTS)
-def test_features_are_where_gamma_is(name):
-    assert GAMMA_INPUTS[name](torch.ones(3, device="meta")).device.type == "meta"
 
 
 def test_smooth_features_vanish_at_one():
@@ -63,6 +39,8 @@ def test_smooth_features_vanish_at_one():
                                     abs=1e-6)  # fmt: skip
     assert found[2].tolist() == [0.0] * 6
     assert GAMMA_INPUTS["smooth"](gamma.double()).dtype == torch.float64
+    for features in GAMMA_INPUTS.values():
+        assert features(torch.ones(3, device="meta")).device.type == "meta"
     assert torch.equal(GAMMA_INPUTS["official"](gamma), gamma_embedding(gamma))
 
 

@@ -4,33 +4,21 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from slam_edu import mse, pseudo_huber
-from tests.helpers import assert_near, f64, noise, on_devices, properties
+from tests.helpers import assert_near, f64, noise, on_devices
 
 
 @on_devices
-@pytest.mark.parametrize("shape", [(4, 2), (4, 4, 8, 8)])
-def test_mse_is_pytorchs(device, shape):
-    p = noise(*shape, dtype=torch.float32).to(device)
-    y = noise(*shape, seed=1, dtype=torch.float32).to(device)
+def test_mse_is_pytorchs(device):
+    p, y = (noise(4, 4, 8, seed=seed, dtype=torch.float32).to(device) for seed in (0, 1))
     assert_near(mse(p, y), torch.nn.functional.mse_loss(p, y), rtol=1e-5)
 
 
-@properties
-@given(st.floats(1e-4, 10), st.integers(0, 5))
-def test_pseudo_huber(c, seed):
-    p, y = noise(3, 2, seed=seed), noise(3, 2, seed=seed + 10)
-    expected = sum(
-        math.sqrt((a - b) ** 2 + c**2) - c
-        for a, b in zip(p.flatten().tolist(), y.flatten().tolist(), strict=True)
-    )
-    assert_near(pseudo_huber(p, y, c), expected / 6, rtol=1e-9)
-
-
 def test_pseudo_huber_is_quadratic_then_linear():
+    p, y = noise(3, 2), noise(3, 2, seed=1)
+    expected = [math.hypot(d, 0.3) - 0.3 for d in (p - y).flatten().tolist()]
+    assert_near(pseudo_huber(p, y, 0.3), sum(expected) / 6, rtol=1e-9)
     zero = f64([[0.0, 0.0]])
     assert_near(pseudo_huber(zero + 1e-6, zero), 1e-12 / 2e-3, rtol=1e-5)
     assert_near(pseudo_huber(zero + 1e3, zero), 1e3 - 1e-3, rtol=1e-9)
@@ -52,7 +40,6 @@ def test_half_precision_is_compared_in_float32(loss, dtype):
     ("target", "message"),
     [
         (torch.zeros(2, 1), r"target has shape \(2, 1\); allowed.*the prediction, \(2, 2\)"),
-        (torch.zeros(2), r"target has shape \(2,\); allowed"),
         (torch.zeros(2, 2).double(), r"target has dtype torch.float64; allowed.*torch.float32"),
         (torch.zeros(2, 2, device="meta"), r"target has device meta; allowed.*cpu"),
     ],
