@@ -1,5 +1,6 @@
 """Levels, schedules and the grid of sub-paths."""
 
+import itertools
 import math
 
 import numpy as np
@@ -8,14 +9,13 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
-    EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 
 from slam_edu import Level, NoiseSchedule
-from tests.helpers import SD, assert_near, f64, gammas, noise, on_devices, properties, schedules
+from tests.helpers import SD, assert_near, f64, noise, on_devices, properties, schedules
 
 
 @pytest.fixture(scope="module")
@@ -23,29 +23,9 @@ def sd() -> NoiseSchedule:
     return NoiseSchedule.stable_diffusion(torch.float64)
 
 
-# -------------------------------------------------------------------- against diffusers
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_stable_diffusion_is_diffusers(dtype):
-    schedule = NoiseSchedule.stable_diffusion(dtype)
-    abar = DDPMScheduler(**SD).alphas_cumprod
-    assert schedule.dtype == dtype
-    assert_near(schedule.alpha**2, abar, rtol=0, atol=1e-6)
-    assert_near(schedule.alpha, abar.sqrt(), rtol=0, atol=1e-6)
-    assert_near(schedule.sigma, (1 - abar).sqrt(), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    "scheduler",
-    [
-        DDPMScheduler(**SD),
-        EulerDiscreteScheduler(**SD),
-        DDPMScheduler(num_train_timesteps=64, beta_schedule="squaredcos_cap_v2"),
-    ],
-    ids=lambda scheduler: f"{type(scheduler).__name__}-{scheduler.config.num_train_timesteps}",
-)
-def test_from_scheduler(scheduler):
+@pytest.mark.parametrize("options", [SD, {"beta_schedule": "squaredcos_cap_v2"}])
+def test_from_scheduler(options):
+    scheduler = DDPMScheduler(**options)
     abar = scheduler.alphas_cumprod.double()
     exact = NoiseSchedule.from_scheduler(scheduler, torch.float64)
     assert_near(exact.alpha, abar.sqrt(), rtol=1e-14)
@@ -113,46 +93,25 @@ def test_timestep_is_the_inverse(schedule, places):
 
 @properties
 @given(schedules(), st.floats(0, 1), st.floats(0.1, 10))
-def test_timestep_does_not_see_the_scale(schedule, place, scale):
-    t = f64(place * (len(schedule) - 1))
-    level = schedule(t)
-    scaled = Level(scale * level.alpha, scale * level.sigma)
-    assert_near(schedule.timestep(scaled), t, rtol=1e-9, atol=1e-9)
-
-
-@properties
-@given(schedules(), st.floats(0, 1), st.floats(0.1, 10))
 def test_rescale(schedule, place, scale):
     t = f64([place * (len(schedule) - 1)])
     on_schedule = schedule(t)
     level = Level(scale * on_schedule.alpha, scale * on_schedule.sigma)
     x0, eps = noise(1, 3), noise(1, 3, seed=1)
-    x, own, back = schedule.rescale(level.alpha * x0 + level.sigma * eps, level)
-    assert_near(back, t, rtol=1e-9, atol=1e-9)
+    x, own, back = schedule.rescale(level.mix(x0, eps), level)
+    for found in (back, schedule.timestep(level)):
+        assert_near(found, t, rtol=1e-9, atol=1e-9)
     assert_near(own.alpha, on_schedule.alpha, rtol=1e-9)
     assert_near(own.sigma, on_schedule.sigma, rtol=1e-9)
     assert_near(x, own.alpha * x0 + own.sigma * eps, rtol=1e-9, atol=1e-12)
 
 
-def test_rescale_on_a_variance_preserving_schedule_divides_by_the_norm(sd):
-    level = Level(f64([0.4, 0.2]), f64([0.3, 0.9]))
-    x = noise(2, 4, 2)
-    rescaled, own, _ = sd.rescale(x, level)
-    n = f64([0.5, math.sqrt(0.85)])
-    assert_near(rescaled, x / n[:, None, None], rtol=1e-12)
-    assert_near(own.alpha, level.alpha / n, rtol=1e-12)
-    assert_near(own.sigma, level.sigma / n, rtol=1e-12)
-
-
 def test_a_level_at_either_end_survives_rounding(sd):
-    for dtype in (torch.float32, torch.float64):
-        schedule = NoiseSchedule.stable_diffusion(dtype)
-        eps = torch.finfo(dtype).eps
-        for t in (0, 999):
-            for off in (-8 * eps, 8 * eps):
-                level = schedule(t)
-                moved = Level(level.alpha, level.sigma * (1 + off))
-                assert_near(schedule.timestep(moved), t, rtol=1e-3, atol=1e-3)
+    for schedule in (sd, NoiseSchedule.stable_diffusion()):
+        off = 8 * torch.finfo(schedule.dtype).eps
+        for t, factor in itertools.product((0, 999), (1 - off, 1 + off)):
+            moved = Level(schedule(t).alpha, schedule(t).sigma * factor)
+            assert_near(schedule.timestep(moved), t, rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match=r"rho is 0\.0277.*allowed: 0\.0291"):
         sd.timestep(Level(sd(0).alpha, sd(0).sigma * 0.95))
 
@@ -167,18 +126,6 @@ def test_variance_exploding(sd):
 
 
 # -------------------------------------------------------------------- sub-paths
-
-
-@pytest.mark.parametrize("n", [1, 50, 1000])
-def test_sub_paths(sd, n):
-    grid = sd.subpaths(n)
-    k = 1000 // n
-    assert (len(grid), grid.k) == (n, k)
-    assert grid.t.tolist() == list(range(k - 1, 1000, k))
-    assert grid.s.tolist() == [max(t - k, 0) for t in range(k - 1, 1000, k)]
-    t, s = grid.ends(torch.arange(n, dtype=torch.int32))
-    assert torch.equal(t, grid.t)
-    assert torch.equal(s, grid.s)
 
 
 def test_an_index_of_a_small_integer_type_does_not_wrap_around(sd):
@@ -208,6 +155,9 @@ def test_level():
     level = Level(f64([0.8, 0.6]), f64([0.6, 1.2]))
     assert_near(level.rho, [0.75, 2.0])
     assert_near(level.norm, [1.0, math.sqrt(1.8)])
+    circle = Level.from_rho(level.rho)
+    assert_near(circle.norm, [1.0, 1.0])
+    assert_near(circle.rho, level.rho)
     assert len(level) == 2
     assert level[1].sigma.item() == 1.2
     assert level[0]  # though of no length
@@ -218,23 +168,6 @@ def test_level():
     joined = Level.cat([level, clean[0]])
     assert joined.alpha.tolist() == [0.8, 0.6, 1.0]
     assert joined.sigma.tolist() == [0.6, 1.2, 0.0]
-
-
-@pytest.mark.parametrize("shape", [(2, 3), (2, 3, 1, 2)])
-def test_a_sample_at_a_level(shape):
-    x0, eps = noise(*shape), noise(*shape, seed=1)
-    x = Level(f64([0.8, 0.6]), f64([0.6, 1.2])).mix(x0, eps)
-    assert_near(x[0], 0.8 * x0[0] + 0.6 * eps[0], rtol=1e-14)
-    assert_near(x[1], 0.6 * x0[1] + 1.2 * eps[1], rtol=1e-14)
-    assert_near(Level(f64(2.0), f64(3.0)).mix(x0, eps), 2 * x0 + 3 * eps, rtol=1e-14)
-
-
-@properties
-@given(st.floats(0, 1e4), gammas)
-def test_level_from_rho_preserves_variance(rho, share):
-    level = Level.from_rho(f64(rho * share))
-    assert_near(level.norm, 1.0, rtol=1e-12)
-    assert_near(level.rho, rho * share, rtol=1e-12)
 
 
 @on_devices
@@ -285,29 +218,21 @@ WRONG = [
     (lambda s: s(torch.zeros(2, device=META)), r"t is on meta .*schedule is on cpu"),
     (lambda s: s.timestep(Level(f64([1.0]), f64([0.0]))), r"rho is 0; allowed: 0\.0291"),
     (lambda s: s.timestep(Level(f64([0.01]), f64([1.0]))), r"rho is 100; allowed: .*14\.6"),
-    (lambda s: s.rescale(noise(1, 2), Level(f64(0.01), f64(1.0))), r"rho is 100; allowed"),
-    (lambda s: s.timestep(Level(f64([math.nan]), f64([1.0]))), r"rho is nan; allowed"),
     (lambda s: s.timestep(meta_level()), r"level is on meta .*schedule is on cpu"),
     (lambda s: s.rescale(noise(2, 2), s(torch.tensor([1, 2, 3]))), r"the level has 3 .*\(2, 2\)"),
     (lambda s: s.subpaths(0), r"sub-paths is 0; allowed: an integer from 1 to 1000"),
-    (lambda s: s.subpaths(1001), r"sub-paths is 1001; allowed: an integer from 1 to 1000"),
-    (lambda s: s.subpaths(2.0), r"sub-paths is 2\.0; allowed: an integer"),
     (lambda s: s.subpaths(True), r"sub-paths is True; allowed: an integer"),
     (lambda s: s.subpaths(30), r"30, which does not divide the 1000.*1, 2, 4, .* 500, 1000$"),
     (lambda s: Level(f64([1.0]), f64([1.0, 2.0])), r"sigma has shape \(2,\); .*of alpha, \(1,\)"),
-    (lambda s: Level(f64([1.0]), torch.ones(1)), r"sigma has dtype torch.float32; .*float64"),
-    (lambda s: Level(f64([1.0]), f64([1.0]).to(META)), r"sigma has device meta; .*cpu"),
     (lambda s: make(GOOD.reshape(2, 4)), r"alpha has shape \(2, 4\); allowed: \(T,\)"),
     (lambda s: make(GOOD[:1]), r"alpha has shape \(1,\); allowed: \(T,\) with T >= 2"),
     (lambda s: make(GOOD, GOOD[:3]), r"sigma has shape \(3,\); allowed.*\(8,\)"),
     (lambda s: make(with_value(3, 0.0)), r"alpha\[3\] is 0; allowed: finite and greater"),
-    (lambda s: make(with_value(2, math.nan)), r"alpha\[2\] is nan; allowed: finite"),
     (lambda s: make(GOOD, with_value(5, math.inf)), r"sigma\[5\] is inf; allowed: finite"),
     (lambda s: make(with_value(4, 0.9)), r"1\.49\d+ to 0\.484\d+ at timestep 4; all"),
     (lambda s: NoiseSchedule.from_alphas_cumprod(f64([0.9, 0.5, 0.0])),
      r"from 0 to 0\.9; allowed: shape \(T,\), every value between 0 and 1"),
     (lambda s: make(with_value(4, GOOD[3])), r"at timestep 4; allowed: increasing"),
-    (lambda s: NoiseSchedule.from_alphas_cumprod(f64([1.0, 0.5])), r"from 0\.5 to 1; allowed"),
     (lambda s: NoiseSchedule.from_alphas_cumprod(f64([[0.9, 0.5]])), r"has shape \(1, 2\)"),
     (lambda s: NoiseSchedule.from_scheduler(FlowMatchEulerDiscreteScheduler()),
      r"FlowMatchEulerDiscreteScheduler has no alphas_cumprod; allowed"),

@@ -5,7 +5,6 @@ import math
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,18 +18,13 @@ from slam_edu import (
     pf_ode_trajectory,
     rk4_step,
     solve_pf_ode,
-    to_prediction,
 )
 from tests.helpers import (
-    KINDS,
-    SD,
-    SmoothDenoiser,
     assert_near,
+    column,
     f64,
     level,
-    max_error,
     noise,
-    of_order_one,
     properties,
     schedules,
 )
@@ -42,9 +36,8 @@ STD = 0.5
 def gaussian(x, here):
     """The exact denoiser of N(0, STD^2 I)."""
     variance = (here.alpha * STD) ** 2 + here.sigma**2
-    shape = (-1,) + (1,) * (x.ndim - 1)
-    x0 = (here.alpha * STD**2 / variance).reshape(shape) * x
-    return Prediction(x0=x0, eps=(here.sigma / variance).reshape(shape) * x)
+    x0 = column(here.alpha * STD**2 / variance, x) * x
+    return Prediction(x0=x0, eps=column(here.sigma / variance, x) * x)
 
 
 def gaussian_flow(x, here, there):
@@ -56,21 +49,6 @@ def gaussian_flow(x, here, there):
 # -------------------------------------------------------------------- single steps
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_ddim_step_is_diffusers(kind):
-    scheduler = DDIMScheduler(**SD, clip_sample=False, prediction_type=kind)
-    x, network = of_order_one(4, 4, 8, 8, dtype=torch.float32), SmoothDenoiser(kind)
-    for steps in (2, 8, 50):
-        scheduler.set_timesteps(steps)
-        schedule = NoiseSchedule.from_scheduler(scheduler)
-        for t in scheduler.timesteps.tolist()[:-1]:
-            here, there = schedule(t), schedule(t - 1000 // steps)
-            output = network(x, t)
-            theirs = scheduler.step(output, t, x).prev_sample
-            ours = ddim_step(to_prediction(output, x, here, kind), there)
-            assert max_error(ours, theirs) <= 1e-6
-
-
 @properties
 @given(schedules(), st.floats(0.3, 1.0), st.floats(0.0, 0.9), st.integers(0, 5))
 def test_ddim_is_the_euler_step_in_z_and_rho(schedule, end, share, seed):
@@ -80,11 +58,6 @@ def test_ddim_is_the_euler_step_in_z_and_rho(schedule, end, share, seed):
     prediction = Prediction(x0=(x - here.sigma * eps) / here.alpha, eps=eps)
     z = x / here.alpha + (there.rho - here.rho) * eps
     assert_near(ddim_step(prediction, there), there.alpha * z, rtol=1e-9, atol=1e-9)
-
-
-def test_ddim_to_the_clean_level_is_x0():
-    prediction = Prediction(x0=noise(2, 3), eps=noise(2, 3, seed=1))
-    assert torch.equal(ddim_step(prediction, Level.clean(f64([0.0, 0.0]))), prediction.x0)
 
 
 @pytest.mark.parametrize("step", [heun_step, rk4_step])
@@ -115,18 +88,15 @@ def test_dpmpp_2m_begins_and_ends_with_ddim():
 
 
 @pytest.mark.parametrize("method", ORDERS)
-@pytest.mark.parametrize("schedule_of_levels", ["preserving", "exploding"])
-def test_order_by_halving_the_step(method, schedule_of_levels):
+def test_order_by_halving_the_step(method):
     """The error against the closed form falls by 2^order with every halving."""
     x = noise(16, 2)
     errors = []
     for steps in (32, 64, 128):
         rho = torch.linspace(math.log(8), math.log(0.1), steps + 1, dtype=torch.float64).exp()
         levels = Level.from_rho(rho)
-        if schedule_of_levels == "exploding":
-            levels = Level(torch.ones_like(rho), rho)
-        end = pf_ode_trajectory(gaussian, x * levels[0].norm, levels, method)[-1]
-        exact = gaussian_flow(x * levels[0].norm, levels[0], levels[-1])
+        end = pf_ode_trajectory(gaussian, x, levels, method)[-1]
+        exact = gaussian_flow(x, levels[0], levels[-1])
         errors.append((end - exact).abs().max().item())
     for coarse, fine in itertools.pairwise(errors):
         assert math.log2(coarse / fine) == pytest.approx(ORDERS[method], abs=0.2)
@@ -176,10 +146,8 @@ def test_levels_per_sample():
     """The step functions take one level per sample too."""
     here, there = Level(f64([0.6, 0.3]), f64([0.8, 0.9])), Level(f64([0.9, 0.6]), f64([0.3, 0.7]))
     x = noise(2, 3)
-    previous = (
-        gaussian(x, Level(f64([0.2, 0.1]), f64([1.0, 1.0]))),
-        Level(f64([0.2, 0.1]), f64([1.0, 1.0])),
-    )
+    earlier = Level(f64([0.2, 0.1]), f64([1.0, 1.0]))
+    previous = (gaussian(x, earlier), earlier)
     both = [
         heun_step(gaussian, x, here, there)[0],
         rk4_step(gaussian, x, here, there)[0],

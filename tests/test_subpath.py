@@ -7,25 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slam_edu import (
-    Level,
-    NoiseSchedule,
-    Prediction,
-    chord,
-    ddim_step,
-    interpolate,
-    sub_level,
-)
-from tests.helpers import (
-    assert_near,
-    column,
-    f64,
-    gammas,
-    level,
-    noise,
-    properties,
-    schedules,
-)
+from slam_edu import Level, NoiseSchedule, Prediction, chord, ddim_step, interpolate, sub_level
+from tests.helpers import assert_near, column, f64, gammas, level, noise, properties, schedules
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +23,6 @@ def sub_paths(draw):
     t = draw(st.integers(1, len(schedule) - 1))
     s = draw(st.integers(0, t - 1))
     return schedule(t), schedule(s)
-
-
-# -------------------------------------------------------------------- identities
 
 
 @properties
@@ -92,26 +72,9 @@ def test_the_couplings_differ_by_what_the_method_says(ends, gamma):
         assert low <= here.rho <= high
 
 
-@properties
-@given(sub_paths(), st.sampled_from(["markov", "linear"]), st.integers(0, 5))
-def test_the_ends_of_the_chord(ends, coupling, seed):
-    level_t, level_s = ends
-    x_t, x_s = noise(3, 2, seed=seed), noise(3, 2, seed=seed + 10)
-    a = level_t.alpha / level_s.alpha
-    one, zero = f64(1.0), f64(0.0)
-    assert_near(interpolate(x_t, x_s, level_t, level_s, one), x_t, rtol=1e-14)
-    assert_near(interpolate(x_t, x_s, level_t, level_s, zero), a * x_s, rtol=1e-14)
-    assert_near(sub_level(level_t, level_s, one, coupling).sigma, level_t.sigma, rtol=1e-12)
-    at_s = sub_level(level_t, level_s, zero, coupling)
-    assert_near(at_s.sigma, a * level_s.sigma, rtol=1e-12)
-    assert_near(at_s.rho, level_s.rho, rtol=1e-12)
-
-
-# -------------------------------------------------------------------- beyond the noisy end
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("reach", [1.0, 1.1, 2.2, 3.0])
+@pytest.mark.parametrize(
+    ("dtype", "reach"), [(torch.float32, 1.1), (torch.float32, 2.2), (torch.float64, 1.1)]
+)
 def test_the_reach_itself_is_allowed(dtype, reach):
     """1.1 in float32 is above 1.1; the next number above it is refused."""
     schedule = NoiseSchedule.stable_diffusion(dtype)
@@ -124,9 +87,6 @@ def test_the_reach_itself_is_allowed(dtype, reach):
                     lambda: interpolate(x_t, x_s, *ends, above, reach)):  # fmt: skip
         with pytest.raises(ValueError, match=rf"gamma is .*; allowed: 0 <= gamma <= {reach:g}$"):
             refused()
-
-
-# -------------------------------------------------------------------- the other coupling
 
 
 def test_markov_is_the_variance_of_drawing_forward(sd):
@@ -144,9 +104,6 @@ def test_markov_is_the_variance_of_drawing_forward(sd):
     assert x.std().item() != pytest.approx(linear.sigma.item(), rel=20 / math.sqrt(2 * n))
 
 
-# -------------------------------------------------------------------- the method's numbers
-
-
 @pytest.mark.parametrize(
     ("t", "s", "markov", "linear"),
     [(499, 479, 0.809, 0.823), (999, 979, 0.915, 0.941), (999, 749, 0.554, 0.638)],
@@ -157,18 +114,11 @@ def test_stable_diffusions_levels_at_half_way(sd, t, s, markov, linear):
     assert sub_level(*ends, half, "linear").sigma.item() == pytest.approx(linear, abs=5e-4)
 
 
-# -------------------------------------------------------------------- shapes and devices
-
-
-@pytest.mark.parametrize("shape", [(4, 2), (4, 2, 1, 1), (4, 4, 8, 8)])
-def test_one_value_per_sample(sd, shape):
-    t, s, g = (
-        torch.tensor([19, 499, 999, 999]),
-        torch.tensor([0, 479, 979, 0]),
-        f64([0.1, 0, 1, 0.7]),
-    )
-    level_t, level_s = sd(t), sd(s)
-    x_t, x_s = noise(*shape), noise(*shape, seed=1)
+def test_one_value_per_sample(sd):
+    g = f64([0.1, 0, 1, 0.7])
+    level_t = sd(torch.tensor([19, 499, 999, 999]))
+    level_s = sd(torch.tensor([0, 479, 979, 0]))
+    x_t, x_s = noise(4, 2, 3, 1), noise(4, 2, 3, 1, seed=1)
     x = interpolate(x_t, x_s, level_t, level_s, g)
     a = column(level_t.alpha / level_s.alpha, x)
     assert_near(x, column(g, x) * x_t + (1 - column(g, x)) * a * x_s, rtol=1e-14)
@@ -196,24 +146,19 @@ WRONG = [
     (lambda: sub_level(T_, S_, f64(1.25)), r"gamma is 1\.25; allowed: 0 <= gamma <= 1$"),
     (lambda: sub_level(T_, S_, f64(2.5), "linear", 2.0), r"gamma is 2\.5; .* gamma <= 2"),
     (lambda: sub_level(T_, S_, f64([0.5, -0.1])), r"gamma is -0\.1; allowed: 0 <= gamma"),
-    (lambda: sub_level(T_, S_, f64(math.nan)), r"gamma is nan; allowed: 0 <= gamma <= 1"),
     (lambda: sub_level(T_, S_, HALF.float()), r"gamma is torch.float32 on cpu; .*float64"),
-    (lambda: sub_level(T_, S_, HALF.to("meta")), r"torch.float64 on meta; allowed.*cpu"),
     (lambda: sub_level(S_, T_, HALF), r"rho_s = 1\.33333 .* rho_t = 0\.75; allowed: s < t"),
-    (lambda: sub_level(T_, T_, HALF), r"rho_s = 1\.33333 .*rho_t = 1\.33333; allowed: s < t"),
     (lambda: sub_level(MANY, ONE_NOISY, HALF), r"rho_s = 1\.6 .*rho_t = 1\.33"),
     (lambda: sub_level(T_, MANY, HALF), r"level_s has shape \(2,\); allowed.*level_t, \(\)"),
     (lambda: interpolate(X, X, S_, T_, HALF), r"allowed: s < t, that is rho_s < rho_t"),
     (lambda: interpolate(X, X, T_, S_, f64([1.0, 1.6]), 1.5), r"gamma is 1\.6; .*<= 1\.5"),
     (lambda: interpolate(X, X, T_, S_, f64(1.25)), r"gamma is 1\.25; .*gamma <= 1$"),
     (lambda: interpolate(X, X, T_, S_, f64([0.5] * 3)), r"gamma has 3 values.*\(2, 3\)"),
-    (lambda: interpolate(X, X, T_, S_, f64([[0.5]] * 2)), r"gamma has shape \(2, 1\)"),
     (lambda: interpolate(X, X, T_, S_, HALF.to("meta")), r"gamma is on meta .*on cpu"),
     (lambda: interpolate(X.float(), X.float(), T_, S_, HALF), r"level_t has dtype .*float64"),
     (lambda: interpolate(X[0], X[0], T_, S_, HALF), r"x_t has shape \(3,\); .*rank 2"),
     (lambda: interpolate(X, X[:1], T_, S_, HALF), r"x_s has shape \(1, 3\); .*\(2, 3\)"),
     (lambda: interpolate(X * math.nan, X, T_, S_, HALF), r"x_t holds 6 NaN or Inf of 6"),
-    (lambda: interpolate(X, X * math.nan, T_, S_, HALF), r"x_s holds 6 NaN or Inf of 6"),
 ]  # fmt: skip
 
 
