@@ -37,6 +37,5 @@ def test_code_for_a_gpu():
 def test_this_machine():
     here = check_environment()
     assert here.torch == torch.__version__
-    assert here.cores >= 1
-    assert here.memory > 0.5
+    assert min(here.cores, here.memory) > 0.5
     assert (here.device == "cuda") == torch.cuda.is_available()

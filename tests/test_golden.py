@@ -36,10 +36,8 @@ def tensors(dtype: torch.dtype = F64) -> dict[str, torch.Tensor]:
 
 
 def as_tensor(value: object, dtype: torch.dtype) -> torch.Tensor:
-    found = torch.as_tensor(value, dtype=F64)
-    if bool((found == found.round()).all()) and "." not in str(value):
-        return found.long()
-    return found.to(dtype)
+    found = torch.tensor(value)
+    return torch.tensor(value, dtype=dtype) if found.is_floating_point() else found
 
 
 def test_schedule():
@@ -54,13 +52,6 @@ def test_schedule():
     bound = g["max_abs_diff_f32_f64"]
     assert_near(single.alpha**2, g["alphas_cumprod_f64_full"], rtol=0, atol=bound)
     assert_near(single.alpha[t] ** 2, g["alphas_cumprod_f32"], rtol=0, atol=2 * bound)
-    config = golden()["schedule"]["config"]
-    assert config["num_train_timesteps"] == len(exact)
-    beta = torch.linspace(
-        config["beta_start"] ** 0.5, config["beta_end"] ** 0.5, len(exact), dtype=F64
-    )
-    other = NoiseSchedule.from_alphas_cumprod(torch.cumprod(1 - beta**2, 0), F64)
-    assert_near(exact.alpha, other.alpha, rtol=1e-14)
 
 
 @both
@@ -69,9 +60,8 @@ def test_scalings_for_boundary_conditions(dtype):
     c_skip, c_out = boundary_scalings(
         torch.tensor(g["t"]), g["sigma_data"], g["timestep_scaling"], dtype=dtype
     )
-    rtol = CLOSE[dtype]["rtol"]
-    assert_near(c_skip, g["c_skip"], rtol=rtol)
-    assert_near(c_out, g["c_out"], rtol=rtol)
+    assert_near(c_skip, g["c_skip"], **CLOSE[dtype])
+    assert_near(c_out, g["c_out"], **CLOSE[dtype])
     assert_near(boundary_scalings(torch.tensor(g["t"]), dtype=dtype)[0], c_skip, rtol=0)
 
 
@@ -115,11 +105,6 @@ def test_predicted_origin_splam(dtype):
         assert_near(markov.sigma, case["effective_sigma"], rtol=rtol)
         assert_near(linear.sigma, case["sigma_deterministic_drift_scaled"], rtol=rtol)
         assert_near(to_prediction(output, x, markov).x0, case["pred_x0"], **CLOSE[dtype])
-        # The official script's commented-out line lacks a, and is neither of the two.
-        without_a = gamma * t.sigma + (1 - gamma) * s.sigma
-        assert_near(without_a, case["sigma_commented_out_line"], rtol=rtol)
-        if case["gamma"] < 1:
-            assert (without_a - linear.sigma) / without_a > 1e-4
     # Refused there; here it is the general formula (tests/test_prediction.py).
     assert g["v_prediction"].startswith("ValueError")
     ends = schedule(inputs["start_timesteps"]), schedule(inputs["end_timesteps"])
@@ -164,15 +149,10 @@ def test_guidance_scale_embedding():
         # sin near a multiple of pi is 0 but for the angle's own rounding.
         if case["f64"] is not None:
             assert_near(exact, case["f64"], rtol=1e-9, atol=1e-11)
-            assert_near(single, case["f64"], rtol=0, atol=2e-3)
         else:
-            places = case["f64_at"]
-            assert len(places) == 11
-            for place, value in places.items():
+            for place, value in case["f64_at"].items():
                 assert_near(exact[int(place)], value, rtol=1e-9, atol=1e-11)
-                assert_near(single[int(place)], value, rtol=0, atol=2e-3)
             assert_near(exact.sum(), case["f64_sum"], rtol=1e-9, atol=1e-10)
-            assert_near(exact[96:128].mean(), case["f64_mean_96_128"], rtol=1e-9, atol=1e-12)
         assert (single - exact).abs().max() <= max(2 * case["max_abs_diff_f32_f64"], 1e-6)
         if case["gamma"] is not None:
             through = gamma_embedding(torch.tensor([case["gamma"]], dtype=F64), dim)[0]
@@ -180,7 +160,7 @@ def test_guidance_scale_embedding():
 
 
 class OfficialNets:
-    """The networks of the section ``one_step``, with what each was called with and returned."""
+    """The networks of the section ``one_step``, with what each returned."""
 
     def __init__(self, embedding: bool) -> None:
         self.embedding = embedding
@@ -207,7 +187,7 @@ class OfficialNets:
 @both
 def test_one_step(dtype):
     g = golden()["one_step"]
-    inputs = golden()["one_step"]["inputs"]
+    inputs = g["inputs"]
     x0 = torch.tensor(inputs["latents"], dtype=dtype)
     sample = SubPathSample(
         index=torch.tensor(inputs["index"]),
@@ -216,12 +196,8 @@ def test_one_step(dtype):
     )
     cond = torch.tensor(inputs["context_per_sample"], dtype=dtype)
     uncond = torch.full_like(cond, inputs["uncond_context"])
-    near = CLOSE[dtype]
-    cases = g["cases"]
-    assert [(case["student"], case["loss_type"]) for case in cases] == [
-        ("plain", "l2"), ("plain", "huber"), ("embedding", "l2"),
-    ]  # fmt: skip
-    for case in cases:
+    assert len(g["cases"]) == 3
+    for case in g["cases"]:
         config = DistillConfig(
             subpaths=inputs["num_ddim_timesteps"],
             guidance=case["w_scale"],
@@ -239,7 +215,7 @@ def test_one_step(dtype):
         assert_near(output.loss, case["loss"], rtol=CLOSE[dtype]["rtol"])
         assert_near(output.loss, case["loss_f32_verbatim"], rtol=2e-5)
         if "target" in case:
-            check_intermediates(distiller, output, nets, case, near)
+            check_intermediates(distiller, output, nets, case, CLOSE[dtype])
 
 
 def check_intermediates(distiller, output, nets, case, near):
@@ -264,20 +240,6 @@ def check_intermediates(distiller, output, nets, case, near):
     assert_near(output.prediction, case["model_pred"], **tight)
     squares = (output.prediction - output.target).square().flatten(1).mean(dim=1)
     assert_near(squares, case["per_sample_mse"], rtol=1e-9 if near is CLOSE[F64] else 2e-3)
-    dtype = output.x_t.dtype
-    for t, skip, out in (
-        (output.t, "c_skip_start", "c_out_start"),
-        (output.s, "c_skip", "c_out"),
-    ):
-        c_skip, c_out = boundary_scalings(t, dtype=dtype)
-        assert_near(c_skip, case[skip], **near)
-        assert_near(c_out, case[out], **near)
-    for gamma, name in (
-        (output.gamma, "emb_mean_96_128"),
-        (torch.ones_like(output.gamma), "const_emb_mean_96_128"),
-    ):
-        mean = gamma_embedding(gamma)[:, 96:128].mean(dim=1)
-        assert_near(mean, case[name], rtol=near["rtol"], atol=max(near["atol"], 1e-12))
 
 
 def test_lcm_scheduler():

@@ -27,9 +27,6 @@ def x_t_of(t, count=20):
     return mixture, level, mixture.sample_at(level, count, generator)
 
 
-# -------------------------------------------------------------------- closed forms
-
-
 def test_bend_of_one_gaussian():
     """z'' = z s^2 / (s^2 + rho^2)^2."""
     z, rho = noise(9, 2), LEVEL_T.rho
@@ -74,20 +71,14 @@ def test_taught_errors_of_one_gaussian(coupling):
         assert_near(found, expected, atol=1e-8)
 
 
-# -------------------------------------------------------------------- laws
-
-
 def test_deviations_and_taught_errors_follow_taylors_formula():
     t = 599
     mixture, level_t, x_t = x_t_of(t)
+    law = {"teacher": -((1 - GAMMAS) ** 2), "exact": GAMMAS * (1 - GAMMAS)}
     for k, tolerance in ((8, 0.04), (4, 0.02)):  # halving the hop halves what is left
         level_s = SCHEDULE(t - k)
         b = chords.bend(mixture, x_t, level_t, level_s)
         size = b.norm(dim=1)
-        law = {
-            "teacher": -((1 - GAMMAS) ** 2),
-            "exact": GAMMAS * (1 - GAMMAS),
-        }
         for kind, factor in law.items():
             found = chords.deviations(mixture, x_t, level_t, level_s, GAMMAS, kind)
             rest = (found - factor[:, None, None] * b).norm(dim=2) / size
@@ -110,20 +101,15 @@ def test_at_gamma_one_it_is_the_local_error_of_ddim():
     assert_near(off, e, atol=1e-8)
 
 
-# -------------------------------------------------------------------- wrong input
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (
-            lambda x: chords.deviations(ONE, x, LEVEL_T, LEVEL_S, GAMMAS, "secant"),
-            "chord is 'secant'; allowed: 'teacher', 'exact'",
-        ),
+        (lambda x: chords.deviations(ONE, x, LEVEL_T, LEVEL_S, GAMMAS, "secant"),
+         "chord is 'secant'; allowed: 'teacher', 'exact'"),
         (lambda x: chords.taught_errors(ONE, x, LEVEL_T, LEVEL_S, -GAMMAS), "gamma is -0.25"),
         (lambda x: chords.curve_below(ONE, x, f64([0.3, 1.0])), "no noisier"),
     ],
-)
+)  # fmt: skip
 def test_wrong_input(call, message):
     with pytest.raises(ValueError, match=message):
         call(noise(4, 2))

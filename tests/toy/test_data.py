@@ -8,27 +8,16 @@ import torch
 from slam_edu import toy
 from tests.helpers import assert_near, noise
 
-SETS = {name: toy.make(name, torch.float64) for name in toy.DATASETS}
-each_set = pytest.mark.parametrize("name", SETS)
 
-
-def rotation(angle):
-    return torch.tensor(
-        [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]],
-        dtype=torch.float64,
-    )
-
-
-@each_set
+@pytest.mark.parametrize("name", toy.DATASETS)
 def test_every_set_is_standardized(name):
-    mixture = SETS[name]
+    mixture = toy.make(name, torch.float64)
     assert mixture.dim == 2
     assert mixture.mean().abs().max() < 1e-12
     assert mixture.covariance().trace().item() == pytest.approx(2)
 
 
 def test_names():
-    assert tuple(toy.DATASETS) == ("ring", "spiral", "two_moons", "pinwheel", "checkerboard")
     with pytest.raises(
         ValueError, match=r"name is 'moons'; allowed: 'ring', 'spiral', 'two_moons', 'pinw"
     ):
@@ -46,7 +35,8 @@ def test_ring(modes):
     assert ring.means[0, 0] > 0
     assert abs(ring.means[0, 1]) < 1e-12
     x = noise(20, 2, seed=1)
-    turned = x @ rotation(2 * math.pi / modes).T
+    c, s = math.cos(2 * math.pi / modes), math.sin(2 * math.pi / modes)
+    turned = x @ torch.tensor([[c, s], [-s, c]], dtype=torch.float64)
     assert_near(ring.log_density(turned), ring.log_density(x), rtol=1e-9)
 
 
@@ -87,7 +77,6 @@ def test_checkerboard_is_flat_on_the_squares_and_empty_between():
 
 
 def test_pictures_are_mixtures_of_at_most_so_many():
-    assert toy.PICTURES == ("cat", "slam", "galaxy")
     for name in toy.PICTURES:
         assert 1500 < len(toy.picture(name)) <= toy.MAX_COMPONENTS == 2000
         assert 200 < len(toy.picture(name, components=300)) <= 300
@@ -101,10 +90,6 @@ def test_pictures_are_mixtures_of_at_most_so_many():
         (lambda: toy.ring(std=0.0), "std is 0.0; allowed: a finite number greater than 0"),
         (lambda: toy.spiral(turns=0), "turns is 0"),
         (lambda: toy.pinwheel(twist=math.inf), "twist is inf; allowed: a finite angle"),
-        (
-            lambda: toy.picture(components=2001),
-            "components is 2001; allowed: an integer from 1 to 2000",
-        ),
     ],
 )
 def test_wrong_parameters(call, message):

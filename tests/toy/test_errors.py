@@ -3,13 +3,7 @@
 import pytest
 import torch
 
-from slam_edu import (
-    DistillConfig,
-    Level,
-    NoiseSchedule,
-    SubPathDistiller,
-    boundary_scalings,
-)
+from slam_edu import DistillConfig, Level, NoiseSchedule, SubPathDistiller, boundary_scalings
 from slam_edu.toy import GaussianMixture, two_moons
 from slam_edu.toy.errors import (
     effects_at_end,
@@ -36,28 +30,16 @@ def growth(rho):
     return torch.sqrt(STD**2 + rho**2)
 
 
-# -------------------------------------------------------------------- the exact path
-
-
-def test_exact_trajectory_of_one_gaussian():
-    levels, x = geometric_levels(START, END, 7), noise(5, 2)
-    exact = exact_trajectory(GAUSSIAN, x, levels)
-    z = x / START.alpha * (growth(levels.rho) / growth(START.rho))[:, None, None]
-    assert_near(exact, levels.alpha[:, None, None] * z, rtol=1e-9)
-
-
-# -------------------------------------------------------------------- local errors
-
-
 def test_local_error_of_ddim_in_closed_form():
     """Euler's hop multiplies z by 1 + (rho_s - rho_t) rho_t/(s^2 + rho_t^2)."""
     levels, x = geometric_levels(START, END, 6), noise(5, 2)
     exact = exact_trajectory(GAUSSIAN, x, levels)
+    z = x / START.alpha * (growth(levels.rho) / growth(START.rho))[:, None, None]
+    assert_near(exact, levels.alpha[:, None, None] * z, rtol=1e-9)
     rho, rho_s = levels.rho[:-1], levels.rho[1:]
     euler = 1 + (rho_s - rho) * rho / (STD**2 + rho**2)
     missed = (euler - growth(rho_s) / growth(rho)).abs()
-    size = (exact[:-1] / levels.alpha[:-1, None, None]).norm(dim=2)
-    expected = missed[:, None] * size
+    expected = missed[:, None] * z[:-1].norm(dim=2)
     assert_near(local_errors(GAUSSIAN, exact, levels), expected, rtol=1e-6, atol=1e-9)
 
 
@@ -74,9 +56,6 @@ def test_orders(method, order):
     assert measured_order(hops, whole) == pytest.approx(order, abs=0.2)
 
 
-# -------------------------------------------------------------------- what hops cost at the end
-
-
 def test_effects_of_one_gaussian_in_closed_form():
     """The exact path scales z, so it scales a local error too."""
     levels, x = geometric_levels(START, END, 5), noise(4, 2)
@@ -87,30 +66,21 @@ def test_effects_of_one_gaussian_in_closed_form():
     assert_near(effects, expected, rtol=1e-4, atol=1e-8)
 
 
-# -------------------------------------------------------------------- the order
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: geometric_levels(START, END, 0), r"hops is 0; allowed: an integer >= 1"),
-        (
-            lambda: one_hop(GAUSSIAN, noise(3, 2, 2), geometric_levels(START, END, 2), 0, "euler"),
-            r"method is 'euler'; allowed: 'ddim', 'heun', 'dpmpp_2m', 'rk4'",
-        ),
-        (
-            lambda: local_errors(GAUSSIAN, noise(4, 2, 2), geometric_levels(START, END, 2)),
-            r"exact has 4 states; allowed: one per level, 3",
-        ),
+        (lambda: one_hop(GAUSSIAN, noise(3, 2, 2), geometric_levels(START, END, 2), 0, "euler"),
+         r"method is 'euler'; allowed: 'ddim', 'heun', 'dpmpp_2m', 'rk4'"),
+        (lambda: local_errors(GAUSSIAN, noise(4, 2, 2), geometric_levels(START, END, 2)),
+         r"exact has 4 states; allowed: one per level, 3"),
         (lambda: measured_order([4, 8], [0.1, 0.0]), r"not positive"),
     ],
-)
+)  # fmt: skip
 def test_wrong_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
-
-# -------------------------------------------------------------------- students
 
 LEVEL = {"conditioning": "level", "coupling": "linear"}
 GAMMA = {"conditioning": "gamma", "coupling": "markov"}

@@ -31,17 +31,9 @@ def save(folder, image, name="picture.png", **options):
     return path
 
 
-def densities(mixture, around=None):
-    around = mixture if around is None else around
-    return mixture.log_density(around.means)
-
-
 @pytest.fixture
 def plain(tmp_path):
     return from_image(save(tmp_path, drawing(), "plain.png"), dtype=torch.float64)
-
-
-# -------------------------------------------------------------------- what a picture becomes
 
 
 def test_darkness_is_density(tmp_path, plain):
@@ -74,55 +66,26 @@ def test_never_more_components_than_asked(tmp_path_factory, components, seed, in
     assert mixture.weights.sum().item() == pytest.approx(1)
 
 
-# -------------------------------------------------------------------- light, paper, contrast
-
-
 def test_white_on_black_is_turned_by_itself(tmp_path, plain):
     path = save(tmp_path, 255 - drawing())
     for invert in (None, True):
-        assert (
-            max_error(from_image(path, invert=invert, dtype=torch.float64).means, plain.means)
-            < 1e-6
-        )
+        turned = from_image(path, invert=invert, dtype=torch.float64)
+        assert max_error(turned.means, plain.means) < 1e-6
     as_is = from_image(path, invert=False)
     assert len(as_is) > len(plain)
     assert len(from_image(save(tmp_path, drawing()), invert=True)) == len(as_is)
 
 
-# -------------------------------------------------------------------- kinds of files
-
-
-def sixteen_bit():
-    return Image.fromarray(drawing().astype(np.uint16) * 257)
-
-
-def with_alpha():
-    alpha = 255 - drawing()
-    colour = np.zeros(
-        (SIDE, SIDE, 3), dtype=np.uint8
-    )  # black ink, as opaque as the drawing is dark
-    return Image.fromarray(np.dstack([colour, alpha]))
-
-
-def white_on_transparent():
-    return Image.fromarray(
-        np.dstack([np.full((SIDE, SIDE, 3), 255, dtype=np.uint8), 255 - drawing()])
-    )
-
-
-def palette_with_transparency():
-    image = Image.fromarray(drawing()).convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
-    image.info["transparency"] = int(np.asarray(image)[0, 0])
-    return image
+def with_alpha(grey):
+    """Ink as opaque as the drawing is dark."""
+    return Image.fromarray(np.dstack([np.full((SIDE, SIDE, 3), grey, np.uint8), 255 - drawing()]))
 
 
 KINDS = {
-    "rgb": lambda: Image.fromarray(drawing()).convert("RGB"),
     "palette": lambda: Image.fromarray(drawing()).convert("P"),
-    "sixteen_bit": sixteen_bit,
-    "rgba": with_alpha,
-    "white_on_transparent": white_on_transparent,
-    "palette_transparent": palette_with_transparency,
+    "sixteen_bit": lambda: Image.fromarray(drawing().astype(np.uint16) * 257),
+    "black_on_transparent": lambda: with_alpha(0),
+    "white_on_transparent": lambda: with_alpha(255),
 }
 
 
@@ -131,15 +94,6 @@ def test_kinds_of_png(tmp_path, plain, kind):
     mixture = from_image(save(tmp_path, KINDS[kind]()), dtype=torch.float64)
     assert len(mixture) == len(plain)
     assert max_error(mixture.means, plain.means) < 2e-3
-    assert max_error(densities(mixture, plain), densities(plain)) < 0.02
-
-
-# -------------------------------------------------------------------- files that cannot be used
-
-
-def test_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"there is no file '.*cat\.png' \(looked in '"):
-        from_image(tmp_path / "cat.png")
 
 
 @properties
@@ -161,22 +115,9 @@ def test_a_damaged_file_is_read_or_refused(tmp_path_factory, kind, place, flip, 
     assert torch.isfinite(mixture.means).all()
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", "an empty file"),
-        (b"just some words, nothing else", "not an image"),
-        (b"\x89PNG\r\n", "allowed: a complete PNG or JPEG file"),
-    ],
-)
-def test_not_a_picture(tmp_path, content, message):
-    path = tmp_path / "a.png"
-    path.write_bytes(content)
-    with pytest.raises(PictureError, match=message):
-        from_image(path)
-
-
-def test_other_pictures_are_refused(tmp_path, monkeypatch):
+def test_other_files_are_refused(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"there is no file '.*cat\.png' \(looked in '"):
+        from_image(tmp_path / "cat.png")
     with pytest.raises(PictureError, match=r"not an image.*save or export other kinds as PNG"):
         from_image(save(tmp_path, drawing(), "a.gif"))
     with pytest.raises(PictureError, match="allowed: a complete PNG"):

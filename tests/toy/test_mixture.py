@@ -9,26 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import distributions as dist
 
-from slam_edu import (
-    NoiseSchedule,
-    to_prediction,
-)
+from slam_edu import NoiseSchedule, to_prediction
 from slam_edu.toy import DATASETS, GaussianMixture, make, picture
 from slam_edu.toy import mixture as module
-from tests.helpers import (
-    KINDS,
-    assert_near,
-    f64,
-    level,
-    max_error,
-    noise,
-    properties,
-)
+from tests.helpers import KINDS, assert_near, f64, level, max_error, noise, properties
 
 SD = NoiseSchedule.stable_diffusion(torch.float64)
 SETS = {name: make(name, torch.float64) for name in DATASETS}
 SETS["cat"] = picture(components=400, dtype=torch.float64)
-each_set = pytest.mark.parametrize("name", ["ring", "pinwheel", "cat"])
 
 
 def generator(seed=0):
@@ -62,14 +50,8 @@ def at_level(mixture, here):
     std = torch.sqrt((here.alpha * mixture.std) ** 2 + here.sigma**2).expand(len(mixture))
     return dist.MixtureSameFamily(
         dist.Categorical(mixture.weights),
-        dist.Independent(
-            dist.Normal(here.alpha * mixture.means, std[:, None].expand_as(mixture.means)),
-            1,
-        ),
+        dist.Independent(dist.Normal(here.alpha * mixture.means, std[:, None]), 1),
     )
-
-
-# -------------------------------------------------------------------- density and score
 
 
 @properties
@@ -79,7 +61,7 @@ def test_log_density_is_that_of_torch_distributions(mixture, here):
     assert_near(mixture.log_density(x, here), at_level(mixture, here).log_prob(x), atol=1e-9)
 
 
-@each_set
+@pytest.mark.parametrize("name", ["pinwheel", "cat"])
 @pytest.mark.parametrize("t", [None, 19, 499])
 def test_score_is_the_gradient_of_the_log_density(name, t):
     mixture = SETS[name]
@@ -87,9 +69,6 @@ def test_score_is_the_gradient_of_the_log_density(name, t):
     x = samples_at(mixture, level(1.0, 0.0) if here is None else here).requires_grad_()
     (gradient,) = torch.autograd.grad(mixture.log_density(x, here).sum(), x)
     assert_near(mixture.score(x, here), gradient, rtol=1e-9, atol=1e-9)
-
-
-# -------------------------------------------------------------------- the denoiser
 
 
 @properties
@@ -133,9 +112,6 @@ def test_points_without_width():
         mixture.log_density(x)
 
 
-# -------------------------------------------------------------------- precision, shapes, memory
-
-
 @pytest.mark.parametrize("name", ["pinwheel", "cat"])
 @pytest.mark.parametrize("sigma", [1e-4, 15.0])
 def test_float32_is_as_good_as_float32_can_be(name, sigma):
@@ -152,9 +128,8 @@ def test_float32_is_as_good_as_float32_can_be(name, sigma):
     assert max_error(prediction.eps, reference.eps) < 2 * spread / mixture.std.min().item()
 
 
-@pytest.mark.parametrize("name", ["pinwheel"])
-def test_chunks_change_nothing(name, monkeypatch):
-    mixture = SETS[name]
+def test_chunks_change_nothing(monkeypatch):
+    mixture = SETS["pinwheel"]
     one, many = SD(300), SD(torch.arange(0, 1000, 10))
     x = samples_at(mixture, many, n=100)
     whole = [mixture.score(x, one), mixture.score(x, many), mixture.log_density(x, many)]
@@ -162,9 +137,6 @@ def test_chunks_change_nothing(name, monkeypatch):
     parts = [mixture.score(x, one), mixture.score(x, many), mixture.log_density(x, many)]
     for a, b in zip(whole, parts, strict=True):
         assert_near(b, a, rtol=1e-12, atol=1e-12)
-
-
-# -------------------------------------------------------------------- sampling and moments
 
 
 @pytest.mark.parametrize("name", ["pinwheel", "cat"])
@@ -189,13 +161,8 @@ def test_standardized(mixture):
     assert_near(same.log_density(x), there, rtol=1e-8, atol=1e-8)
 
 
-# -------------------------------------------------------------------- as a network
-
-
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    "t", [torch.tensor(499), torch.tensor([19, 499, 999]), f64([0.5, 20.25, 998.7])]
-)
+@pytest.mark.parametrize("t", [torch.tensor(499), f64([0.5, 20.25, 998.7])])
 def test_network_gives_the_raw_output(kind, t):
     mixture = SETS["spiral"]
     here = SD(t)
@@ -220,8 +187,6 @@ def test_network_refuses():
         mixture.network(schedule)(torch.zeros(3, 2), torch.tensor(1000))
 
 
-# -------------------------------------------------------------------- wrong input
-
 MEANS = torch.zeros(3, 2, dtype=torch.float64)
 
 
@@ -231,12 +196,7 @@ MEANS = torch.zeros(3, 2, dtype=torch.float64)
         (torch.zeros(3, 2, 1), 0.1, None, r"means have shape \(3, 2, 1\); allowed: \(K, D\)"),
         (torch.full((3, 2), math.nan), 0.1, None, "means holds 6 NaN"),
         (MEANS, -0.1, None, r"std is -0.1 once; allowed: 0 or more"),
-        (
-            MEANS,
-            torch.tensor(0.1),
-            None,
-            "std is torch.float32 on cpu; allowed: that of the means",
-        ),
+        (MEANS, torch.tensor(0.1), None, "std is torch.float32 on cpu; allowed: that of the mea"),
         (MEANS, 0.1, f64([0.0, 0.0, 0.0]), "weights are all 0"),
     ],
 )

@@ -25,18 +25,12 @@ T = torch.tensor([0, 19, 259, 500, 999])
     ("kind", "extra", "message"),
     [
         (None, {"cond": 1}, r"given a cond; allowed: None, it has no condition"),
-        (
-            None,
-            {"gamma": torch.ones(5)},
-            r"has no input for gamma and was given one; .* DistillConfig\(conditioning='level'\)",
-        ),
-        (
-            "official",
-            {},
-            r"has an input for gamma and was given none; .* DistillConfig\(conditioning='gamma'\)",
-        ),
+        (None, {"gamma": torch.ones(5)},
+         r"has no input for gamma and was given one; .* DistillConfig\(conditioning='level'\)"),
+        ("official", {},
+         r"has an input for gamma and was given none; .* DistillConfig\(conditioning='gamma'\)"),
     ],
-)
+)  # fmt: skip
 def test_refuses_what_it_has_no_input_for(kind, extra, message):
     with pytest.raises(ValueError, match=message):
         network(gamma=kind)(X, T, **extra)
@@ -45,14 +39,6 @@ def test_refuses_what_it_has_no_input_for(kind, extra, message):
 # -------------------------------------------------------------------- the input for gamma
 
 G = torch.tensor([0.0, 0.3, 0.5, 0.9, 1.0])
-
-
-def with_gamma(kind):
-    """A network whose gamma input is not zero, as after some training."""
-    net = network(gamma=kind)
-    with torch.no_grad():
-        net.gamma.weight.normal_(std=0.1, generator=torch.Generator().manual_seed(3))
-    return net
 
 
 @pytest.mark.parametrize("kind", GAMMA_INPUTS)
@@ -74,8 +60,9 @@ def test_starts_as_the_network_without_a_gamma_input(kind):
 
 def test_at_gamma_one_the_smooth_input_is_absent_for_good():
     """Whatever its weights became; its bias is one more bias of the layers."""
-    net = with_gamma("smooth")
-    plain = network()
+    net, plain = network(gamma="smooth"), network()
+    with torch.no_grad():  # as after some training
+        net.gamma.weight.normal_(std=0.1, generator=torch.Generator().manual_seed(3))
     plain.load_state_dict(net.state_dict(), strict=False)
     assert torch.equal(net(X, T, None, torch.ones(5)), plain(X, T))
     assert not torch.allclose(net(X, T, None, torch.full((5,), 0.9)), plain(X, T), atol=1e-4)

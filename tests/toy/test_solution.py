@@ -14,11 +14,9 @@ from slam_edu.toy import solution as module
 from tests.helpers import assert_near, f64, level, max_error, noise, properties
 
 SD = NoiseSchedule.stable_diffusion(torch.float64)
-TIMES = (19, 999)
 SETS = {name: make(name, torch.float64) for name in DATASETS}
 SETS["cat"] = picture(components=200, dtype=torch.float64)
 few = settings(properties, max_examples=25)
-each_set = pytest.mark.parametrize("name", ["ring", "pinwheel", "cat"])
 
 
 def start(name, t, n=60, seed=0):
@@ -26,11 +24,8 @@ def start(name, t, n=60, seed=0):
     return SETS[name].sample_at(here, n, torch.Generator().manual_seed(seed)), here
 
 
-# -------------------------------------------------------------------- the stated error
-
-
-@each_set
-@pytest.mark.parametrize("t", TIMES)
+@pytest.mark.parametrize("name", ["ring", "pinwheel", "cat"])
+@pytest.mark.parametrize("t", [19, 999])
 def test_error_is_within_the_tolerance(name, t):
     """Against the same method at a tolerance 10,000 times smaller."""
     x, here = start(name, t)
@@ -44,14 +39,11 @@ def test_error_is_within_the_tolerance(name, t):
 
 @pytest.mark.parametrize("name", ["ring", "pinwheel"])
 def test_error_against_another_solver(name):
-    """The core's Runge-Kutta of order 4 in (z, rho), halved: nothing in common but the score."""
+    """The core's Runge-Kutta of order 4 in (z, rho): nothing in common but the score."""
     x, here = start(name, 759, n=50)
-    ends = []
-    for steps in (256, 512):
-        rho = torch.linspace(here.rho.log(), SD(0).rho.log(), steps + 1, dtype=torch.float64).exp()
-        ends.append(pf_ode_trajectory(SETS[name].predict, x, Level.from_rho(rho), "rk4")[-1])
-    assert max_error(*ends) < 1e-5
-    assert max_error(solution_map(SETS[name], x, here, SD(0)).x, ends[1]) < 1e-5
+    rho = torch.linspace(here.rho.log(), SD(0).rho.log(), 513, dtype=torch.float64).exp()
+    end = pf_ode_trajectory(SETS[name].predict, x, Level.from_rho(rho), "rk4")[-1]
+    assert max_error(solution_map(SETS[name], x, here, SD(0)).x, end) < 1e-5
 
 
 def test_points_between_two_modes_are_solved_too():
@@ -77,9 +69,6 @@ def test_method_has_order_eight():
     assert slopes == pytest.approx([8, 8], abs=0.6)
 
 
-# -------------------------------------------------------------------- known solutions
-
-
 @few
 @given(
     st.floats(0.01, 3.0), st.floats(0.02, 100.0), st.floats(0.0, 0.98), st.floats(0.2, 2.0),
@@ -96,10 +85,7 @@ def test_one_gaussian_in_closed_form(std, rho, fraction, norm, dim):
     assert max_error(solution.x, wanted) < 1e-8 * (1 + wanted.abs().max().item())
 
 
-# -------------------------------------------------------------------- properties of a flow
-
-
-@pytest.mark.parametrize("name", ["spiral", "cat"])
+@pytest.mark.parametrize("name", ["spiral"])
 def test_densities_follow_the_change_of_variables(name):
     """log p_t(x) = log p_s(f(x)) + log |det df/dx|, with the Jacobian by central differences."""
     mixture = SETS[name]
@@ -116,12 +102,8 @@ def test_densities_follow_the_change_of_variables(name):
     assert max_error(mixture.log_density(x, here), wanted) < 2e-3
 
 
-# -------------------------------------------------------------------- levels, precision, devices
-
-
-@pytest.mark.parametrize("name", ["ring", "pinwheel"])
-def test_levels_per_sample(name):
-    mixture, t = SETS[name], torch.tensor([0, 19, 259, 500, 999])
+def test_levels_per_sample():
+    mixture, t = SETS["pinwheel"], torch.tensor([0, 19, 259, 500, 999])
     end = torch.tensor([0, 0, 200, 0, 19])
     x = mixture.sample_at(SD(t), 5, torch.Generator().manual_seed(0))
     together = solution_map(mixture, x, SD(t), SD(end), tol=1e-10).x
@@ -144,9 +126,6 @@ def test_float32_input_is_solved_in_float64():
     assert max_error(solution.x, exact.x) < 2e-7  # rounding of numbers below 2
 
 
-# -------------------------------------------------------------------- wrong input
-
-
 def test_it_gives_up_and_says_so():
     x, here = start("ring", 999)
     with pytest.raises(
@@ -162,10 +141,7 @@ def test_it_gives_up_and_says_so():
     [
         ({"tol": 0.0}, "tol is 0.0; allowed: a finite number, 1e-12 or more"),
         ({"max_steps": 1}, "max_steps is 1; allowed: an integer >= 2"),
-        (
-            {"level_end": SD(500)},
-            r"level_end has rho = 1.\d+ and level has 1.\d+; allowed: an end no noisier",
-        ),
+        ({"level_end": SD(500)}, r"level_end has rho = 1.\d+ and level has 1.\d+; allowed: an en"),
         ({"x": torch.full((3, 2), math.nan, dtype=torch.float64)}, "x holds 6 NaN"),
     ],
 )
