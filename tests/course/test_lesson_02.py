@@ -148,7 +148,7 @@ def test_arcs_pass_through_the_states_and_are_straight_in_z_between_them():
 
 @pytest.mark.parametrize(
     ("solver", "levels"),
-    [("DDIM", EVEN_T), ("Heun", EVEN_T), ("Heun", EVEN_LOG_RHO), ("DPM-Solver++ 2M", EVEN_T)],
+    [("Heun", EVEN_LOG_RHO), ("DPM-Solver++ 2M", EVEN_T)],
 )
 def test_explorer_counts_the_evaluations_that_the_solver_makes(solver, levels):
     calls = []

@@ -14,11 +14,11 @@ from slam_edu import (
     SubPathDistiller,
     SubPathSample,
     boundary_scalings,
+    consistency_output,
     ddim_step,
     to_prediction,
+    update_ema,
 )
-from slam_edu.consistency import consistency_output
-from slam_edu.ema import update_ema
 from slam_edu.toy import ring, solution_map
 from tests.course import trying
 from tests.helpers import assert_near
@@ -89,8 +89,7 @@ WRONG_CONSISTENCY = [(consistency_of(combine), words) for combine, words in WRON
 
 
 def f(network, x, t):
-    column = t[:, None]
-    return by_formula(x, network(x, t), column, SCHEDULE(column))
+    return by_formula(x, network(x, t), t[:, None], SCHEDULE(t[:, None]))
 
 
 def ddim(x, eps, t, s):
@@ -105,10 +104,8 @@ def by_steps(x_t, t, s, teacher, student, target):
 
 
 def detached(x_t, t, s, teacher, student, target):
-    level_t, level_s = SCHEDULE(t), SCHEDULE(s)
-    eps = teacher(x_t, t)
-    x0 = (x_t - level_t.sigma[:, None] * eps) / level_t.alpha[:, None]
-    x_s = ddim_step(Prediction(x0, eps), level_s)
+    level_s, guessed = SCHEDULE(s), Prediction(guess(teacher, x_t, t), teacher(x_t, t))
+    x_s = ddim_step(guessed, level_s)
     x0 = to_prediction(target(x_s, s), x_s, level_s, "v_prediction").x0
     return consistency_output(x_s, x0, *boundary_scalings(s)).detach()
 
@@ -297,12 +294,11 @@ def test_the_target_of_the_check_is_the_distillers():
         student_prediction_type="v_prediction",
     )  # fmt: skip
     probes = [checks._Probe(phase) for phase in (0.3, 2.0, 1.2)]
-
-    def no_cond(network):
-        return lambda x, t, cond, gamma=None: network(x, t)
-
     names = ("teacher", "student", "target")
-    networks = {name: no_cond(probe) for name, probe in zip(names, probes, strict=True)}
+    networks = {
+        name: lambda x, t, cond, gamma=None, probe=probe: probe(x, t)
+        for name, probe in zip(names, probes, strict=True)
+    }
     sample = SubPathSample(index=index, gamma=torch.ones(30), noise=eps)
     step = SubPathDistiller(SCHEDULE, config).step(x0, sample, **networks)
     y = by_steps(step.x_t, *grid.ends(index), *probes)

@@ -1,7 +1,5 @@
 """Lesson 04: checks, figures and explorer."""
 
-from functools import cache
-
 import numpy as np
 import pytest
 import torch
@@ -189,28 +187,18 @@ test_accepts, test_rejects = trying.tests(GROUPS)
 
 # -------------------------------------------------------------------- figures
 
-LEVEL_T, LEVEL_S = SCHEDULE(499), SCHEDULE(249)
-
-
-def triangle():
-    x_t = f64([[1.45, 1.4]])
-    guess = MIXTURE.predict(x_t, LEVEL_T)
-    return plots.triangle(x_t, guess, LEVEL_T, LEVEL_S, noise(9, 2))
-
-
-def dots(ax):
-    """Centres of the single markers in axes: ``(n, 2)``."""
-    lines = [line for line in ax.lines if len(line.get_xdata()) == 1]
-    return np.array([np.ravel(line.get_xydata()) for line in lines])
-
 
 def test_both_panels_of_the_triangle_show_the_same_points():
     """The left panel is the right one, mapped by x = alpha x0 + sigma eps."""
-    left, right = triangle().axes
-    guess = MIXTURE.predict(f64([[1.45, 1.4]]), LEVEL_T)
+    x_t, t, s = f64([[1.45, 1.4]]), SCHEDULE(499), SCHEDULE(249)
+    guess = MIXTURE.predict(x_t, t)
+    left, right = (
+        np.array([np.ravel(line.get_xydata()) for line in ax.lines if len(line.get_xdata()) == 1])
+        for ax in plots.triangle(x_t, guess, t, s, noise(9, 2)).axes
+    )
+    assert len(right) == 12  # 2 corners, 3 of each line, 3 ends, the origin
     basis = torch.cat([guess.x0, guess.eps]).numpy()
-    assert len(dots(right)) == 12  # 2 corners, 3 of each line, 3 ends, the origin
-    np.testing.assert_allclose(dots(right) @ basis, dots(left), atol=1e-12)
+    np.testing.assert_allclose(right @ basis, left, atol=1e-12)
 
 
 def measured_and_law(data_set, t, k, gamma):
@@ -229,7 +217,6 @@ def test_measured_and_law_agree_on_short_sub_paths():
 def test_answers_of_the_lesson():
     """The three findings of the section "Play"."""
 
-    @cache
     def off(t, k, gamma):
         return measured_and_law("two_moons", t, k, gamma)[0]
 

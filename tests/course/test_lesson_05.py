@@ -160,7 +160,6 @@ GROUPS = [
 
 test_accepts, test_rejects = trying.tests(GROUPS)
 
-
 # -------------------------------------------------------------------- students
 
 
@@ -263,7 +262,15 @@ def test_figures_are_described():
     along = figures.errors_along({"CD": {999: 0.3, 99: 0.1}}, {"CD": {0.0: 0.2, 1.0: 0.3}}, 999)
     errors = {name: {9: [0.1], 20: [0.05]} for name in NAMES}
     arrival = figures.arrival(errors, (299,), "Errors fall with updates.")
-    for fig in (grid, maps, along, arrival):
+    results, pair = toy_results(), ("two_moons", "checkerboard")
+    floor = dict.fromkeys(pair, 0.02)
+    steps = figures.steps_against_quality(results, METHODS, pair, floor)
+    wanted = [results.mean(METHODS["SLAM"], ["two_moons"], f"sw_{n}") for n in STEPS]
+    assert list(steps.axes[0].lines[1].get_ydata()) == pytest.approx(wanted)
+    subpaths = figures.over_subpaths(results, students.SUBPATHS, pair, floor)
+    updates = figures.over_updates(results, students.BUDGET, pair, floor)
+    ratios = figures.ratios({"SLAM": {"sw_1": Ratio(0.8, 0.7, 0.9)}})
+    for fig in (grid, maps, along, arrival, steps, subpaths, updates, ratios):
         trying.described(fig)
 
 
@@ -272,26 +279,3 @@ def test_an_animation_repeats_to_the_byte():
     made = figures.learning(moments, DATA, "CD", milliseconds=100)
     assert made.gif() == figures.learning(moments, DATA, "CD", milliseconds=100).gif()
     assert "from 1.0 to 0.2" in made.alt
-
-
-def test_figures_of_the_study_show_its_means():
-    results, pair = toy_results(), ("two_moons", "checkerboard")
-    floor = dict.fromkeys(pair, 0.02)
-    steps = figures.steps_against_quality(results, METHODS, pair, floor)
-    wanted = [results.mean(METHODS["SLAM"], ["two_moons"], f"sw_{n}") for n in STEPS]
-    assert list(steps.axes[0].lines[1].get_ydata()) == pytest.approx(wanted)
-    subpaths = figures.over_subpaths(results, students.SUBPATHS, pair, floor)
-    assert [len(line.get_xdata()) for line in subpaths.axes[0].lines[:4]] == [4] * 4
-    updates = figures.over_updates(results, students.BUDGET, pair, floor)
-    assert [len(line.get_xdata()) for line in updates.axes[0].lines[:4]] == [8] * 4
-    for fig in (steps, subpaths, updates):
-        trying.described(fig)
-
-
-def test_ratios_are_hollow_where_one_is_inside():
-    found = {"SLAM": {"sw_1": Ratio(0.8, 0.7, 0.9)}, "CD": {"sw_1": Ratio(0.95, 0.85, 1.05)}}
-    fig = figures.ratios(found)
-    dots = [line for line in fig.axes[0].lines if line.get_marker() == "o"]
-    assert [dot.get_xdata()[0] for dot in dots] == [0.8, 0.95]
-    assert [dot.get_markerfacecolor() == "white" for dot in dots] == [False, True]
-    trying.described(fig)
