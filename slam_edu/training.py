@@ -342,8 +342,8 @@ def save_training(
                 tensors[f"optimizer/{name}/{key}"] = value
             else:
                 numbers[f"{name}/{key}"] = value
-    about = {name: getattr(state, name) for name in ("update", "skipped", "in_a_row")}
-    about |= {"scaler": dict(state.scaler), "numbers": numbers}
+    about = {name: getattr(state, name) for name in ("update", "skipped", "in_a_row", "scaler")}
+    about["numbers"] = numbers
     with atomic_path(path) as temporary:
         save_tensors(tensors, temporary, {ABOUT: json.dumps(about)})
 

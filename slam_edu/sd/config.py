@@ -15,7 +15,7 @@ import math
 import os
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,20 +35,22 @@ WEIGHTS = ("target", "student")
 SD15 = ("stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14")
 SDXL = ("stabilityai/stable-diffusion-xl-base-1.0", "462165984030d82259a11f4367a4eed129e94a7b")
 
-SECTIONS = ("teacher", "method", "student", "optimisation", "data", "run")
+#: The settings in the order of the fields, and where a section of them begins.
+SECTIONS = {
+    "teacher": "teacher", "method": "method", "train": "student", "training": "optimisation",
+    "data": "data", "out": "run",
+}  # fmt: skip
 
 
-def _setting(
-    default: Any, section: str, doc: str, choices: Iterable[str] = (), **bounds: float
-) -> Any:
+def _setting(default: Any, doc: str, choices: Iterable[str] = (), **bounds: float) -> Any:
     """A field of :class:`SDConfig` with its meaning and what it may be, as in :class:`Rule`."""
-    rule = {"section": section, "doc": doc, "choices": tuple(choices), **bounds}
+    rule = {"doc": doc, "choices": tuple(choices), **bounds}
     return dataclasses.field(default=default, metadata=rule)
 
 
-def _part(default: Any, section: str, **docs: str | tuple[str, Iterable[str]]) -> Any:
+def _part(default: Any, **docs: str | tuple[str, Iterable[str]]) -> Any:
     """A field that holds a configuration: the meanings, and choices, of what can be set of it."""
-    return dataclasses.field(default=default, metadata={"section": section, "docs": docs})
+    return dataclasses.field(default=default, metadata={"docs": docs})
 
 
 # fmt: off
@@ -65,23 +67,21 @@ class SDConfig:
     """
 
     teacher: str = _setting(
-        "digits", "teacher",
-        "the diffusion model to distil: 'digits' (shipped), a pipeline's folder, or an id on the "
-        "Hugging Face hub")
+        "digits", "the diffusion model to distil: 'digits' (shipped), a pipeline's folder, or an "
+        "id on the Hugging Face hub")
     revision: str | None = _setting(
-        None, "teacher", "the commit of a hub id, 40 hexadecimal digits; an id needs one")
+        None, "the commit of a hub id, 40 hexadecimal digits; an id needs one")
     variant: str | None = _setting(
-        None, "teacher", "which of its weight files, such as 'fp16'; none: the plain ones")
+        None, "which of its weight files, such as 'fp16'; none: the plain ones")
     frozen_dtype: str = _setting(
-        "float32", "teacher",
-        "dtype of weights that are not trained: the teacher's and, with LoRA, the base's", DTYPES)
+        "float32", "dtype of weights that are not trained: the teacher's and, with LoRA, the "
+        "base's", DTYPES)
 
     method: str = _setting(
-        "slam", "method",
-        "'slam', or 'lcd' for latent consistency distillation, which is gamma = 1 everywhere",
-        ("slam", "lcd"))
+        "slam", "'slam', or 'lcd' for latent consistency distillation, which is gamma = 1 "
+        "everywhere", ("slam", "lcd"))
     distillation: DistillConfig = _part(  # noqa: RUF009
-        DistillConfig(guidance=3.0, coupling="linear", conditioning="level"), "method",
+        DistillConfig(guidance=3.0, coupling="linear", conditioning="level"),
         subpaths="number N of sub-paths",
         guidance="w of eps_c + w (eps_c - eps_u), distilled into the student; diffusers' scale "
                  "less 1",
@@ -97,26 +97,24 @@ class SDConfig:
         timestep_scaling="of the boundary scalings")
 
     train: str = _setting(
-        "full", "student", "all of the UNet's weights, or low-rank adapters", ("full", "lora"))
+        "full", "all of the UNet's weights, or low-rank adapters", ("full", "lora"))
     gamma_input: str = _setting(
-        "official", "student",
-        "with conditioning=gamma: the embedding e(10 - 10 gamma), or a smooth one that is zero at "
-        "gamma = 1", GAMMA_INPUTS)
+        "official", "with conditioning=gamma: the embedding e(10 - 10 gamma), or a smooth one "
+        "that is zero at gamma = 1", GAMMA_INPUTS)
     gamma_lr: float = _setting(
-        1.0, "student", "learning rate of the gamma embedding's weights, as a fraction of lr",
+        1.0, "learning rate of the gamma embedding's weights, as a fraction of lr",
         low=0, high=100)
-    lora_rank: int = _setting(64, "student", "rank r of the adapters", low=1)
+    lora_rank: int = _setting(64, "rank r of the adapters", low=1)
     lora_alpha: float | None = _setting(
-        None, "student", "the adapters are scaled by alpha/r; none: alpha = r", above=0)
+        None, "the adapters are scaled by alpha/r; none: alpha = r", above=0)
     lora_targets: str = _setting(
-        "all", "student",
-        "layers with an adapter: 'attention' alone, or 'all' (also convolutions, feed-forward "
-        "and time layers)", ("attention", "all"))
+        "all", "layers with an adapter: 'attention' alone, or 'all' (also convolutions, "
+        "feed-forward and time layers)", ("attention", "all"))
     gradient_checkpointing: bool = _setting(
-        False, "student", "compute activations twice instead of keeping them")
+        False, "compute activations twice instead of keeping them")
 
     training: TrainConfig = _part(  # noqa: RUF009
-        TrainConfig(updates=500, batch=32, lr=1e-4), "optimisation",
+        TrainConfig(updates=500, batch=32, lr=1e-4),
         updates="number of optimiser steps",
         batch="samples a process takes at a time",
         accumulate="batches an update: processes x batch x accumulate samples",
@@ -129,58 +127,53 @@ class SDConfig:
         ema_rate="r of the target's moving average",
         max_skipped="updates in a row that may be skipped for a loss that is not finite")
     optimizer: str = _setting(
-        "adamw", "optimisation", "'adamw8bit' needs bitsandbytes and a CUDA GPU",
-        ("adamw", "adamw8bit"))
+        "adamw", "'adamw8bit' needs bitsandbytes and a CUDA GPU", ("adamw", "adamw8bit"))
     mixed_precision: str = _setting(
-        "no", "optimisation",
-        "autocast of the networks' calls; latents, schedule and algebra stay float32",
+        "no", "autocast of the networks' calls; latents, schedule and algebra stay float32",
         ("no", "fp16", "bf16"))
-    seed: int = _setting(0, "optimisation", "of everything that is drawn", low=0)
+    seed: int = _setting(0, "of everything that is drawn", low=0)
 
     data: str = _setting(
-        "digits", "data",
-        "'digits'; 'folder' of images with captions; 'webdataset' shards; 'datasets', an id; "
-        "'prompts', no data at all: latents drawn from the teacher; or 'cache', made before", DATA)
+        "digits", "'digits'; 'folder' of images with captions; 'webdataset' shards; 'datasets', "
+        "an id; 'prompts', no data at all: latents drawn from the teacher; or 'cache', made "
+        "before", DATA)
     data_path: str | None = _setting(
-        None, "data",
-        "the folder, the shards (shards-{0000..0099}.tar, paths or addresses), the id, the file "
-        "of prompts, or the cache")
-    data_revision: str | None = _setting(None, "data", "the commit of a datasets id")
-    image_column: str = _setting("image", "data", "of a datasets id")
-    caption_column: str = _setting("text", "data", "of a datasets id and of metadata.jsonl")
+        None, "the folder, the shards (shards-{0000..0099}.tar, paths or addresses), the id, the "
+        "file of prompts, or the cache")
+    data_revision: str | None = _setting(None, "the commit of a datasets id")
+    image_column: str = _setting("image", "of a datasets id")
+    caption_column: str = _setting("text", "of a datasets id and of metadata.jsonl")
     resolution: int | None = _setting(
-        None, "data", "pixels of a side; none: the teacher's own size", low=8)
-    max_samples: int | None = _setting(
-        None, "data", "stop after this many; none: all there are", low=1)
+        None, "pixels of a side; none: the teacher's own size", low=8)
+    max_samples: int | None = _setting(None, "stop after this many; none: all there are", low=1)
     max_rejected: float = _setting(
-        0.1, "data", "largest fraction of samples that may be rejected", low=0, high=1)
+        0.1, "largest fraction of samples that may be rejected", low=0, high=1)
     empty_captions: str = _setting(
-        "reject", "data", "what is done with an image whose caption is empty", ("reject", "keep"))
+        "reject", "what is done with an image whose caption is empty", ("reject", "keep"))
     cache: bool = _setting(
-        True, "data", "encode images and captions once, before the training, into safetensors")
-    cache_folder: str | None = _setting(
-        None, "data", "where they are kept; none: in the run's folder")
-    cache_dtype: str = _setting("float16", "data", "what they are kept in", DTYPES)
+        True, "encode images and captions once, before the training, into safetensors")
+    cache_folder: str | None = _setting(None, "where they are kept; none: in the run's folder")
+    cache_dtype: str = _setting("float16", "what they are kept in", DTYPES)
     draw_steps: int = _setting(
-        25, "data", "with data=prompts: DPM-Solver++ steps of the teacher a latent", low=1)
+        25, "with data=prompts: DPM-Solver++ steps of the teacher a latent", low=1)
     draw_guidance: float | None = _setting(
-        None, "data", "with data=prompts: w of the drawing; none: guidance", low=0, high=100)
-    draw_count: int = _setting(1, "data", "with data=prompts: latents a prompt", low=1)
+        None, "with data=prompts: w of the drawing; none: guidance", low=0, high=100)
+    draw_count: int = _setting(1, "with data=prompts: latents a prompt", low=1)
 
-    out: str = _setting("runs/distill", "run", "the run's folder")
-    save_every: int = _setting(100, "run", "updates a checkpoint", low=1)
-    keep: int = _setting(2, "run", "checkpoints that are kept", low=1)
-    log_every: int = _setting(10, "run", "updates a row of log.csv", low=1)
+    out: str = _setting("runs/distill", "the run's folder")
+    save_every: int = _setting(100, "updates a checkpoint", low=1)
+    keep: int = _setting(2, "checkpoints that are kept", low=1)
+    log_every: int = _setting(10, "updates a row of log.csv", low=1)
     sample_every: int = _setting(
-        250, "run", "updates a grid of samples; 0: at the start and the end alone", low=0)
+        250, "updates a grid of samples; 0: at the start and the end alone", low=0)
     sample_prompts: str | None = _setting(
-        None, "run", "file of prompts for the grids, one a line; none: from the data")
-    sample_count: int = _setting(8, "run", "prompts of a grid; 0: no grids", low=0, high=64)
+        None, "file of prompts for the grids, one a line; none: from the data")
+    sample_count: int = _setting(8, "prompts of a grid; 0: no grids", low=0, high=64)
     tracker: str = _setting(
-        "tensorboard", "run", "where losses and grids are also written",
+        "tensorboard", "where losses and grids are also written",
         ("tensorboard", "wandb", "trackio", "none"))
-    device: str = _setting("auto", "run", "what to compute on", ("auto", "cpu", "cuda", "mps"))
-    threads: int | None = _setting(None, "run", "of torch on a CPU; none: torch's choice", low=1)
+    device: str = _setting("auto", "what to compute on", ("auto", "cpu", "cuda", "mps"))
+    threads: int | None = _setting(None, "of torch on a CPU; none: torch's choice", low=1)
     # fmt: on
 
     def __init__(self, **settings: Any) -> None:
@@ -240,56 +233,50 @@ class Rule(NamedTuple):
     kind: type
     optional: bool
     choices: tuple[str, ...] = ()
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf
     part: str | None = None  # the field of SDConfig that holds it
 
     def check(self, name: str, value: object) -> None:
         """Type, set and bounds."""
         if value is None and self.optional:
             return
+        signs = ((">=", self.low), (">", self.above), ("<=", self.high))
+        words = " and ".join(f"{sign} {bound:g}" for sign, bound in signs if math.isfinite(bound))
+        words = words and f" {words}"
         fits = isinstance(value, (int, float) if self.kind is float else self.kind)
         if not fits or (self.kind is not bool and isinstance(value, bool)):
-            raise ValueError(f"{name} is {value!r}; allowed: {_KINDS[self.kind]}{self._bounds()}")
+            raise ValueError(f"{name} is {value!r}; allowed: {_KINDS[self.kind]}{words}")
         if self.choices:
             check_choice(value, self.choices, name)
         if self.kind in (int, float) and not (
-            math.isfinite(value)
-            and (self.low is None or value >= self.low)
-            and (self.high is None or value <= self.high)
-            and (self.above is None or value > self.above)
+            math.isfinite(value) and self.low <= value <= self.high and value > self.above
         ):
-            raise ValueError(f"{name} is {value!r}; allowed: a finite number{self._bounds()}")
-
-    def _bounds(self) -> str:
-        signs = ((">=", self.low), (">", self.above), ("<=", self.high))
-        words = [f"{sign} {bound:g}" for sign, bound in signs if bound is not None]
-        return f" {' and '.join(words)}" if words else ""
+            raise ValueError(f"{name} is {value!r}; allowed: a finite number{words}")
 
 
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
 
 
-def _rules() -> Mapping[str, Rule]:
-    found = {}
+def _rules() -> dict[str, Rule]:
+    found, section = {}, ""
+
+    def add(owner: type, name: str, doc: str, default: Any, **rest: Any) -> None:
+        hint = typing.get_type_hints(owner)[name]
+        options = typing.get_args(hint) or (hint,)
+        kind = next(k for k in _KINDS if k in options)
+        found[name] = Rule(section, doc, default, kind, type(None) in options, **rest)
+
     for field in dataclasses.fields(SDConfig):
-        default, meta = field.default, field.metadata
-        if "docs" not in meta:
-            found[field.name] = Rule(default=default, **meta, **_kind(SDConfig, field.name))
-        for name, doc in meta.get("docs", {}).items():
+        default, section = field.default, SECTIONS.get(field.name, section)
+        if "doc" in field.metadata:
+            add(SDConfig, field.name, default=default, **field.metadata)
+        for name, doc in field.metadata.get("docs", {}).items():
             doc, choices = (doc, ()) if isinstance(doc, str) else doc
-            found[name] = Rule(
-                meta["section"], doc, getattr(default, name), choices=tuple(choices),
-                part=field.name, **_kind(type(default), name),
-            )  # fmt: skip
+            rest = {"choices": tuple(choices), "part": field.name}
+            add(type(default), name, doc, getattr(default, name), **rest)
     return found
-
-
-def _kind(owner: type, name: str) -> dict[str, Any]:
-    hint = typing.get_type_hints(owner)[name]
-    options = typing.get_args(hint) or (hint,)
-    return {"kind": next(k for k in _KINDS if k in options), "optional": type(None) in options}
 
 
 RULES = _rules()
@@ -417,18 +404,17 @@ def describe(config: SDConfig, documented: bool = True) -> str:
     """All settings as YAML, by section; what differs from the default is marked."""
     import yaml
 
-    lines, values = [], config.settings()
-    for section in SECTIONS:
-        lines.append(f"# ---- {section}")
-        for name, rule in RULES.items():
-            if rule.section != section:
-                continue
-            if documented:
-                allowed = f" ({', '.join(rule.choices)})" if rule.choices else ""
-                lines.append(f"# {rule.doc}{allowed}")
-            value = values[name]
-            text = yaml.safe_dump({name: value}, allow_unicode=True, width=10_000).strip()
-            lines.append(text + ("" if value == rule.default else f"  # default: {rule.default}"))
+    lines, section = [], ""
+    for name, value in config.settings().items():
+        rule = RULES[name]
+        if rule.section != section:
+            section = rule.section
+            lines.append(f"# ---- {section}")
+        if documented:
+            allowed = f" ({', '.join(rule.choices)})" if rule.choices else ""
+            lines.append(f"# {rule.doc}{allowed}")
+        text = yaml.safe_dump({name: value}, allow_unicode=True, width=10_000).strip()
+        lines.append(text + ("" if value == rule.default else f"  # default: {rule.default}"))
     return "\n".join(lines) + "\n"
 
 
