@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import csv
 import functools
 import math
 import random
@@ -19,6 +20,8 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -159,15 +162,26 @@ def require_function(answer: object) -> None:
     )
 
 
+def given(answer: Any) -> Any:
+    """What the learner's function returned; ``...`` and None count as no answer yet."""
+    if answer is ... or answer is None:
+        raise NotImplementedError
+    return answer
+
+
+def unchanged(sentence: str, answer: Callable[..., Any], *inputs: object) -> Any:
+    """What the learner's function returns; :class:`Wrong` with the sentence if inputs change."""
+    before = [(value, value.clone()) for value in inputs if isinstance(value, Tensor)]
+    returned = answer(*inputs)
+    require(all(torch.equal(now, then) for now, then in before), sentence)
+    return returned
+
+
 def require_shape(
     answer: object, shape: tuple[int, ...], what: str = "What your function returns"
 ) -> Tensor:
-    """Require a tensor of a shape with finite values, and return it.
-
-    An ``...`` that the learner's function returned counts as no answer yet.
-    """
-    if answer is ... or answer is None:
-        raise NotImplementedError
+    """Require a tensor of a shape with finite values, and return it."""
+    given(answer)
     if not isinstance(answer, Tensor):
         raise Wrong(f"{what} is a {type(answer).__name__}; it should be a torch.Tensor.")
     if tuple(answer.shape) != tuple(shape):
@@ -226,8 +240,7 @@ def require_close(answer: Tensor, expected: Tensor, sentence: str, **tolerance: 
 
 def number(answer: object, what: str = "What your function returns") -> float:
     """One finite number, from a number or a tensor of one element."""
-    if answer is ... or answer is None:
-        raise NotImplementedError
+    given(answer)
     if isinstance(answer, Tensor) and answer.numel() != 1:
         raise Wrong(f"{what} has shape {tuple(answer.shape)}; return one number.")
     value = answer.item() if hasattr(answer, "item") else answer
@@ -247,6 +260,25 @@ def refuse_numbers(
     """Raise :class:`Wrong` with the sentence of the mistake that gives exactly this number."""
     for wrong, sentence in mistakes:
         require(not math.isclose(value, wrong, rel_tol=rtol), sentence)
+
+
+def known_mistakes(checks: str) -> dict[str, list[tuple[str, str]]]:
+    """The mistakes that a lesson's checks know, by part: (formula, sentence).
+
+    They stand in ``mistakes.csv`` beside the file ``checks``. A formula gives what the mistake
+    gives, in names that the check has (:func:`worked_out`); a test gives each as an answer.
+    """
+    found: dict[str, list[tuple[str, str]]] = {}
+    with Path(checks).with_name("mistakes.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            found.setdefault(row["part"], []).append((row["formula"], row["sentence"]))
+    return found
+
+
+def worked_out(mistakes: Sequence[tuple[str, str]], **names: object) -> list[tuple[Any, str]]:
+    """What each known mistake gives where its names have these values, and its sentence."""
+    names = {"torch": torch, **names}
+    return [(eval(formula, names), sentence) for formula, sentence in mistakes]
 
 
 class TooSlow(BaseException):
@@ -346,12 +378,4 @@ def _tidy(answer: object) -> object:
     under the learner's switches, and call a right answer wrong. The random states are not put
     back here: two calls that draw must differ, so that a check can see that something is drawn.
     """
-    if not callable(answer):
-        return answer
-
-    @functools.wraps(answer)
-    def called(*args: object, **kwargs: object) -> object:
-        with _switches_kept():
-            return answer(*args, **kwargs)
-
-    return called
+    return _switches_kept()(answer) if callable(answer) else answer

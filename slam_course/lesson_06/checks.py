@@ -13,21 +13,25 @@ from slam_course.checks import (
     call,
     compare,
     exercise,
+    known_mistakes,
     refuse,
     require,
+    require_close,
     require_function,
     require_shape,
+    unchanged,
+    worked_out,
 )
-from slam_edu.prediction import Prediction
-from slam_edu.sampling import last, sample_ddim, spaced_timesteps
-from slam_edu.schedule import NoiseSchedule
-from slam_edu.solver import ddim_step
+from slam_edu.prediction import network_predictor
+from slam_edu.sampling import spaced_timesteps
+from slam_edu.schedule import Level, NoiseSchedule
+from slam_edu.solver import pf_ode_trajectory
 
-_CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+KNOWN = known_mistakes(__file__)
 
 
 def _agree(answer: Tensor, other: Tensor) -> bool:
-    return torch.allclose(answer.to(other), other, **_CLOSE)
+    return torch.allclose(answer.to(other), other, rtol=1e-4, atol=1e-5)
 
 
 # -------------------------------------------------------------------- exercise 1
@@ -50,8 +54,7 @@ class _Posterior:
 class _Autoencoder:
     """Stands in for an ``AutoencoderKL``: four channels, half the height and width."""
 
-    def __init__(self) -> None:
-        self.config = SimpleNamespace(scaling_factor=0.37)
+    config = SimpleNamespace(scaling_factor=0.37)
 
     def encode(self, images: Tensor) -> SimpleNamespace:
         small = torch.nn.functional.avg_pool2d(images, 2)
@@ -76,80 +79,39 @@ def scaling(
     # Few and blocky, so that this autoencoder loses nothing and mistakes are exact.
     images = (2 * torch.rand(3, 3, 4, 4, generator=generator) - 1) * 0.5
     images = images.repeat_interleave(2, 2).repeat_interleave(2, 3)
-    before = images.clone()
-    x0 = encode(vae, images)
+    changes = "encode changes the images themselves; make a new tensor."
+    x0 = unchanged(changes, encode, vae, images)
     if isinstance(x0, _Posterior):
         raise Wrong("encode returns a distribution; take its mean.")
     if isinstance(x0, SimpleNamespace):
         raise Wrong("encode returns the autoencoder's whole answer; the distribution is in it as "
                     "latent_dist.")  # fmt: skip
     x0 = require_shape(x0, (3, 4, 4, 4), "What encode returns")
-    require(
-        torch.equal(images, before), "encode changes the images themselves; make a new tensor."
-    )
     mean = vae.encode(images).latent_dist.mean
-    refuse(
-        x0,
-        (
-            (mean, "encode returns the autoencoder's own latent. Its standard deviation is not 1: "
-             "the scaling factor is missing."),
-            (mean / scale, "encode divides by the scaling factor. It is 1 over the standard "
-             "deviation of the latents: which operation makes that 1?"),
-            (mean * scale**2, "encode applies the scaling factor twice."),
-            ((mean - mean.mean()) / mean.std(), "encode normalises this batch by its own mean and "
-             "deviation; the next batch would get other numbers, and decode could not undo it. "
-             "Use the constant vae.config.scaling_factor."),
-            (mean / mean.std(), "encode divides by the deviation of this batch; the next one "
-             "would get another number. Use the constant vae.config.scaling_factor."),
-        ),
-        **_CLOSE,
-    )  # fmt: skip
-    again = encode(vae, images)
+    refuse(x0, worked_out(KNOWN["encode"], m=mean, s=scale))
     require(
-        _agree(x0, again),
+        _agree(x0, encode(vae, images)),
         "Two calls of encode with the same image gave two latents, so it draws from the "
         "distribution. Take its mean.",
     )
-    require(
-        _agree(x0, mean * scale),
+    require_close(
+        x0,
+        mean * scale,
         "The shape of the latents fits, their values do not. Two lines are enough: the mean of "
         "the autoencoder's distribution, and one operation with the scaling factor.",
     )
-    kept = x0.clone()
-    decoded = decode(vae, x0)
+    changes = "decode changes the latents themselves; make a new tensor."
+    decoded = unchanged(changes, decode, vae, x0)
     if isinstance(decoded, SimpleNamespace):
         raise Wrong("decode returns the autoencoder's whole answer; the images are in it as "
                     "sample.")  # fmt: skip
     decoded = require_shape(decoded, (3, 3, 8, 8), "What decode returns")
-    require(torch.equal(x0, kept), "decode changes the latents themselves; make a new tensor.")
-
-    def of(latents: Tensor) -> Tensor:
-        return vae.decode(latents).sample
-
-    tried = (
-        (x0, "decode hands the scaled latents to the autoencoder, which knows them unscaled "
-         "only."),
-        (x0 * scale, "decode multiplies by the scaling factor once more; it should undo what "
-         "encode did."),
-        (x0 / scale**2, "decode divides by the scaling factor twice."),
-    )  # fmt: skip
-    for latents, sentence in tried:
-        for wrong in (of(latents), of(latents).clamp(-1, 1)):
-            refuse(decoded, ((wrong, sentence),), **_CLOSE)
-    refuse(
+    mistakes = worked_out(KNOWN["decode"], of=lambda y: vae.decode(y).sample, x=x0, s=scale)
+    mistakes += [(wrong.clamp(-1, 1), sentence) for wrong, sentence in mistakes]
+    compare(
         decoded,
-        (
-            (images / 2 + 0.5, "decode returns images in [0, 1]; those of this lesson lie in "
-             "[-1, 1]."),
-            (of(x0 / scale) / scale, "decode rescales the images, too. Only latents have a scale "
-             "to undo."),
-            (of(x0) / scale, "decode divides after the autoencoder. The scale belongs to the "
-             "latents: divide before."),
-        ),
-        **_CLOSE,
-    )  # fmt: skip
-    require(
-        _agree(decoded, images),
+        images,
+        mistakes,
         "The shape of the images fits, their values do not: decode should give back what encode "
         "was given.",
     )
@@ -179,19 +141,19 @@ class _Network:
         return torch.tanh(0.4 * x * noise + words) - 0.2 * words * x.roll(1, 1)
 
 
-def _conditions(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Text states of prompts and of the empty prompt, both (count, 5, 6)."""
+def _drawn(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Noisy latents, text states of prompts and of the empty prompt, both (count, 5, 6)."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 4, 8, 8, generator=generator, dtype=torch.float64)
     cond = torch.randn(count, 5, 6, generator=generator, dtype=torch.float64) + 0.4
     uncond = torch.randn(1, 5, 6, generator=generator, dtype=torch.float64) - 0.4
-    return cond, uncond.expand(count, -1, -1).clone()
+    return x, cond, uncond.expand(count, -1, -1).clone()
 
 
 @exercise("Exercise 2, guided noise")
 def guided(answer: Callable[..., Tensor]) -> str:
     """``answer(network, x, t, cond, uncond, guidance_scale) -> eps`` of ``x``'s shape."""
-    generator = torch.Generator().manual_seed(62)
-    x = torch.randn(3, 4, 8, 8, generator=generator, dtype=torch.float64)
-    cond, uncond = _conditions(3, generator)
+    x, cond, uncond = _drawn(3, 62)
     t = torch.tensor([700, 700, 700])
     network, scale = _Network(), 4.0
     eps = call(
@@ -200,41 +162,13 @@ def guided(answer: Callable[..., Tensor]) -> str:
     )  # fmt: skip
     rows = network.rows
     e_c, e_u = network(x, t, cond), network(x, t, uncond)
-    w = scale - 1
-    off_by_one = (
-        "One too much: you use the number as w. diffusers' guidance_scale is another one, see the "
-        "line above the exercise."
-    )
     compare(
         eps,
-        e_c + w * (e_c - e_u),
-        (
-            (e_c + scale * (e_c - e_u), off_by_one),
-            (e_u + w * (e_c - e_u), "One too little: with w = 0 this is eps_u, and it should be "
-             "eps_c. From eps_u on the difference counts w + 1 times, from eps_c on w times."),
-            (e_c + w * (e_u - e_c), "The difference has the wrong sign: this leads away from the "
-             "prompt."),
-            (e_u + w * (e_u - e_c), "eps_c and eps_u are in each other's place: this leads away "
-             "from the prompt. If you made one call for both, in which order did they go in?"),
-            (e_u + scale * (e_u - e_c), "eps_c and eps_u are in each other's place: this leads "
-             "away from the prompt."),
-            (e_c, "This is eps_c: the empty prompt has no say, so there is no guidance."),
-            (e_u, "This is eps_u, the noise for the empty prompt."),
-            (w * (e_c - e_u), "This is the change that guidance makes; add it to eps_c."),
-            (scale * (e_c - e_u), "This is a multiple of the difference alone; start from one of "
-             "the two predictions."),
-            ((e_c + e_u) / 2, "This is the mean of the two; guidance goes beyond eps_c, not "
-             "between the two."),
-            (e_u + (e_c - e_u) / scale, "You divide by guidance_scale: that stays between the two "
-             "predictions. Guidance goes beyond eps_c."),
-            (scale * e_c - e_u, "The two factors should add up to 1, or a prediction on which "
-             "both agree would be changed."),
-            (scale * e_c, "eps_c is enlarged; the empty prompt has no say."),
-        ),
+        e_c + (scale - 1) * (e_c - e_u),
+        worked_out(KNOWN["guided"], c=e_c, u=e_u, s=scale),
         "The shape fits, the values do not. Two predictions at the same x and t, one for cond, "
         "one for uncond; then the formula with w.",
-        **_CLOSE,
-    )  # fmt: skip
+    )
     require(
         rows == 6,
         f"The values are right, but the network was shown {rows} latents; for 3 latents 6 are "
@@ -261,10 +195,8 @@ def guided(answer: Callable[..., Tensor]) -> str:
 @exercise("Exercise 3, from noise and words to a latent")
 def sampler(answer: Callable[..., Tensor]) -> str:
     """``answer(network, x, schedule, steps, cond, uncond, guidance_scale) -> latents``."""
-    generator = torch.Generator().manual_seed(63)
     schedule = NoiseSchedule.stable_diffusion(torch.float64)
-    x = torch.randn(2, 4, 8, 8, generator=generator, dtype=torch.float64)
-    cond, uncond = _conditions(2, generator)
+    x, cond, uncond = _drawn(2, 63)
     network, steps, scale = _Network(), 4, 3.0
     end = call(
         answer, (2, 4, 8, 8), network=network, x=x, schedule=schedule, steps=steps, cond=cond,
@@ -272,48 +204,20 @@ def sampler(answer: Callable[..., Tensor]) -> str:
     )  # fmt: skip
     rows, times = network.rows, network.times
 
-    def of(n: int = steps, guidance: float = scale - 1, spacing: str = "trailing") -> Tensor:
-        return last(
-            sample_ddim(
-                _Network(), x, schedule, n, cond=cond, uncond=uncond, guidance=guidance,
-                spacing=spacing,
-            )
-        )  # fmt: skip
+    def walk(
+        n: int = steps, s: float = scale, cond: Tensor = cond, spacing: str = "trailing",
+        stop: int = 0, end: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The right latents, or with one thing wrong."""
+        levels = schedule(spaced_timesteps(n, schedule, spacing))
+        last = Level.clean(levels.alpha[:1]) if end is None else schedule(torch.tensor([end]))
+        predictor = network_predictor(
+            _Network(), schedule, cond=cond, uncond=uncond, guidance=s - 1
+        )
+        return pf_ode_trajectory(predictor, x, Level.cat([levels, last]))[n - stop]
 
-    plain, empty = _Network(), _Network()
-
-    def walk(*, skip_last: bool = False, to: str = "clean") -> Tensor:
-        """The right sampler with one thing wrong."""
-        t = spaced_timesteps(steps, schedule)
-        here, state = schedule(t), x
-        for i in range(steps - skip_last):
-            at = t[i].expand(2)
-            e_c, e_u = plain(state, at, cond), empty(state, at, uncond)
-            eps = e_c + (scale - 1) * (e_c - e_u)
-            prediction = Prediction((state - here[i].sigma * eps) / here[i].alpha, eps)
-            final = i + 1 == steps
-            if final and to == "t = 0":
-                return ddim_step(prediction, schedule(0))
-            state = prediction.x0 if final else ddim_step(prediction, here[i + 1])
-        return state
-
-    mistakes = (
-        (x, "This is the noise: no step has been taken."),
-        (of(guidance=0.0), "There is no guidance in it: these are the latents for w = 0."),
-        (of(guidance=scale), "Guidance is one too much: guidance_scale is w + 1."),
-        (last(sample_ddim(_Network(), x, schedule, steps, cond=uncond)), "These are the latents "
-         "of the empty prompt: cond has no say."),
-        (of(1), "This goes from t = 999 to clean data in one step."),
-        (of(spacing="leading"), "The timesteps are not those of the stub: yours start below 999."),
-        (of(spacing="linspace"), "The timesteps are not those of the stub: yours end at 0."),
-        (walk(skip_last=True), "The last step is missing: x is still at the level of the last "
-         "timestep, with its noise in it. From there one more step leads to clean data."),
-        (walk(to="t = 0"), "The last step ends at t = 0, where a little noise is left. It should "
-         "end at the clean level, alpha = 1 and sigma = 0."),
-    )  # fmt: skip
-    refuse(end, mistakes, **_CLOSE)
-    right = of()
-    if not _agree(end, right):
+    refuse(end, worked_out(KNOWN["sampler"], x=x, s=scale, walk=walk, uncond=uncond))
+    if not _agree(end, walk()):
         again = answer(_Network(), x, schedule, steps, cond, uncond, scale)
         require(
             _agree(again, end),

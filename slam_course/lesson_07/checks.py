@@ -12,28 +12,23 @@ from torch import Tensor
 from slam_course.checks import (
     Wrong,
     exercise,
+    given,
+    known_mistakes,
     number,
     refuse,
     refuse_numbers,
     require,
     require_function,
     require_shape,
+    unchanged,
+    worked_out,
 )
 from slam_edu.embedding import GAMMA_INPUTS
 from slam_edu.sd.tracking import BIN_COLUMNS
 
+KNOWN = known_mistakes(__file__)
+
 # -------------------------------------------------------------------- exercise 1
-
-
-def _recognise(found: float, right: float, mistakes: Sequence[tuple[float, str]]) -> None:
-    """Raise the sentence of the mistake that gives exactly this number, if it is not right."""
-    if math.isclose(found, right, rel_tol=1e-6):
-        return
-    refuse_numbers(found, mistakes)
-    raise Wrong(
-        f"Your function returns {found:g} here, and that is neither right nor a mistake this "
-        f"check knows. Write down for one sample who is called, and how often; then for all."
-    )
 
 
 @exercise("Exercise 1, what a run costs")
@@ -43,85 +38,25 @@ def cost(answer: Callable[..., float]) -> str:
     ``samples`` is the size of the cache, or None without one.
     """
     require_function(answer)
-    updates, batch, image, text = 7, 3, 0.53, 0.19
-    n, both = updates * batch, image + text
-
-    found = number(answer(updates, batch, 3.0, image, text, None), "What your function returns")
-    _recognise(
-        found,
-        n * (6 + both),
-        (
-            (updates * (6 + both), "Without a cache: this is for one sample an update; a batch "
-             "has several."),
-            (6 + both, "Without a cache: this is one sample's share. How many samples do all "
-             "updates take?"),
-            (n * 6, "Without a cache, images and captions go through their encoders in every "
-             "update."),
-            (n * (6 + image), "Without a cache: the captions are missing."),
-            (n * (6 + text), "Without a cache: the images are missing."),
-            (n * (6 + both + text), "Without a cache: the empty prompt is the same for all "
-             "samples, so its states are needed once a run, and that we leave out."),
-            (n * (5 + both), "Without a cache: one forward pass of the UNet a sample is missing. "
-             "Go through one step: who is called, on what, how often? And a backward pass costs "
-             "as much as two forward passes."),
-            (n * (4 + both), "Without a cache: two forward passes a sample are missing. Is it "
-             "the backward pass, or are it the calls of teacher and target?"),
-            (n * (3 + both), "Without a cache: three forward passes a sample are missing. Go "
-             "through one step, and then through the backward pass."),
-            (n * (7 + both), "Without a cache: one forward pass a sample too many. Is somebody "
-             "guided who is not?"),
-            (n * (8 + both), "Without a cache: two forward passes a sample too many. Who has a "
-             "backward pass, and who is guided?"),
-            (n * (12 + both), "Without a cache: you give everybody a backward pass. Who is "
-             "trained?"),
-            (n * (10 + both), "Without a cache: more has a backward pass than is trained."),
-        ),
-    )  # fmt: skip
-
-    few, many = 11, 50
-    found = number(answer(updates, batch, 3.0, image, text, few), "With a cache, what it returns")
-    known = (
-        (n * (6 + both), "With a cache: you still encode every sample of every update."),
-        (n * 6, "With a cache: filling it is not free. Each of its samples is encoded once."),
-        (few * (6 + both), "With a cache: the UNet is not called for the cache's samples but "
-         "for those of the updates, and they are n = updates x batch."),
-        (n * 6 + updates * few * both, "With a cache: it is filled once, not in every update."),
-        (n * 6 + n * few * both, "With a cache: it is filled once, not for every sample."),
-        (n * 6 + both, "With a cache: one sample of it is encoded; it has more."),
-        (n * 6 + few * image, "With a cache: the captions are missing."),
-        (n * 6 + few * text, "With a cache: the images are missing."),
-        (n * 6 + n * text + few * image, "With a cache, text states lie in it, too."),
-        (n * 6 + n * image + few * text, "With a cache, latents lie in it, too."),
-    )  # fmt: skip
-    _recognise(found, n * 6 + few * both, known)
-    found = number(answer(updates, batch, 3.0, image, text, many), "With a large cache, it")
-    _recognise(
-        found,
-        n * 6 + many * both,
-        (
-            (n * 6 + n * both, "Right for a small cache. One of 50 samples is filled with all "
-             "50, even where the updates take 21 samples."),
-            (n * (6 + both), "Right for a small cache. One of 50 samples is filled with all 50, "
-             "even where the updates take 21 samples."),
-        ),
-    )  # fmt: skip
-
-    found = number(answer(updates, batch, 0.0, image, text, None), "At w = 0, what it returns")
-    _recognise(
-        found,
-        n * (5 + both),
-        (
-            (n * (6 + both), "Right with guidance. At w = 0 there is nothing to guide: who is "
-             "called once less?"),
-            (n * (4 + both), "Right with guidance. At w = 0 the teacher is still called for the "
-             "prompt."),
-            (n * (3 + both), "Right with guidance. At w = 0 only what the empty prompt costs "
-             "goes away."),
-        ),
-    )  # fmt: skip
-    small = number(answer(updates, batch, 0.5, image, text, None), "At w = 0.5, what it returns")
+    u, b, i, t = 7, 3, 0.53, 0.19
+    n = u * b
+    for part, w, s, right, what in (
+        ("no cache", 3.0, None, n * (6 + i + t), "What your function returns"),
+        ("small cache", 3.0, 11, n * 6 + 11 * (i + t), "With a cache, what it returns"),
+        ("large cache", 3.0, 50, n * 6 + 50 * (i + t), "With a large cache, it"),
+        ("no guidance", 0.0, None, n * (5 + i + t), "At w = 0, what it returns"),
+    ):
+        found = number(answer(u, b, w, i, t, s), what)
+        if not math.isclose(found, right, rel_tol=1e-6):
+            refuse_numbers(found, worked_out(KNOWN[part], n=n, u=u, i=i, t=t, s=s))
+            raise Wrong(
+                f"Your function returns {found:g} here, and that is neither right nor a mistake "
+                f"this check knows. Write down for one sample who is called, and how often; then "
+                f"for all."
+            )
+    small = number(answer(u, b, 0.5, i, t, None), "At w = 0.5, what it returns")
     require(
-        math.isclose(small, n * (6 + both)),
+        math.isclose(small, n * (6 + i + t)),
         "Right at w = 3 and w = 0. At w = 0.5 there is guidance as well, and it costs as much as "
         "at w = 3: the number of calls does not depend on how large w is.",
     )
@@ -270,17 +205,15 @@ def diagnosis(answer: Callable[..., str]) -> str:
     require_function(answer)
     patients = _patients()
     for name, rows, reference, right in patients:
-        given = copy.deepcopy((rows, reference))
-        found = answer(*given)
-        if found is ... or found is None:
-            raise NotImplementedError
+        copies = copy.deepcopy((rows, reference))
+        found = given(answer(*copies))
         require(
             isinstance(found, str) and found in DIAGNOSES,
             f"For {name} your function returns {found!r}; it should return one of "
             f"{', '.join(map(repr, DIAGNOSES))}.",
         )
         require(
-            repr(given) == repr((rows, reference)),  # NaN is not equal to itself
+            repr(copies) == repr((rows, reference)),  # NaN is not equal to itself
             "Your function changes the rows that it is given; work on copies.",
         )
         require(
@@ -322,47 +255,29 @@ def fold(answer: Callable[..., Tensor]) -> str:
         asked.append(gamma.detach().double())
         return official(gamma.double())
 
-    kept = [value.clone() for value in (weight, bias, into)]
-    found = answer(weight, bias, into, features)
+    found = unchanged(
+        "Your function changes one of its inputs; make a new tensor, without `+=`. Called twice, "
+        "it would add the shift twice.",
+        answer, weight, bias, into, features,
+    )  # fmt: skip
     if isinstance(found, Tensor) and tuple(found.shape) in ((1, 7), (7, 1)):
         raise Wrong(
             f"Your bias has shape {tuple(found.shape)}; features returns one row for each gamma, "
             f"and a bias has none: it should have shape (7,)."
         )
     found = require_shape(found, (7,), "Your bias").detach().double()
-    require(
-        all(map(torch.equal, kept, (weight, bias, into))),
-        "Your function changes one of its inputs; make a new tensor, without `+=`. Called twice, "
-        "it would add the shift twice.",
-    )
+
+    def exact(gamma: Tensor) -> Tensor:
+        return official(gamma.double())
 
     def shift(gamma: float) -> Tensor:
-        e = official(torch.tensor([gamma], dtype=torch.float64))[0]
-        return weight @ (into @ e)
+        return weight @ (into @ exact(torch.tensor([gamma]))[0])
 
-    e_one = official(torch.ones(1, dtype=torch.float64))[0]
-    right = bias + shift(1.0)
-    silu = torch.nn.functional.silu
-    refuse(
-        found,
-        (
-            (bias, "This is the old bias: nothing is folded in."),
-            (shift(1.0), "This is the shift alone; the old bias is still needed."),
-            (bias - shift(1.0), "The shift has the wrong sign."),
-            (bias + 2 * shift(1.0), "The shift is added twice."),
-            (bias + shift(0.0), "You fold in gamma = 0, the clean end of the chord. Where on it "
-             "is a student at inference?"),
-            (bias + shift(0.5), "You fold in gamma = 0.5. Where on the chord is a student at "
-             "inference?"),
-            (bias + weight @ silu(into @ e_one), "There is no activation between P and W: the "
-             "layer's input is the sum."),
-            (silu(right), "The activation comes after this layer, not into its bias."),
-            (bias * shift(1.0), "The shift is added to the bias, not multiplied with it."),
-        ),
-        rtol=1e-5,
-        atol=1e-7,
-    )  # fmt: skip
-    if not torch.allclose(found, right, rtol=1e-4, atol=1e-5):
+    known = worked_out(
+        KNOWN["fold"], W=weight, b=bias, P=into, f=exact, s=shift, silu=torch.nn.functional.silu
+    )
+    refuse(found, known, rtol=1e-5, atol=1e-7)
+    if not torch.allclose(found, bias + shift(1.0), rtol=1e-4, atol=1e-5):
         if asked and not all(bool((gamma == 1).all()) for gamma in asked):
             met = _listed(torch.cat(asked))
             raise Wrong(

@@ -74,8 +74,6 @@ LABELS = {
 }
 """How they are called in figures; others by their own name."""
 
-Curves = Mapping[str, Mapping[float, Sequence[float]]]
-
 
 def style_of(name: str) -> dict[str, Any]:
     """Colour, marker and line of a student or solver, or those of any student."""
@@ -200,42 +198,67 @@ def trade_off(rows: Sequence[tuple[Setting, Scores]], floor: Scores) -> CourseFi
 # -------------------------------------------------------------------- the study
 
 
-def over_calls(
-    panels: Mapping[str, Curves], teacher: Mapping[str, float], alt: str
-) -> CourseFigure:
+def calls_figure(results: DigitResults) -> CourseFigure:
     """Quality over network calls for students and solvers; logarithmic, lower is better.
 
-    ``panels`` holds, by title, by student or solver, by the number of calls, the values of the
-    seeds; ``teacher``, by title, the teacher's value at 50 steps, a broad grey line.
+    A broad grey line is the teacher at 50 steps.
     """
-    fig, axes = figure(len(panels), size=(9.0 / len(panels), 4.4), alt=alt)
-    calls = sorted({n for curves in panels.values() for curve in curves.values() for n in curve})
-    for ax, (title, curves) in zip(axes, panels.items(), strict=True):
+    measures = {
+        "not as asked for, %": ("wrong", 100),
+        "Fréchet distance to the teacher's samples": ("frechet_teacher", 1),
+        "Fréchet distance to real images": ("frechet_real", 1),
+    }
+    best = best_slam(results) or CD
+    fig, axes = figure(
+        3,
+        size=(3.0, 4.4),
+        alt=f"Three plots over network calls: images that are not as asked for, distance to the "
+        f"teacher's samples, distance to real images. Solvers of the teacher start far above and "
+        f"fall; {best} has {100 * results.mean(best, 'wrong_4'):.1f} % wrong at 4 calls.",
+    )
+    for ax, (title, (metric, scale)) in zip(axes, measures.items(), strict=True):
+        curves = {
+            name: {
+                n: [scale * v for v in results.values(name, f"{metric}_{n}").values()]
+                for n in STEPS
+            }
+            for name in results.names
+        }
+        for setting, row in results.solvers():
+            value = scale * results.number(row, f"{metric}_{setting.calls}")
+            if setting.steps == TEACHER_STEPS:
+                teacher = value
+            else:
+                curves.setdefault(setting.sampler, {})[setting.calls] = [value]
         for name, curve in curves.items():
             with_band(ax, name, curve)
-        ax.axhline(teacher[title], color="#c0c0c0", lw=2, zorder=0, label="teacher, 50 steps")
-        ax.set(xscale="log", yscale="log", xlabel="network calls an image")
-        ax.set_xticks(calls, [f"{n:g}" for n in calls])
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_title(title, fontsize=9.5)
-        plain_ticks(ax.yaxis)
-        open_axes(ax, 8.5)
+        ax.axhline(teacher, color="#c0c0c0", lw=2, zorder=0, label="teacher, 50 steps")
+        ax.set(yscale="log", xlabel="network calls an image")
+        plain_log(ax.xaxis, sorted({n for curve in curves.values() for n in curve}))
+        _study_axes(ax, title)
     study_legend(fig, axes[0])
     return fig
 
 
-def map_errors(panels: Mapping[str, Curves], alt: str) -> CourseFigure:
-    """Errors to the teacher's solution map over the timestep; ``panels`` as in over_calls."""
-    fig, axes = figure(len(panels), size=(9.0 / len(panels), 4.2), alt=alt)
-    for ax, (title, curves) in zip(axes, panels.items(), strict=True):
-        for name, curve in curves.items():
-            with_band(ax, name, curve)
-        times = sorted({t for curve in curves.values() for t in curve}, reverse=True)
-        ax.set(xlim=(times[0] + 40, times[-1] - 40), yscale="log", xlabel="timestep t")
-        ax.set_xticks(times, [f"{t:g}" for t in times])
-        ax.set_title(title, fontsize=9.5)
-        plain_ticks(ax.yaxis)
-        open_axes(ax, 8.5)
+def map_figure(results: DigitResults) -> CourseFigure:
+    """Errors to the teacher's solution map over the timestep."""
+    top = {name: results.mean(name, f"latent_{TIMES[0]}") for name in results.names}
+    least = min(top, key=top.__getitem__)
+    fig, axes = figure(
+        2,
+        size=(4.5, 4.2),
+        alt=f"Root mean square errors to the teacher's guided solution map over the timestep, in "
+        f"latents and in pixels: they grow with t. At t = {TIMES[0]} the least is "
+        f"{top[least]:.2f}, of {least}.",
+    )
+    for ax, kind in zip(axes, ("latent", "pixel"), strict=True):
+        for name in results.names:
+            with_band(
+                ax, name, {t: list(results.values(name, f"{kind}_{t}").values()) for t in TIMES}
+            )
+        ax.set(xlim=(TIMES[0] + 40, TIMES[-1] - 40), yscale="log", xlabel="timestep t")
+        ax.set_xticks(TIMES, [f"{t:g}" for t in TIMES])
+        _study_axes(ax, f"error to the solution map, {kind}s")
     study_legend(fig, axes[0])
     return fig
 
@@ -247,10 +270,11 @@ def student_ratios(
     every = [ratio for row in found.values() for ratio in row.values()]
     ends = [end for r in every for end in (r.value, r.low, r.high)]
     wide = np.nanmax(ends) / np.nanmin(ends)
+    colors = {LABELS.get(name, name): style_of(name)["color"] for name in found}
     return ratio_plot(
         {LABELS.get(name, name): row for name, row in found.items()},
         panels,
-        lambda label: _by_label(label)["color"],
+        colors.__getitem__,
         {},
         title=title,
         unit="ratio; below 1: better than consistency distillation; filled: the 95 % interval is "
@@ -259,113 +283,40 @@ def student_ratios(
     )
 
 
-def _by_label(label: str) -> dict[str, Any]:
-    names = {LABELS.get(name, name): name for name in STYLES}
-    return style_of(names.get(label, label))
-
-
-def at_gamma_one(
-    cosines: Mapping[float, float], given: Mapping[str, Curves], alt: str
-) -> CourseFigure:
-    r"""Cosines of gamma's features with those of 1, and errors of students given other gammas."""
-    fig, axes = figure(1 + len(given), size=(9.0 / (1 + len(given)), 3.9), alt=alt)
-    left, others = axes[0], axes[1:]
-    away = [1 - gamma for gamma in cosines]
-    left.plot(away, list(cosines.values()), color=style_of(OFFICIAL)["color"], lw=1.5)
-    left.axhline(0, color="#d0d0d0", lw=1, zorder=0)
-    left.set(xscale="log", xlabel=r"$1 - \gamma$", ylim=(None, 1.05))
-    left.set_title(r"cosine of $e(10 - 10\gamma)$ with $e(0)$", fontsize=9.5)
-    left.invert_xaxis()
-    open_axes(left, 8.5)
-    for ax, (title, curves) in zip(others, given.items(), strict=True):
-        gammas = sorted({g for curve in curves.values() for g in curve})
-        for name, curve in curves.items():
-            with_band(ax, name, {gammas.index(g): values for g, values in curve.items()})
-        ax.set_xticks(range(len(gammas)), [f"{g:g}" for g in gammas], rotation=45)
-        ax.set(yscale="log", xlabel=r"$\gamma$ that the student is told")
-        ax.set_title(title, fontsize=9.5)
-        plain_ticks(ax.yaxis)
-        open_axes(ax, 8.5)
-    if len(others):
-        study_legend(fig, others[0])
-    return fig
-
-
-def calls_figure(results: DigitResults) -> CourseFigure:
-    """Quality over network calls, of students and solvers."""
-    measures = {
-        "not as asked for, %": ("wrong", 100),
-        "Fréchet distance to the teacher's samples": ("frechet_teacher", 1),
-        "Fréchet distance to real images": ("frechet_real", 1),
-    }
-    panels, teacher = {}, {}
-    for title, (metric, scale) in measures.items():
-        curves = {
-            name: {
-                k: [scale * v for v in results.values(name, f"{metric}_{k}").values()]
-                for k in STEPS
-            }
-            for name in results.names
-        }
-        for setting, row in results.solvers():
-            k = setting.calls
-            if metric == "wrong":
-                value = results.wrong(row, k)
-            else:
-                value = row.measured[f"{metric}_{k}"]
-            if setting.steps == TEACHER_STEPS:
-                teacher[title] = scale * value
-            else:
-                curves.setdefault(setting.sampler, {})[k] = [scale * value]
-        panels[title] = curves
-    best = best_slam(results) or CD
-    return over_calls(
-        panels,
-        teacher,
-        f"Three plots over network calls: images that are not as asked for, distance to the "
-        f"teacher's samples, distance to real images. Solvers of the teacher start far above and "
-        f"fall; {best} has {100 * results.mean(best, 'wrong_4'):.1f} % wrong at 4 calls.",
-    )
-
-
-def map_figure(results: DigitResults) -> CourseFigure:
-    """Errors to the teacher's solution map over the timestep."""
-    panels = {
-        f"error to the solution map, {kind}s": {
-            name: {t: list(results.values(name, f"{kind}_{t}").values()) for t in TIMES}
-            for name in results.names
-        }
-        for kind in ("latent", "pixel")
-    }
-    top = {name: results.mean(name, f"latent_{TIMES[0]}") for name in results.names}
-    least = min(top, key=top.__getitem__)
-    return map_errors(
-        panels,
-        f"Root mean square errors to the teacher's guided solution map over the timestep, in "
-        f"latents and in pixels: they grow with t. At t = {TIMES[0]} the least is "
-        f"{top[least]:.2f}, of {least}.",
-    )
-
-
 def gamma_figure(results: DigitResults) -> CourseFigure:
-    """The embedding near gamma = 1, and the errors of students that are given other gammas."""
+    """Cosines of gamma's features with those of 1, and errors of students given other gammas."""
     curves = {}
     for name in results.names:
         rows = list(results.student(name).values())
         if rows and all(row.gamma for row in rows):
             gammas = [float(g) for g in rows[0].gamma["told"]]
             curves[name] = {g: errors_given(rows, g) for g in sorted(gammas)}
-    given = {"error to the solution map, latents": curves} if curves else {}
     gammas = (1 - 10.0 ** torch.linspace(-5, 0, 400, dtype=torch.float64)).tolist()
-    cosines = dict(zip(gammas, cosines_to_one(gammas), strict=True))
-    far = min(g for g, c in cosines.items() if c > 0.9)
+    cosines = cosines_to_one(gammas)
+    far = min(g for g, c in zip(gammas, cosines, strict=True) if c > 0.9)
     alt = (
         f"Left: the cosine between the official features of gamma and those of 1 falls below .9 "
         f"at 1 - gamma = {1 - far:.1g}."
     )
     if curves:
         alt += " Right: errors to the solution map by the gamma that a trained student is told."
-    return at_gamma_one(cosines, given, alt)
+    panels = 1 + bool(curves)
+    fig, (left, *others) = figure(panels, size=(9.0 / panels, 3.9), alt=alt)
+    left.plot([1 - gamma for gamma in gammas], cosines, color=style_of(OFFICIAL)["color"], lw=1.5)
+    left.axhline(0, color="#d0d0d0", lw=1, zorder=0)
+    left.set(xscale="log", xlabel=r"$1 - \gamma$", ylim=(None, 1.05))
+    left.set_title(r"cosine of $e(10 - 10\gamma)$ with $e(0)$", fontsize=9.5)
+    left.invert_xaxis()
+    open_axes(left, 8.5)
+    for ax in others:
+        given = sorted({g for curve in curves.values() for g in curve})
+        for name, curve in curves.items():
+            with_band(ax, name, {given.index(g): values for g, values in curve.items()})
+        ax.set_xticks(range(len(given)), [f"{g:g}" for g in given], rotation=45)
+        ax.set(yscale="log", xlabel=r"$\gamma$ that the student is told")
+        _study_axes(ax, "error to the solution map, latents")
+        study_legend(fig, ax)
+    return fig
 
 
 # -------------------------------------------------------------------- parts
@@ -374,6 +325,12 @@ def gamma_figure(results: DigitResults) -> CourseFigure:
 def with_band(ax: Axes, name: str, curve: Mapping[float, Sequence[float]], **changes: str) -> None:
     """A student's line and band in its own style."""
     band(ax, curve, LABELS.get(name, name), lw=1.5, **{**style_of(name), **changes})
+
+
+def _study_axes(ax: Axes, title: str) -> None:
+    ax.set_title(title, fontsize=9.5)
+    plain_ticks(ax.yaxis)
+    open_axes(ax, 8.5)
 
 
 def study_legend(fig: CourseFigure, ax: Axes) -> None:

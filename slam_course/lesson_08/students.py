@@ -120,25 +120,21 @@ class DigitResults:
         found = [(Setting(**r.settings), r) for r in self.rows if "sampler" in r.settings]
         return sorted(found, key=lambda s: (s[0].steps != TEACHER_STEPS, s[0].sampler, s[0].calls))
 
-    def values(self, name: str, metric: str) -> dict[int, float]:
-        """A measured number of a student by seed.
+    def number(self, row: DigitRow, metric: str) -> float | None:
+        """A measured number of a row; None if there is none.
 
         The metric ``wrong_n`` is the fraction of images that are not as asked for, counted as
         (wrong + 1/2)/(prompts + 1) so that it has a logarithm.
         """
-        kind, _, number = metric.rpartition("_")
-        found = {}
-        for seed, row in self.student(name).items():
-            if kind == "wrong":
-                found[seed] = self.wrong(row, int(number))
-            elif metric in row.measured:
-                found[seed] = row.measured[metric]
-        return found
-
-    def wrong(self, row: DigitRow, calls: int) -> float:
-        """The metric ``wrong_n`` of a row."""
-        right, n = row.measured[f"right_{calls}"], self.prompts
+        if not metric.startswith("wrong_"):
+            return row.measured.get(metric)
+        right, n = row.measured[metric.replace("wrong", "right")], self.prompts
         return (n * (1 - right) + 0.5) / (n + 1)
+
+    def values(self, name: str, metric: str) -> dict[int, float]:
+        """A number of a student by seed."""
+        found = {seed: self.number(row, metric) for seed, row in self.student(name).items()}
+        return {seed: value for seed, value in found.items() if value is not None}
 
     def mean(self, name: str, metric: str) -> float:
         """Mean of a number over the seeds; NaN if there is none."""
@@ -218,7 +214,9 @@ MEASURES = {
 def calls_table(results: DigitResults, measure: str) -> str:
     """A measure by network calls: students, solvers, real images; see :data:`MEASURES`."""
     title, digits, scale = MEASURES[measure]
-    solvers = by_sampler(results)
+    solvers: dict[str, dict[int, DigitRow]] = {}
+    for setting, row in results.solvers():
+        solvers.setdefault(setting.sampler, {})[setting.calls] = row
     calls = sorted({*STEPS, *(n for row in solvers.values() for n in row)})
 
     def cell(values: Sequence[float]) -> str:
@@ -231,33 +229,17 @@ def calls_table(results: DigitResults, measure: str) -> str:
             text += f" ± {scale * math.sqrt(mean * (1 - mean) / n):.{digits}f}"
         return text
 
-    lines = [
-        table_line(f"**{title}**", *map(str, calls)),
-        table_line("---", *["---:"] * len(calls)),
-    ]
+    rows = [[f"**{title}**", *map(str, calls)], ["---", *["---:"] * len(calls)]]
     for name in results.names:
         found = [list(results.values(name, f"{measure}_{n}").values()) for n in calls]
-        lines.append(table_line(name, *map(cell, found)))
+        rows.append([name, *map(cell, found)])
     for sampler, by_calls in solvers.items():
         found = [[by_calls[n].measured[f"{measure}_{n}"]] if n in by_calls else [] for n in calls]
-        lines.append(table_line(f"teacher, {SOLVER_NAMES[sampler]}", *map(cell, found)))
+        rows.append([f"teacher, {SOLVER_NAMES[sampler]}", *map(cell, found)])
     if f"{measure}_0" in results.floor:
         real = [results.floor[f"{measure}_0"]]
-        lines.append(table_line("real images", cell(real), *[""] * (len(calls) - 1)))
-    return "\n".join(lines) + "\n"
-
-
-def by_sampler(results: DigitResults) -> dict[str, dict[int, DigitRow]]:
-    """The measured solvers by sampler, by number of network calls."""
-    found: dict[str, dict[int, DigitRow]] = {}
-    for setting, row in results.solvers():
-        found.setdefault(setting.sampler, {})[setting.calls] = row
-    return found
-
-
-def table_line(*cells: str) -> str:
-    """A line of a Markdown table."""
-    return "| " + " | ".join(cells) + " |"
+        rows.append(["real images", cell(real), *[""] * (len(calls) - 1)])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
 # -------------------------------------------------------------------- the teacher's solution map
