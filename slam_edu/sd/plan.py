@@ -3,8 +3,8 @@ r"""What a distillation will take, before anything is loaded: ``slam-edu plan``.
 - **Counted**, on the true networks without their weights (:mod:`slam_edu.sd.trace`): parameters,
   weights, gradients, the optimiser's state, half-precision copies of weights, activations, the
   autoencoder's working memory, operations (a multiplication and an addition are two).
-- **Assumed**: what libraries and allocator take (:func:`overhead`), and how many operations a card
-  does per second in such networks (:data:`CARDS`). Times are estimates.
+- **Assumed**: what libraries and allocator take, and how many operations a card does per second
+  in such networks (:data:`CARDS`). Times are estimates.
 
 A step is not all that must fit: before the training the images are encoded, and along it the
 autoencoder decodes sample grids. A plan has all three as :class:`Phase`.
@@ -13,6 +13,7 @@ autoencoder decodes sample grids. A plan has all three as :class:`Phase`.
 from __future__ import annotations
 
 import argparse
+import bisect
 import functools
 import math
 import os
@@ -46,6 +47,11 @@ GRID_BATCH = 4
 MOST = 4096
 ITEM = {"float32": 4, "float16": 2, "bfloat16": 2}
 WORKING = "working memory"
+#: Of the networks in a plan: teacher or base, trained, moving average.
+NAMES = {
+    "full": ("teacher's UNet", "student's UNet", "target's UNet"),
+    "lora": ("base UNet", "adapters", "their average"),
+}
 
 
 class Card(NamedTuple):
@@ -115,14 +121,12 @@ class MemoryPlan:
     def phases(self, batch: int | None = None) -> list[Phase]:
         """All that must fit, the largest first."""
         config, found = self.config, [self.update(batch)]
-        _, height, width = self.architecture.latent_shape(config.resolution)
         if config.data != "cache":
-            images = max(1, min(32, PIXELS // (height * width * self.architecture.factor**2)))
+            images = max(1, min(32, PIXELS // math.prod(self._image_size)))
             # A student of all weights is a float32 copy of the teacher, which is loaded as that.
             item = 4 if config.train == "full" else ITEM[config.frozen_dtype]
-            loaded = {"teacher's UNet": item * self.parameters["teacher's UNet"]}
-            working = {WORKING: self._coding("encode", images)[0]}
-            parts = loaded | self._encoders() | working
+            parts = {"teacher's UNet": item * self.parameters["teacher's UNet"]}
+            parts |= self._encoders() | {WORKING: self._coding("encode", images)[0]}
             found.append(self._phase(f"encoding {images} images", parts))
         if config.sample_count:
             parts = self._networks() | {GRADIENTS: self.gradient_bytes} | self._encoders()
@@ -133,16 +137,12 @@ class MemoryPlan:
         return sorted(found, key=lambda phase: phase.total, reverse=True)
 
     def total(self, batch: int | None = None) -> int:
-        """Bytes that a device must have, for all phases."""
+        """Bytes that a device must have."""
         return self.phases(batch)[0].total
 
     def largest_batch(self, gib: float) -> int:
         """The largest batch that fits into so many GiB; 0 if none does."""
-        low, high = 0, MOST + 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.total(middle) <= gib * GIB else (low, middle)
-        return low
+        return bisect.bisect_right(range(1, MOST + 1), gib * GIB, key=self.total)
 
     @property
     def gradient_bytes(self) -> int:
@@ -157,15 +157,17 @@ class MemoryPlan:
 
     def _networks(self) -> dict[str, int]:
         """What a run has in memory all the time."""
-        names = {
-            "full": ("teacher's UNet", "student's UNet", "target's UNet"),
-            "lora": ("base UNet", "adapters", "their average"),
-        }[self.config.train]
+        names = NAMES[self.config.train]
         parts = dict(zip(names, self.trace.weights.values(), strict=True))
         parts["optimiser's state"] = self.optimizer_bytes
         if self.processes > 1:
             parts["gradients on their way to other processes"] = self.gradient_bytes
         return parts
+
+    @property
+    def _image_size(self) -> tuple[int, ...]:
+        latent = self.architecture.latent_shape(self.config.resolution)
+        return tuple(self.architecture.factor * side for side in latent[1:])
 
     def _encoders(self) -> dict[str, int]:
         return {name: 4 * self.parameters[name] for name in ("autoencoder", "text encoders")}
@@ -237,12 +239,11 @@ class MemoryPlan:
     def as_text(self) -> str:
         """The plan as a page of text."""
         config, training, flops = self.config, self.config.training, self.trace.flops
-        _channels, height, width = self.architecture.latent_shape(config.resolution)
-        f, update = self.architecture.factor, self.update()
+        (height, width), update = self._image_size, self.update()
         tera = {name: f"{count / 1e12:.3g}" for name, count in flops.items()}
         sizes = [*update.parts.items(), ("total", update.total)]
         lines = [
-            f"{self.architecture.name}, {f * height} x {f * width} pixels, train={config.train}, "
+            f"{self.architecture.name}, {height} x {width} pixels, train={config.train}, "
             f"batch {training.batch} x accumulate {training.accumulate} x {self.processes} "
             f"process{'es' if self.processes > 1 else ''}, on {self.device}",
             "",
@@ -316,12 +317,8 @@ def make_plan(config: SDConfig, *, device: str | None = None, processes: int = 1
     check_choice(device, ("cpu", "cuda", "mps"), "device")
     architecture = architecture_of(config)
     trace = trace_step(config, architecture, device == "cuda")
-    full = config.train == "full"
-    names = (
-        "teacher's UNet",
-        "student's UNet, trained" if full else "adapters, trained",
-        "target's UNet" if full else "their average",
-    )
+    _, trained, average = NAMES[config.train]
+    names = ("teacher's UNet", f"{trained}, trained", average)
     counts = dict(zip(names, trace.parameters.values(), strict=True))
     return MemoryPlan(
         config=config, architecture=architecture, device=device, processes=processes, trace=trace,
@@ -343,17 +340,15 @@ def available_bytes(device: torch.device | str) -> int:
         return torch.cuda.mem_get_info(device)[0]
     import psutil
 
-    found = psutil.virtual_memory().available
-    limit = _container_room()
-    return found if limit is None else min(found, limit)
+    return min(psutil.virtual_memory().available, _container_room())
 
 
-def _container_room(folder: Path = Path("/sys/fs/cgroup")) -> int | None:
+def _container_room(folder: Path = Path("/sys/fs/cgroup")) -> float:
     try:
         limit, taken = (int((folder / f"memory.{n}").read_text()) for n in ("max", "current"))
         stats = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):  # there is none, or it is "max"
-        return None
+        return math.inf
     # Files that were read count as taken, and are given up when memory is asked for.
     return max(0, limit - taken + int(stats.get("inactive_file", 0)))
 
@@ -398,8 +393,7 @@ def _suggestion(plan: MemoryPlan, gib: float) -> str:
             continue
         changes[name] = value
         other = make_plan(config.replace(**changes), device=plan.device, processes=plan.processes)
-        batch = min(other.largest_batch(gib), training.batch)
-        if batch:
+        if batch := min(other.largest_batch(gib), training.batch):
             settings = " ".join(f"{k}={str(v).lower()}" for k, v in changes.items())
             return f"what fits: {settings}" + (f" batch={batch}" if batch < training.batch else "")
     return (

@@ -65,7 +65,7 @@ class LiveBytes(TorchDispatchMode):
     """Within the block, the bytes of live tensors by part.
 
     Tensors that were there before must be named (:meth:`own`); new ones are "activations" until
-    they are given to another part.
+    they are given to another part, or "of each sample" if ``batch`` divides their size.
 
     Attributes:
         live: bytes of each part now.
@@ -74,11 +74,11 @@ class LiveBytes(TorchDispatchMode):
             are two.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, batch: int | None = None) -> None:
         super().__init__()
         self.live: dict[str, int] = {REST: 0}
         self.moments: list[dict[str, int]] = []
-        self.flops = 0
+        self.flops, self._batch = 0, batch
         self._known: dict[int, tuple[str, int]] = {}  # storage to part and bytes
 
     @property
@@ -102,7 +102,10 @@ class LiveBytes(TorchDispatchMode):
     ) -> Any:
         """Call the operation, and look at what came of it."""
         kwargs = kwargs or {}
-        out = self._call(func, args, kwargs)
+        out = func(*args, **kwargs)
+        if func is _aten.convolution.default and any(map(_channels_last, args[:2])):
+            # The layout that a real convolution chooses; on the meta device it does not.
+            out = out.contiguous(memory_format=torch.channels_last)
         count = _FLOPS.get(func._overloadpacket)
         if count is not None:
             self.flops += count(*args, **kwargs, out_val=out)
@@ -111,12 +114,6 @@ class LiveBytes(TorchDispatchMode):
             self.moments.append(dict(self.live))
         return out
 
-    def _call(self, func: Any, args: tuple, kwargs: dict) -> Any:
-        return func(*args, **kwargs)
-
-    def _part_of_new(self, size: int) -> str:
-        return REST
-
     def _count(self, tensor: Tensor, part: str | None = None) -> bool:
         """Add a tensor's storage, once for all its views; a part given takes it from another."""
         storage = tensor.untyped_storage()
@@ -124,7 +121,7 @@ class LiveBytes(TorchDispatchMode):
         before = self._known.get(key)
         if before is not None and part is None:
             return False
-        part = part or self._part_of_new(size)
+        part = part or (EACH if self._batch and size % self._batch == 0 else REST)
         if before is None:
             weakref.finalize(storage, self._drop, key).atexit = False
         else:
@@ -172,7 +169,7 @@ class StepTrace:
 
 
 def trace_step(config: SDConfig, architecture: Architecture, cuda: bool) -> StepTrace:
-    """Trace a step; the same question is answered at once the second time.
+    """Trace a step, once for all configurations that take the same.
 
     ``cuda`` tells whether autocast is CUDA's, which keeps normalisations in float32.
 
@@ -180,14 +177,13 @@ def trace_step(config: SDConfig, architecture: Architecture, cuda: bool) -> Step
         ValueError: for a resolution that the autoencoder cannot reduce, or a UNet that cannot be
             distilled.
     """
-    settings = config.settings()
-    part = SDConfig(**{name: settings[name] for name in SETTINGS})
+    part = SDConfig(**{name: config.settings()[name] for name in SETTINGS})
     return _trace_step(part, architecture, cuda and config.mixed_precision != "no")
 
 
 @functools.lru_cache(maxsize=64)
 def _trace_step(config: SDConfig, architecture: Architecture, cuda: bool) -> StepTrace:
-    live = _MetaBytes()
+    live = LiveBytes(BATCH)
     stand_in = functools.partial(_StandIn, HALF[config.mixed_precision], cuda, live)
     networks = build_networks(config, architecture.build_unet(), stand_in)
     if config.gradient_checkpointing:
@@ -198,14 +194,13 @@ def _trace_step(config: SDConfig, architecture: Architecture, cuda: bool) -> Ste
                 checkpoint, use_reentrant=False, context_fn=lambda: (nullcontext(), stand_in())
             )
         )
-    parts, empty = network_parts(networks), functools.partial(torch.empty, device="meta")
+    parts, empty = network_parts(networks), functools.partial(torch.empty, BATCH, device="meta")
     # Latents, timesteps, conditions and gamma, as the distiller hands them over.
-    x, t = empty(BATCH, *architecture.latent_shape(config.resolution)), empty(BATCH)
-    cond = TextCondition(empty(BATCH, *architecture.text_shape))
-    if architecture.pooled_width is not None:
-        pooled = empty(BATCH, architecture.pooled_width)
-        cond = TextCondition(cond.states, pooled, empty(BATCH, 6))
-    gamma = empty(BATCH) if config.gamma_conditioned else None
+    x, t = empty(*architecture.latent_shape(config.resolution)), empty()
+    cond, pooled = TextCondition(empty(*architecture.text_shape)), architecture.pooled_width
+    if pooled is not None:
+        cond = TextCondition(cond.states, empty(pooled), empty(6))
+    gamma = empty() if config.gamma_conditioned else None
     flops = [0]
     with live:
         for name, parameters in parts.items():
@@ -244,42 +239,6 @@ def network_parts(networks: Networks) -> dict[str, list[Tensor]]:
     return {"teacher": list(rest.values()), "trained": trained, "average": average}
 
 
-class _MetaBytes(LiveBytes):
-    """Live bytes of one size for all batches, and of each sample.
-
-    torch computes the shapes of some operations by way of others, in milliseconds each: what a
-    call has given once is remembered.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._made: dict[tuple, Any] = {}
-
-    def _part_of_new(self, size: int) -> str:
-        return REST if size % BATCH else EACH
-
-    def _call(self, func: Any, args: tuple, kwargs: dict) -> Any:
-        leaves = tree_leaves((args, kwargs))
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        layouts = ((x.shape, x.stride(), x.dtype) if isinstance(x, Tensor) else x for x in leaves)
-        key = (func, *kwargs, *layouts)
-        if key in self._made:
-            return tree_map_only(Tensor, _new_like, self._made[key])
-        out = func(*args, **kwargs)
-        if func is _aten.convolution.default and any(map(_channels_last, tensors[:2])):
-            # The layout that a real convolution chooses; on the meta device it does not.
-            out = torch.empty_like(out, memory_format=torch.channels_last)
-        taken = {x.untyped_storage()._cdata for x in tensors}
-        new = [x for x in tree_leaves(out) if isinstance(x, Tensor)]
-        if not any(x.untyped_storage()._cdata in taken for x in new):
-            self._made[key] = tree_map_only(Tensor, _new_like, out)
-        return out
-
-
-def _new_like(x: Tensor) -> Tensor:
-    return x.new_empty_strided(x.shape, x.stride())
-
-
 def _channels_last(x: Tensor) -> bool:
     last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
     return last and not x.is_contiguous()
@@ -308,22 +267,16 @@ class _StandIn(TorchFunctionMode):
         """Call the function, or what stands in for it."""
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention:
-            return self._attention(*args, **kwargs)
+            args = tuple(map(self._lower, args))
+            return _aten._scaled_dot_product_flash_attention_for_cpu(*args, **kwargs)[0]
         if self.half is not None:
             if func in self.LOWER:
                 args, kwargs = tree_map_only(Tensor, self._lower, (args, kwargs))
             elif self.norms_in_float32 and func in self.NORMS:
-                args, kwargs = tree_map_only(Tensor, self._float32, (args, kwargs))
+                args, kwargs = tree_map_only(
+                    Tensor, lambda x: x.float() if x.dtype == self.half else x, (args, kwargs)
+                )
         return func(*args, **kwargs)
-
-    def _attention(
-        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
-    ) -> Tensor:  # fmt: skip
-        return _aten._scaled_dot_product_flash_attention_for_cpu(
-            *map(self._lower, (query, key, value)), dropout_p, is_causal, attn_mask=attn_mask,
-            scale=scale,
-        )[0]  # fmt: skip
 
     def _lower(self, value: Tensor) -> Tensor:
         if self.half is None or value.dtype == self.half or not value.is_floating_point():
@@ -334,9 +287,6 @@ class _StandIn(TorchFunctionMode):
             self._copies[id(value)] = value.to(self.half)
             self.live.own(COPIES, [self._copies[id(value)]])
         return self._copies[id(value)]
-
-    def _float32(self, value: Tensor) -> Tensor:
-        return value.float() if value.dtype == self.half else value
 
 
 @functools.lru_cache(maxsize=64)
