@@ -87,50 +87,36 @@ def reduced_bytes(parameters: int, processes: int, size: int = 4) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class RunCost:
-    """What a run takes.
+    """What a run takes."""
 
-    Attributes:
-        samples: of all updates.
-        days: from its begin to its end.
-        gpu_days: of all cards together.
-        money: in the currency of the price.
-    """
-
-    samples: int
-    days: float
-    gpu_days: float
-    money: float
+    samples: int  # of all updates
+    days: float  # from its begin to its end
+    gpu_days: float  # of all cards together
+    money: float  # in the currency of the price
 
 
 def run_cost(
     flops: float, *, gpus: int, batch: int, updates: int, speed: float, price: float = 0.0
 ) -> RunCost:
-    """Days and money of a run.
-
-    Args:
-        flops: operations of one sample, F.
-        gpus: number of cards, G.
-        batch: samples of an update on one card, b.
-        updates: U.
-        speed: v, in operations a second.
-        price: of one card for one hour.
+    """Days and money of a run, in the formulas' F, G, b, U and v; ``price`` of a card and hour.
 
     Raises:
         ValueError: for a number that is not positive; the price may be 0.
     """
     for value, name in ((gpus, "gpus"), (batch, "batch"), (updates, "updates")):
         check_count(value, name)
-    for value, name, low in ((flops, "flops", 0), (speed, "speed", 0), (price, "price", -1)):
-        if not (math.isfinite(value) and value > low and value >= 0):
-            least = "> 0" if low == 0 else ">= 0"
-            raise ValueError(f"{name} is {value!r}; allowed: a finite number {least}")
+    for value, name, least in (
+        (flops, "flops", ">"),
+        (speed, "speed", ">"),
+        (price, "price", ">="),
+    ):
+        if not (0 <= value < math.inf) or (value == 0 and least == ">"):
+            raise ValueError(f"{name} is {value!r}; allowed: a finite number {least} 0")
     days = flops * batch * updates / speed / DAY
     return RunCost(
-        samples=gpus * batch * updates,
-        days=days,
-        gpu_days=gpus * days,
+        samples=gpus * batch * updates, days=days, gpu_days=gpus * days,
         money=gpus * days * 24 * price,
-    )
+    )  # fmt: skip
 
 
 def samples_bought(flops: float, gpu_days: float, speed: float) -> float:

@@ -144,8 +144,7 @@ def plane(ax: Axes, title: str = "", limit: float = LIMIT) -> Axes:
     """Prepare axes for points of the plane: fixed limits, equal scales, no ticks."""
     ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
     ax.set_title(title, fontsize=10)
-    for spine in ax.spines.values():
-        spine.set_color("#d0d0d0")
+    ax.spines[:].set_color("#d0d0d0")
     return ax
 
 
@@ -237,12 +236,11 @@ def legend_lines(entries: Mapping[str, str | tuple[str, str]], width: float = 1.
 
 
 def legend_below(
-    fig: CourseFigure, handles: Sequence[Artist], columns: int, size: float = 9
+    fig: CourseFigure, handles: Sequence[Artist], columns: int, size: float = 9, **kw: Any
 ) -> None:
     """One legend for all panels, under them."""
-    fig.legend(
-        handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=size
-    )
+    style = {"frameon": False, "fontsize": size, **kw}
+    fig.legend(handles=handles, loc="outside lower center", ncols=columns, **style)
 
 
 def band(

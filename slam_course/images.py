@@ -33,8 +33,8 @@ def mosaic(images: Tensor, columns: int, gap: int = 2) -> Tensor:
 
 def image_grid(images: Tensor, *, columns: int, title: str, alt: str) -> CourseFigure:
     """Images row by row under one title."""
-    rows = -(-len(images) // columns)
-    fig, (ax,) = figure(size=(1.25 * columns, 1.25 * rows + 0.5), alt=alt)
+    high = 1.25 * -(-len(images) // columns) + 0.5
+    fig, (ax,) = figure(size=(1.25 * columns, high), alt=alt)
     ax.imshow(mosaic(images.cpu(), columns).numpy(), interpolation="nearest")
     ax.set_axis_off()
     ax.set_title(title, fontsize=10)
@@ -52,13 +52,8 @@ def image_rows(
 ) -> CourseFigure:
     """Rows of as many images, each with its name on the left.
 
-    Args:
-        rows: images by name.
-        alt: what is to be seen.
-        title: over all of them.
-        columns: names of the columns, in one line or more.
-        scale: pixels of the screen for one of the image, in each direction.
-        gaps: columns, counted from 0, before which there is twice the gap.
+    ``columns`` are their names, in one line or more; ``scale`` pixels of the screen are one of
+    the image, in each direction; before the columns ``gaps``, counted from 0, is twice the gap.
 
     Raises:
         ValueError: for rows of unlike lengths, or another number of column names.
@@ -81,10 +76,8 @@ def image_rows(
     # A whole number of the screen's pixels for each of the image's, or they would differ in size.
     lines = max((1 + name.count("\n") for name in columns), default=0)
     high, wide = scale * canvas.shape[0], scale * canvas.shape[1]
-    left = 12 + 7 * max(map(len, rows))
-    top = 6 + 15 * lines + (22 if title else 0)
-    right, bottom = 8, 4
-    size = (left + wide + right, bottom + high + top)
+    left, right, bottom = 12 + 7 * max(map(len, rows)), 8, 4
+    size = (left + wide + right, bottom + high + 6 + 15 * lines + (22 if title else 0))
     fig = CourseFigure(figsize=(size[0] / _DPI, size[1] / _DPI), dpi=_DPI, alt=alt)
     ax = fig.add_axes((left / size[0], bottom / size[1], wide / size[0], high / size[1]))
     ax.imshow(canvas, interpolation="nearest")
@@ -106,12 +99,12 @@ def prompt_grid(images: Tensor, rows: Sequence[str], columns: Sequence[str]) -> 
     alt = f"{n} by {m} drawn digits: {', '.join(rows)} by {', '.join(names)}."
     fig, (ax,) = figure(size=(0.78 * m + 0.1 * max(map(len, rows)), 0.78 * n + 0.7), alt=alt)
     gap, size = 2, images.shape[-1]
+    middles = [gap + (size + gap) * i + (size - 1) / 2 for i in range(max(m, n))]
     ax.imshow(mosaic(images, m, gap).numpy(), interpolation="nearest")
-    ax.set_xticks([gap + (size + gap) * i + (size - 1) / 2 for i in range(m)], columns, fontsize=8)
-    ax.set_yticks([gap + (size + gap) * i + (size - 1) / 2 for i in range(n)], rows, fontsize=9)
+    ax.set_xticks(middles[:m], columns, fontsize=8)
+    ax.set_yticks(middles[:n], rows, fontsize=9)
     ax.xaxis.tick_top()
     ax.set_anchor("E")  # what equal scales leave over goes to the names on the left
     ax.tick_params(length=0)
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+    ax.spines[:].set_visible(False)
     return fig

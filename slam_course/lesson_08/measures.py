@@ -30,11 +30,9 @@ class Judged:
     features: Tensor
 
     def __len__(self) -> int:
-        """The number of images."""
         return len(self.right)
 
     def __getitem__(self, index: slice | Tensor) -> Judged:
-        """Some of the images."""
         return Judged(self.right[index], self.features[index])
 
 
@@ -62,13 +60,10 @@ _DISTANCES = {FRECHET: frechet_to, KERNEL: kernel_to}
 
 
 def estimates(measure: str, judged: Judged, reference: Tensor, count: int) -> list[float]:
-    """One measure of each of the small sets that a large one is cut into.
+    """One of :data:`MEASURES` of each of the small sets that a large one is cut into.
 
-    Args:
-        measure: one of ``MEASURES``.
-        judged: the large set; what is left over at its end is not used.
-        reference: features that distances are measured to, of shape (m, 128).
-        count: images of a small set.
+    Small sets have ``count`` images; what is left over at the end is not used. Distances are
+    measured to ``reference`` features of shape (m, 128).
 
     Raises:
         ValueError: for a count that is not 2 to as many as there are.

@@ -26,8 +26,7 @@ def cost_figure(
 def calculator(models: Mapping[str, float]) -> ipywidgets.VBox:
     """A menu of models, and sliders for cards, their speed, batch, updates and price.
 
-    Args:
-        models: for each name the operations of one sample.
+    ``models`` are the operations of one sample by name.
     """
 
     def draw(model: str, **values: float) -> CourseFigure:

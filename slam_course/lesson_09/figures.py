@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 
-from slam_course.figures import COLORS, CourseFigure, figure, open_axes
+from slam_course.figures import COLORS, CourseFigure, figure, legend_below, open_axes
 
 if TYPE_CHECKING:
     from slam_course.cost import RunCost
@@ -120,7 +121,7 @@ def memory_bars(
     ax.set(ylim=(len(plans) - 0.5, -0.6), xlabel="GiB")
     ax.set_yticks(range(len(plans)), list(plans))
     open_axes(ax)
-    _legend_below(fig, ax, len(GROUPS))
+    _legend_below(fig, ax, 4)
     return fig
 
 
@@ -144,7 +145,7 @@ def operation_shares(rows: Mapping[str, Mapping[str, float]], alt: str) -> Cours
     ax.set_yticks(range(len(rows)), list(rows))
     open_axes(ax)
     ax.spines["bottom"].set_bounds(0, 100)
-    _legend_below(fig, ax, len(PARTS))
+    _legend_below(fig, ax, 4)
     return fig
 
 
@@ -156,13 +157,9 @@ def run_chart(
 ) -> CourseFigure:
     """A run among all runs of a model: GPU-days over samples, and its numbers beside them.
 
-    Args:
-        cost: of the run.
-        flops: operations of a sample.
-        speed: of one card, in operations a second; the dotted lines are for half and twice of it.
-        update: samples of an update.
-        title: of the figure.
-        reference: GPU-days of the horizontal line, the paper's.
+    A sample takes ``flops`` operations, a card does ``speed`` of them a second; the dotted lines
+    are for half and twice of it. ``update`` are the samples of an update; ``reference``, a line
+    across, the paper's GPU-days.
     """
     numbers = {
         "samples an update": _short(update),
@@ -216,11 +213,7 @@ def _short(value: float) -> str:
 
 
 def _legend_below(fig: CourseFigure, ax: Axes, columns: int) -> None:
-    handles, names = ax.get_legend_handles_labels()
-    first = {name: handle for handle, name in reversed(list(zip(handles, names, strict=True)))}
-    listed = dict.fromkeys(names)
-    options: dict[str, Any] = {"frameon": False, "fontsize": 8.5, "handlelength": 1.1}
-    fig.legend(
-        [first[name] for name in listed], list(listed), loc="outside lower center",
-        ncols=min(columns, 4), columnspacing=1.4, **options,
-    )  # fmt: skip
+    first: dict[str, Artist] = {}
+    for handle, name in zip(*ax.get_legend_handles_labels(), strict=True):
+        first.setdefault(name, handle)
+    legend_below(fig, list(first.values()), columns, 8.5, handlelength=1.1, columnspacing=1.4)
