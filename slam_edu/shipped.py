@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 class CaptionedImages(Protocol):
     """A map-style data set of images (3, H, W) in [-1, 1] with captions.
 
-    Attributes:
-        identity: what tells its content from another's, as JSON can hold it.
+    ``identity`` tells its content from another's, as JSON can hold it.
     """
 
     identity: dict[str, Any]

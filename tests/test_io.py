@@ -112,29 +112,24 @@ def test_a_log_is_cut_back_to_a_checkpoint(tmp_path):
 
 
 def test_the_wheels_own_copy_comes_first(tmp_path, monkeypatch):
-    package = tmp_path / "slam_edu"
-    for folder in (package / "_data" / "pictures", tmp_path / "data" / "pictures"):
-        folder.mkdir(parents=True)
-    monkeypatch.setattr(io, "_PACKAGE", package)
-    (tmp_path / "data" / "pictures" / "a.png").touch()
-    assert data_path("pictures/a.png") == tmp_path / "data" / "pictures" / "a.png"
-    (package / "_data" / "pictures" / "a.png").touch()
-    assert data_path("pictures/a.png") == package / "_data" / "pictures" / "a.png"
-    assert data_path("pictures") == package / "_data" / "pictures"
+    monkeypatch.setattr(io, "_PACKAGE", tmp_path / "slam_edu")
+    for folder in (tmp_path / "data", tmp_path / "slam_edu" / "_data"):
+        (folder / "pictures").mkdir(parents=True)
+        (folder / "pictures" / "a.png").touch()
+        assert data_path("pictures/a.png") == folder / "pictures" / "a.png"
+        assert data_path("pictures") == folder / "pictures"
 
 
 def test_a_missing_file_is_named_with_the_places_looked_at(tmp_path, monkeypatch):
     monkeypatch.setattr(io, "_PACKAGE", tmp_path / "slam_edu")
-    with pytest.raises(FileNotFoundError) as caught:
-        data_path("pictures/none.png")
-    text = str(caught.value)
-    assert "'pictures/none.png' is missing" in text
-    assert str(tmp_path / "slam_edu" / "_data" / "pictures" / "none.png") in text
-    assert str(tmp_path / "data" / "pictures" / "none.png") in text
+    with pytest.raises(FileNotFoundError, match=r"'a/none\.png' is missing: ") as caught:
+        data_path("a/none.png")
+    for folder in (tmp_path / "slam_edu" / "_data", tmp_path / "data"):
+        assert str(folder / "a" / "none.png") in str(caught.value)
 
 
 def test_a_path_out_of_the_folder_is_refused():
-    for name in ("", ".", "/etc/passwd", "../pyproject.toml", "a/../../b", "a\\b"):
+    for name in ("", "/etc/passwd", "a/../../b", "a\\b"):
         with pytest.raises(ValueError, match="a path below data/") as caught:
             data_path(name)
         assert repr(name) in str(caught.value)

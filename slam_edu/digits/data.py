@@ -42,14 +42,10 @@ FULL_CAPTIONS = 0.75
 
 @dataclass(frozen=True)
 class DigitBatch:
-    """Images with their captions and what is in them.
+    """B images (B, 3, 32, 32) in [-1, 1], their captions, and what is in them.
 
-    Attributes:
-        images: of shape (B, 3, 32, 32), in [-1, 1].
-        captions: B of them.
-        digit: 0 to 9, of shape (B,), int64.
-        stroke: index into ``colours.NAMES``, of shape (B,), int64.
-        background: index into ``colours.NAMES``, of shape (B,), int64; never the stroke's.
+    ``digit`` is 0 to 9, ``stroke`` and ``background``, never the same, index ``colours.NAMES``;
+    all are of shape (B,), int64.
     """
 
     images: Tensor
@@ -103,11 +99,9 @@ class CaptionedDigits:
         return len(self.labels)
 
     def batch(self, indices: Sequence[int] | Tensor, seed: int = 0) -> DigitBatch:
-        """The images and captions of some digits.
+        """The images and captions of some digits, repeats allowed.
 
-        Args:
-            indices: of the digits, ``0 ... len(self) - 1``, repeats allowed.
-            seed: another seed gives the same digits other colours, places and captions.
+        Another seed gives the same digits other colours, places and captions.
 
         Raises:
             ValueError: for an index that is out of range, no index at all, or a seed below 0.

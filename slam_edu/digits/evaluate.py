@@ -38,17 +38,12 @@ HELD_OUT_SEED = 7
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What an evaluator found in a set of images.
+    """What an evaluator found in ``count`` images.
 
-    Attributes:
-        count: of images.
-        digit: fraction with the digit that was asked for.
-        stroke: fraction with the stroke's colour.
-        background: fraction with the background's colour.
-        all_right: fraction with all three.
-        frechet: Fréchet distance to held-out real images, from 0, no unit.
-        kernel: kernel distance to them, about 0 for the same distribution, no unit.
-        kernel_std: standard deviation of the kernel distance over its subsets.
+    ``digit``, ``stroke``, ``background`` and ``all_right`` are fractions with what was asked for;
+    ``frechet`` and ``kernel`` distances to held-out real images, without unit, about 0 for the
+    same distribution; ``kernel_std`` is the standard deviation of the kernel distance over its
+    subsets.
     """
 
     count: int
@@ -62,16 +57,11 @@ class Scores:
 
 
 class Evaluator:
-    """Judges images.
+    """Judges images of ``prompts``, ``count`` full captions (1,000 to 2,000 for distances).
 
-    Args:
-        count: of prompts, and of real images on the other side, 1,000 to 2,000 for distances.
-        classifier: default the shipped one.
-
-    Attributes:
-        prompts: what to draw, ``count`` full captions.
-        asked: digit, stroke and background of each, as a :class:`DigitBatch` of the real images.
-        reference: features of the real images on the other side, of shape (count, 128).
+    The default classifier is the shipped one. ``asked`` are the real images that the prompts are
+    captions of, with digit, stroke and background; ``reference`` the features of as many real
+    images on the other side, of shape (count, 128).
 
     Raises:
         ValueError: for a count that is not 2 to 2,000.
@@ -81,14 +71,12 @@ class Evaluator:
         data = CaptionedDigits("test")
         check_count(count, "count", low=2, high=len(data) // 2)
         self.classifier = load_classifier() if classifier is None else classifier
-        self.asked: DigitBatch = data.batch(range(0, 2 * count, 2), HELD_OUT_SEED)
-        a = self.asked
+        self.asked = a = data.batch(range(0, 2 * count, 2), HELD_OUT_SEED)
         self.prompts = [
             caption(FULL[0], int(d), NAMES[s], NAMES[b])
             for d, s, b in zip(a.digit, a.stroke, a.background, strict=True)
         ]
-        real = data.batch(range(1, 2 * count, 2), HELD_OUT_SEED)
-        self.reference = self.features(real.images)
+        self.reference = self.features(data.batch(range(1, 2 * count, 2), HELD_OUT_SEED).images)
 
     @torch.no_grad()
     def features(self, images: Tensor, batch: int = 250) -> Tensor:
@@ -101,18 +89,14 @@ class Evaluator:
         Without ``asked``, by the first of the evaluator's prompts.
         """
         asked = self.asked if asked is None else asked
-        digit = self.classifier.read(images)
         read = [read_colours(x) for x in images.split(250)]
         stroke, background = (torch.cat(parts) for parts in zip(*read, strict=True))
-        n = len(images)
-        wanted = (asked.digit[:n], asked.stroke[:n], asked.background[:n])
-        pairs = zip((digit, stroke, background), wanted, strict=True)
-        return torch.stack([found == want for found, want in pairs], 1)
+        found = torch.stack((self.classifier.read(images), stroke, background), 1)
+        wanted = torch.stack((asked.digit, asked.stroke, asked.background), 1)
+        return found == wanted[: len(images)]
 
-    def score(self, images: Tensor, *, reference: Tensor | None = None) -> Scores:
+    def score(self, images: Tensor) -> Scores:
         """All scores of images that were drawn for ``prompts``, in their order.
-
-        Distances are to the features ``reference``, by default those of held-out real images.
 
         Raises:
             ValueError: for another number of images than prompts.
@@ -124,19 +108,12 @@ class Evaluator:
             )
         right = self.right(images)
         digit, stroke, background = right.double().mean(0).tolist()
-        frechet, kernel, kernel_std = feature_distances(
-            self.reference if reference is None else reference, self.features(images)
-        )
+        frechet, kernel, spread = feature_distances(self.reference, self.features(images))
         return Scores(
-            count=len(images),
-            digit=digit,
-            stroke=stroke,
-            background=background,
-            all_right=float(right.all(1).double().mean()),
-            frechet=frechet,
-            kernel=kernel,
-            kernel_std=kernel_std,
-        )
+            count=len(images), digit=digit, stroke=stroke, background=background,
+            all_right=float(right.all(1).double().mean()), frechet=frechet, kernel=kernel,
+            kernel_std=spread,
+        )  # fmt: skip
 
     def floor(self) -> Scores:
         """The scores of real images: those that the prompts are captions of."""
@@ -145,13 +122,7 @@ class Evaluator:
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """How a teacher draws images.
-
-    Attributes:
-        sampler: ``"ddim"`` or ``"dpmpp_2m"``.
-        steps: of the sampler.
-        guidance: w; diffusers' ``guidance_scale`` less 1.
-    """
+    """How a teacher draws images: sampler, its steps, guidance w (diffusers' scale less 1)."""
 
     sampler: str = "ddim"
     steps: int = 50
@@ -190,12 +161,9 @@ def teacher_latents(
 
 
 def draw_images(
-    model: LatentDiffusion,
-    prompts: Sequence[str],
-    setting: Setting,
-    noise: Tensor,
+    model: LatentDiffusion, prompts: Sequence[str], setting: Setting, noise: Tensor,
     batch: int = 100,
-) -> Tensor:
+) -> Tensor:  # fmt: skip
     """A teacher's images for B prompts, of shape (B, 3, H, W), in [-1, 1]."""
     images = []
     for i in range(0, len(prompts), batch):

@@ -27,11 +27,8 @@ PIPELINE, STUDENT, CLASSIFIER = "digits-sd", "digits-student", "digits-classifie
 def load_pipeline(folder: str | os.PathLike[str] | None = None) -> StableDiffusionPipeline:
     """The Stable Diffusion of the digits, on the CPU in float32, without a network.
 
-    Returns:
-        diffusers' own pipeline, without its progress bar.
-
-    Raises:
-        ModuleNotFoundError: without diffusers and transformers.
+    It is diffusers' own pipeline, without its progress bar; without diffusers and transformers
+    that is a ``ModuleNotFoundError``.
     """
     from slam_edu.sd.components import quiet
 
@@ -49,11 +46,9 @@ def load_student(
 ) -> StableDiffusionPipeline:
     """The distilled digits model: four steps at ``guidance_scale=1``, on the CPU in float32.
 
-    Its folder holds a UNet and a scheduler alone; autoencoder, text encoder and tokenizer are the
-    teacher's, the same objects where a teacher is passed in.
-
-    Returns:
-        diffusers' own pipeline with ``LCMScheduler``, without its progress bar.
+    It is diffusers' own pipeline with ``LCMScheduler``, without its progress bar. Its folder holds
+    a UNet and a scheduler alone; autoencoder, text encoder and tokenizer are the teacher's, the
+    same objects where a teacher is passed in.
     """
     from slam_edu.sd.components import quiet
 
@@ -63,16 +58,9 @@ def load_student(
         from diffusers import LCMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
         unet = UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True)
-        pipeline = StableDiffusionPipeline(
-            vae=teacher.vae,
-            text_encoder=teacher.text_encoder,
-            tokenizer=teacher.tokenizer,
-            unet=unet.eval(),
-            scheduler=LCMScheduler.from_pretrained(folder / "scheduler", local_files_only=True),
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
+        scheduler = LCMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
+        parts = {**teacher.components, "unet": unet.eval(), "scheduler": scheduler}
+        pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -35,7 +35,7 @@ WEIGHTS = ("target", "student")
 SD15 = ("stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14")
 SDXL = ("stabilityai/stable-diffusion-xl-base-1.0", "462165984030d82259a11f4367a4eed129e94a7b")
 
-#: The settings in the order of the fields, and where a section of them begins.
+#: The sections of the settings, by the field that each begins with.
 SECTIONS = {
     "teacher": "teacher", "method": "method", "train": "student", "training": "optimisation",
     "data": "data", "out": "run",

@@ -81,16 +81,6 @@ def test_the_kernel_distance_is_the_unbiased_mean_discrepancy():
     assert spread > 0
 
 
-def test_distances_grow_with_a_shift_and_are_the_same_every_time():
-    a = features(300)
-    floor, far = (feature_distances(a, features(300, 1, shift)) for shift in (0.0, 0.4))
-    assert floor[0] < far[0]
-    assert floor[1] < far[1]
-    # Of 128 features, each is .4 away.
-    assert far[0] - floor[0] == pytest.approx(128 * 0.4**2, rel=0.1)
-    assert feature_distances(a, features(300, 1)) == floor
-
-
 # -------------------------------------------------------------------- the evaluator
 
 
@@ -131,9 +121,6 @@ def test_scores(evaluator):
     floor = evaluator.floor()
     assert (floor.digit, floor.stroke, floor.background, floor.all_right) == (1, 1, 1, 1)
     assert floor.frechet < found.frechet
-    itself = evaluator.score(images, reference=evaluator.features(images))
-    assert itself.frechet == pytest.approx(0, abs=1e-6)
-    assert itself.all_right == found.all_right
 
 
 # -------------------------------------------------------------------- drawing

@@ -6,7 +6,6 @@ import yaml
 from slam_edu.sd.config import (
     PRESETS,
     RULES,
-    SECTIONS,
     SDConfig,
     describe,
     load_config,
@@ -40,7 +39,6 @@ def test_file_and_settings_override_in_turn(tmp_path):
 def test_every_setting_is_documented_and_printed():
     text = describe(SDConfig())
     for rule in RULES.values():
-        assert rule.section in SECTIONS
         assert len(rule.doc) > 10
         assert rule.doc in text
     assert yaml.safe_load(text) == SDConfig().settings()
@@ -55,7 +53,6 @@ def test_every_setting_is_documented_and_printed():
         (["lr=fast"], r"lr is 'fast'; allowed: a number"),
         (["lr=0"], r"lr is 0.0; allowed: a finite number > 0"),
         (["batch=2.5"], r"batch is '2.5'; allowed: an integer"),
-        (["batch=none"], r"batch is 'none'"),
         (["cache=maybe"], r"cache is 'maybe'; allowed: true or false"),
         (["coupling=cubic"], r"coupling is 'cubic'; allowed: 'markov', 'linear'"),
         (["data=folder"], r"data is 'folder' without a data_path"),
@@ -90,20 +87,8 @@ def test_what_cannot_be_read_is_named(tmp_path):
 
 def test_latent_consistency_distillation_is_gamma_one():
     config = load_config("digits", settings=["method=lcd", "reach=2", "gammas=uniform"])
-    distill = config.distill()
+    distill = config.distill("v_prediction")
     assert (distill.gammas, distill.reach) == ("one", 1.0)
-
-
-def test_the_methods_settings_reach_the_distiller():
-    settings = [
-        "subpaths=25", "guidance=2", "coupling=markov", "conditioning=gamma", "loss=huber",
-        "huber_c=0.01", "gammas=one", "teacher_steps=2", "timestep_scaling=5",
-    ]  # fmt: skip
-    distill = load_config("digits", settings=settings).distill("v_prediction")
-    assert distill.subpaths == 25
-    assert (distill.guidance, distill.coupling, distill.conditioning) == (2, "markov", "gamma")
-    assert (distill.loss, distill.huber_c, distill.gammas) == ("huber", 0.01, "one")
-    assert (distill.teacher_steps, distill.timestep_scaling) == (2, 5)
     assert distill.teacher_prediction_type == "v_prediction"
 
 
