@@ -1,11 +1,8 @@
 """The cache holds what the teacher's parts compute or draw, and survives what happens to it."""
 
-import json
 import shutil
-import subprocess
-import sys
-import time
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -16,7 +13,7 @@ from slam_edu.sd.components import empty_condition, encode_images, text_conditio
 from slam_edu.sd.config import SDConfig
 from slam_edu.sd.data import LatentCache, make_cache
 from slam_edu.sd.data import cache as module
-from slam_edu.sd.data.latents import DRAWN, DrawnLatents, EncodedLatents, fit
+from slam_edu.sd.data.latents import DRAWN, DrawnLatents, EncodedLatents, fit, open_latents
 from slam_edu.sd.tiny import tiny_pipeline, tiny_xl_pipeline
 from slam_edu.seeding import sample_generator
 from tests.sd.images import (
@@ -64,7 +61,7 @@ def contents(folder):
 # -------------------------------------------------------------------- images at a size
 
 
-def test_the_middle_is_kept():
+def test_images_at_a_size():
     """A wide image loses its sides; the crop's corner is in pixels of the resized image."""
     wide = Image.new("RGB", (96, 32), "white")
     wide.paste("red", (32, 0, 64, 32))
@@ -76,9 +73,6 @@ def test_the_middle_is_kept():
     assert image[1].max() < -0.8
     assert time_ids == (96, 32, 16, 0, 16, 16)
     assert torch.equal(fit(encoded(picture(1)), (32, 32))[0], values(picture(1)))
-
-
-def test_sizes_and_tensors():
     stripes = np.zeros((256, 256, 3), np.uint8)
     stripes[:, ::2] = 255  # fine stripes become their mean; without a filter they would alias
     assert fit(encoded(Image.fromarray(stripes)), (32, 32))[0].abs().max() < 0.05
@@ -86,7 +80,7 @@ def test_sizes_and_tensors():
     message = r"a very small image \(7 x 90 pixels; allowed: enlarged to 32 x 32 by at most 4\)"
     with pytest.raises(ValueError, match=message):
         fit(encoded(picture(0, (7, 90))), (32, 32))
-    image = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    image = values(picture(2))
     assert fit(image, (32, 32))[0] is image
     halved, time_ids = fit(image, (16, 16))
     assert time_ids == (32, 32, 0, 0, 16, 16)
@@ -187,10 +181,9 @@ def prompts_config(tmp_path, **changes):
     return SDConfig(**{**settings, **changes})
 
 
-@pytest.mark.parametrize("pipeline", [tiny_pipeline, tiny_xl_pipeline])
-def test_drawn_latents_are_the_solvers(pipeline, tmp_path):
+def test_drawn_latents_are_the_solvers(tmp_path):
     """The same noise through the sampler of the core, one prompt at a time."""
-    pipeline = pipeline(prediction_type="v_prediction")
+    pipeline = tiny_xl_pipeline(prediction_type="v_prediction")
     cache = make_cache(prompts_config(tmp_path), pipeline, tmp_path / "c", show=quiet)
     assert cache.captions == CAPTIONS
     schedule = NoiseSchedule.from_scheduler(pipeline.scheduler)
@@ -207,8 +200,7 @@ def test_drawn_latents_are_the_solvers(pipeline, tmp_path):
             )  # fmt: skip
         torch.testing.assert_close(latents[n], wanted[0], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(cond.states, text_condition(pipeline, CAPTIONS).states)
-    if cond.time_ids is not None:
-        assert cond.time_ids.tolist() == [[32, 32, 0, 0, 32, 32]] * 4
+    assert cond.time_ids.tolist() == [[32, 32, 0, 0, 32, 32]] * 4
 
 
 def test_what_drawn_latents_depend_on(tmp_path, monkeypatch):
@@ -216,7 +208,7 @@ def test_what_drawn_latents_depend_on(tmp_path, monkeypatch):
     pipeline = tiny_pipeline()
 
     def drawn(**changes):
-        return DrawnLatents(prompts_config(tmp_path, **changes), pipeline).draw(range(4))
+        return open_latents(prompts_config(tmp_path, **changes), pipeline).draw(range(4))
 
     base = drawn()
     for changes in ({"guidance": 1.0}, {"draw_guidance": 0.0}, {"draw_steps": 2}, {"seed": 1}):
@@ -312,19 +304,6 @@ def test_a_latent_that_is_not_finite_is_rejected(tmp_path):
     assert cache.batch(range(len(cache)))[0].isfinite().all()
 
 
-def test_shards_that_are_cut_short_or_end_with_rejected_samples(sd, tmp_path, small_shards):
-    pattern = make_shards(tmp_path / "data", (10, 10))
-    first, second = sorted((tmp_path / "data").iterdir())
-    first.write_bytes(first.read_bytes()[: first.stat().st_size // 2])
-    files = [item for n in range(10, 20) for item in sample_files(n).items()]
-    second.write_bytes(tar_of([*files, ("x.png", b""), ("x.txt", b"words")]))
-    config = config_of(pattern, data="webdataset", max_rejected=0.2)
-    cache = make_cache(config, sd, tmp_path / "c", show=quiet)
-    assert cache.captions[-10:] == [caption(n) for n in range(10, 20)]
-    assert 0 < len(cache) - 10 < 10
-    assert cache.counts.reasons == {"a shard that is cut short": 1, "an empty file": 1}
-
-
 # -------------------------------------------------------------------- killed, and gone on with
 
 
@@ -335,13 +314,18 @@ class Killed(BaseException):
 @pytest.mark.parametrize("kind", ["folder", "webdataset"])
 def test_interrupted_anywhere_it_ends_the_same(kind, sd, tmp_path, small_shards, monkeypatch):
     if kind == "folder":
-        path = faulty_folder(tmp_path / "data")
+        path, reasons = faulty_folder(tmp_path / "data"), {"no caption", "a damaged image"}
+        reasons.add("not an image")
     else:
         path = make_shards(tmp_path / "data", (5, 9, 7, 4))
-        third = tmp_path / "data" / "shard-02.tar"
+        *_, third, fourth = sorted((tmp_path / "data").iterdir())
         third.write_bytes(third.read_bytes()[:5000])
+        files = [item for n in range(4) for item in sample_files(n).items()]
+        fourth.write_bytes(tar_of([*files, ("x.png", b""), ("x.txt", b"ends with a rejected")]))
+        reasons = {"a shard that is cut short", "an empty file"}
     config = config_of(path, data=kind, max_rejected=0.3)
-    make_cache(config, sd, tmp_path / "whole", show=quiet)
+    whole = make_cache(config, sd, tmp_path / "whole", show=quiet)
+    assert whole.counts.reasons == dict.fromkeys(reasons, 1)
     save, random, left = module.save_tensors, np.random.default_rng(0), [0]
 
     def saving(tensors, path, *rest):
@@ -369,36 +353,25 @@ def test_interrupted_anywhere_it_ends_the_same(kind, sd, tmp_path, small_shards,
     assert lines == []
 
 
-def test_killed_for_real(sd, tmp_path, small_shards):
-    """SIGKILL in another process, which leaves its lock and its temporary files."""
-    config = config_of(image_folder(tmp_path / "data", 20))
-    third = tmp_path / "parts" / "shard-00002.safetensors"
-    code = f"""if True:
-        import pathlib, time
-        from slam_edu.sd.config import SDConfig
-        from slam_edu.sd.data import make_cache
-        from slam_edu.sd.data.latents import EncodedLatents
-        from slam_edu.sd.tiny import tiny_pipeline
-        EncodedLatents.shard, EncodedLatents.batch = 4, 3
-        pipeline, third = tiny_pipeline(), pathlib.Path({str(third)!r})
-        pipeline.vae.register_to_config(scaling_factor=0.6)
-        pipeline.vae.encoder.register_forward_pre_hook(lambda *_: time.sleep(99 * third.exists()))
-        config = SDConfig(data="folder", data_path={config.data_path!r}, cache_dtype="float32")
-        make_cache(config, pipeline, third.parent)"""
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
-    while not third.exists() and process.poll() is None:
-        time.sleep(0.05)
-    try:
+def test_one_process_at_a_time(sd, tmp_path):
+    with filelock.FileLock(tmp_path / ".lock"):
         with pytest.raises(BlockingIOError, match="another process is making a cache in"):
-            make_cache(config, sd, tmp_path / "parts", show=quiet)
-    finally:
-        process.kill()
-    _, errors = process.communicate()
-    assert third.exists(), errors.decode()
-    assert not (tmp_path / "parts" / "index.json").exists()
-    make_cache(config, sd, tmp_path / "parts", show=quiet)
-    make_cache(config, sd, tmp_path / "whole", show=quiet)
-    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+            make_cache(config_of(tmp_path), sd, tmp_path, show=quiet)
+
+
+def test_a_full_disk(sd, tmp_path, small_shards, monkeypatch):
+    config = config_of(image_folder(tmp_path / "data", 9))
+    save = module.save_tensors
+
+    def saving(tensors, path, *rest):
+        if "00001" in path.name:
+            raise OSError("no space left")
+        save(tensors, path, *rest)
+
+    monkeypatch.setattr(module, "save_tensors", saving)
+    with pytest.raises(OSError, match=r"shard-00001.*no space left.* make room, and run the"):
+        make_cache(config, sd, tmp_path / "full", show=quiet)
+    assert set(contents(tmp_path / "full")) == {"shard-00000.safetensors"}
 
 
 # -------------------------------------------------------------------- other things, and damage
@@ -463,6 +436,11 @@ def test_damaged_files(name, made, sd):
         if name != "index.json":
             assert f"cache: {name} is missing or damaged and is made again" in lines
         assert contents(folder) == files
+    if name == "shard-00001.safetensors":  # killed before the index, cut by something else
+        (folder / "index.json").unlink()
+        (folder / name).write_bytes(files[name][:-1])
+        make_cache(config, sd, folder, show=quiet)
+        assert contents(folder) == files
     with pytest.raises(FileNotFoundError, match="is not there: it has no index"):
         LatentCache(folder / "nowhere")
 
@@ -474,47 +452,10 @@ def test_a_large_cache_is_mapped_and_not_read_when_it_is_opened(made, monkeypatc
     content = files["shard-00002.safetensors"]
     (folder / "shard-00002.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     large = LatentCache(folder)
-    assert len(large._parts["latents"].parts) == 3
+    assert len(large._parts["latents"]) == 3
     (a, c), (b, d) = small.batch([7, 0, 3, 4]), large.batch([7, 0, 3, 4])
     assert torch.equal(a, b)
     assert torch.equal(c.states, d.states)
     (folder / "shard-00002.safetensors").write_bytes(content[:-1])
     with pytest.raises(ValueError, match=r"'.*c' shard-00002.safetensors is missing or damaged"):
         LatentCache(folder)
-
-
-def test_a_shard_without_its_index_is_used_only_if_whole(made, sd):
-    """Killed before the index was written, and a shard was cut by something else."""
-    folder, config, files = made
-    (folder / "index.json").unlink()
-    path = folder / "shard-00001.safetensors"
-    path.write_bytes(path.read_bytes()[:-1])
-    make_cache(config, sd, folder, show=quiet)
-    assert contents(folder) == files
-
-
-def test_a_full_disk(made, sd, tmp_path):
-    """The limit on a file's size stands for it: the same error, at the same place, of the system.
-
-    The first shard has two captions and fits; the second has four more and does not.
-    """
-    resource = pytest.importorskip("resource")
-    _, config, _ = made
-    captions = ["a seven", "a two", "a seven", "a two", "one", "three", "four", "five", "six"]
-    lines = [
-        json.dumps({"file_name": f"{n:03}.png", "text": words}) for n, words in enumerate(captions)
-    ]
-    (tmp_path / "data" / "metadata.jsonl").write_text("\n".join(lines), "utf-8")
-    make_cache(config, sd, tmp_path / "whole", show=quiet)
-    sizes = [(tmp_path / "whole" / f"shard-0000{n}.safetensors").stat().st_size for n in (0, 1)]
-    assert sizes[0] < sizes[1] - 3000
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (sizes[0] + 1000, before[1]))
-    try:
-        with pytest.raises(OSError, match=r"shard-00001.*File too large.* make room, and run the"):
-            make_cache(config, sd, tmp_path / "full", show=quiet)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert set(contents(tmp_path / "full")) == {"shard-00000.safetensors"}
-    make_cache(config, sd, tmp_path / "full", show=quiet)
-    assert contents(tmp_path / "full") == contents(tmp_path / "whole")

@@ -2,9 +2,7 @@
 
 import gzip
 import http.server
-import io
 import json
-import lzma
 import re
 import threading
 
@@ -120,7 +118,7 @@ def test_captions_and_faulty_samples(tmp_path):
     assert [names(source)[n] for n in (0, 5)] == [("a.tar/a", "not this"), ("a.tar/f", "")]
 
 
-@pytest.mark.parametrize("change", [bytes, gzip.compress, lzma.compress])
+@pytest.mark.parametrize("change", [bytes, gzip.compress])
 def test_cut_at_every_place(change, tmp_path):
     """Wherever a shard is cut, its whole samples are used and the cut is noticed."""
     plain = change is bytes
@@ -211,9 +209,11 @@ def test_streamed_shards(server, tmp_path):
 def test_a_lost_connection_is_made_again(ranges, server):
     content = bytes(range(256)) * 4000
     server.files, server.ranges, server.drops = {"/a": content}, ranges, 3
-    with module._open(server.address + "/a") as file:
-        assert isinstance(file, io.BufferedReader)
-        assert file.read() == content
+    file, parts = module._Download(server.address + "/a"), [b" "]
+    while parts[-1]:
+        parts.append(file.read(1 << 20))
+    file.close()
+    assert b"".join(parts[1:]) == content
     assert len(server.asked) == 4
     assert server.asked[1] == ("/a", f"bytes={len(content) // 2}-")
 

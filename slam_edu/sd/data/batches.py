@@ -27,20 +27,11 @@ from torch import Tensor
 
 from slam_edu._validation import check_count
 from slam_edu.images import RejectedError
-from slam_edu.sd.components import TextCondition, is_xl
+from slam_edu.sd.components import TextCondition
 from slam_edu.sd.config import SDConfig
 from slam_edu.sd.data.cache import LatentCache, make_cache
 from slam_edu.sd.data.entries import Entry, Item, SampleCounts
-from slam_edu.sd.data.latents import (
-    Sample,
-    empty_of,
-    image_size,
-    latents_of,
-    load,
-    loading_pool,
-    states_of,
-    wanted_shape,
-)
+from slam_edu.sd.data.latents import Encoder
 from slam_edu.sd.data.shards import ShardSource
 from slam_edu.sd.data.sources import MapSource, open_source
 from slam_edu.seeding import sample_generator
@@ -87,25 +78,18 @@ class _Encoding:
     captions: Sequence[str] = ()
 
     def __init__(self, config: SDConfig, pipeline: Pipeline) -> None:
-        self.config, self.pipeline = config, pipeline
-        self.size = image_size(config, pipeline)
-        self.latent_shape = wanted_shape(config, pipeline)
-        self.empty = empty_of(config, pipeline)
+        self.config, self.encoder = config, Encoder(config, pipeline)
+        self.latent_shape, self.empty = self.encoder.latent_shape, self.encoder.empty()
         self.counts = SampleCounts()
-        self._pool = loading_pool()
 
     def _encode(self, entries: Sequence[Entry], after: Callable[[int], Iterable[Entry]]) -> Batch:
         """Encode entries; for one that is rejected the first that is not of ``after(place)``."""
-        loaded = self._pool.map(lambda entry: load(entry, self.size), entries)
+        loaded = self.encoder.load(entries)
         samples = [self._use(one) or self._first(after(k)) for k, one in enumerate(loaded)]
-        latents = latents_of(samples, self.config, self.pipeline)
-        cond = states_of([sample.caption for sample in samples], self.pipeline)
-        if is_xl(self.pipeline):
-            ids = torch.tensor([sample.time_ids for sample in samples], dtype=torch.float32)
-            cond = TextCondition(cond.states, cond.pooled, ids.to(cond.states.device))
-        return latents, cond
+        captions, ids = zip(*((one.caption, one.time_ids) for one in samples), strict=True)
+        return self.encoder.latents(samples), self.encoder.condition(captions, ids)
 
-    def _use(self, loaded: Sample | RejectedError) -> Sample | None:
+    def _use(self, loaded: Entry) -> Item | None:
         """Count what was read; None if it cannot be used."""
         rejected = isinstance(loaded, RejectedError)
         if rejected:
@@ -115,10 +99,9 @@ class _Encoding:
         self.counts.check(self.config.max_rejected)
         return None if rejected else loaded
 
-    def _first(self, entries: Iterable[Entry]) -> Sample:
+    def _first(self, entries: Iterable[Entry]) -> Item:
         for entry in entries:
-            sample = self._use(load(entry, self.size))
-            if sample is not None:
+            if sample := self._use(*self.encoder.load([entry])):
                 return sample
         self.counts.check(self.config.max_rejected, final=True)
         raise ValueError(f"no sample can be used: {self.counts}; allowed: at least one")
@@ -145,8 +128,8 @@ class EncodedBatches(_Encoding):
         places = [place_in_epoch(n, self.length, self.seed) for n in numbers]
 
         def after(k: int) -> Iterator[Entry]:
-            for step in range(1, self.length):
-                yield self.source[[(places[k] + step) % self.length]][0]
+            others = range(places[k] + 1, places[k] + self.length)
+            return (self.source[[place % self.length]][0] for place in others)
 
         return self._encode(self.source[places], after)
 
@@ -173,14 +156,14 @@ class StreamBatches(_Encoding):
         start: int = 0,
     ) -> None:  # fmt: skip
         check_count(rank, "rank", low=0, high=world - 1)
-        source = open_source(config)
-        if not isinstance(source, ShardSource):
+        if config.data != "webdataset":
             raise ValueError(f"data is {config.data!r}; allowed in a stream: 'webdataset'")
         if config.max_samples is not None:
             raise ValueError(
                 f"max_samples is {config.max_samples} with cache=False and data='webdataset'; "
                 f"allowed: none (the stream has no fixed first samples), or cache=True"
             )
+        source = ShardSource(config)
         if len(source.shards) < world:
             raise ValueError(
                 f"there are {len(source.shards)} shards for {world} processes; allowed: at least "
@@ -211,27 +194,25 @@ class StreamBatches(_Encoding):
         skip = start
         for epoch in itertools.count():
             given = 0
-            order = torch.randperm(
-                len(self.source.shards), generator=sample_generator(self.seed, epoch, SHARD_ORDER)
-            )
+            generator = sample_generator(self.seed, epoch, SHARD_ORDER)
+            order = torch.randperm(len(self.source.shards), generator=generator)
             for shard in order[self.rank :: self.world].tolist():
-                # A shard that was counted is not read again only to be skipped.
-                if self._sizes.get(shard, skip + 1) <= skip:
-                    skip -= self._sizes[shard]
-                    given += self._sizes[shard]
-                    continue
-                size = 0
-                for entry in self.source.shard(shard):
-                    if isinstance(entry, RejectedError):
-                        self._use(entry)
-                        continue
-                    size += 1
-                    if skip:
-                        skip -= 1
-                        self.counts.accepted += 1
-                    else:
-                        yield entry
-                self._sizes[shard] = size
+                size = self._sizes.get(shard)
+                if size is not None and size <= skip:  # counted: not read only to be skipped
+                    skip -= size
+                else:
+                    size = 0
+                    for entry in self.source.shard(shard):
+                        if isinstance(entry, RejectedError):
+                            self._use(entry)
+                            continue
+                        size += 1
+                        if skip:
+                            skip -= 1
+                            self.counts.accepted += 1
+                        else:
+                            yield entry
+                    self._sizes[shard] = size
                 given += size
             if not given:
                 self.counts.check(self.config.max_rejected, final=True)

@@ -31,8 +31,8 @@ from slam_edu.images import RejectedError
 from slam_edu.io import atomic_path, save_tensors, sha256_of
 from slam_edu.sd.components import TextCondition, is_xl
 from slam_edu.sd.config import SDConfig
-from slam_edu.sd.data.entries import SampleCounts
-from slam_edu.sd.data.latents import empty_of, open_latents, states_of, teacher_identity
+from slam_edu.sd.data.entries import Position, SampleCounts
+from slam_edu.sd.data.latents import Encoder, open_latents
 
 if TYPE_CHECKING:
     from slam_edu.sd.data.latents import LatentSource, Pipeline
@@ -41,6 +41,7 @@ INDEX, EMPTY, LOCK = "index.json", "empty.safetensors", ".lock"
 #: A cache up to this size, in bytes, is compared with its checksums when it is opened.
 SMALL = 256 * 2**20
 _AGAIN = "run `slam-edu cache` again with the same settings"
+Show = Callable[[str], None]
 
 
 def shard_name(number: int) -> str:
@@ -54,7 +55,7 @@ class ShardHeader:
 
     settings: dict[str, Any]
     captions: list[str]
-    position: Any
+    position: Position
     counts: SampleCounts
 
     @classmethod
@@ -68,20 +69,13 @@ class ShardHeader:
 
 
 def make_cache(
-    config: SDConfig,
-    pipeline: Pipeline,
-    folder: str | os.PathLike[str],
-    *,
-    show: Callable[[str], None] = print,
+    config: SDConfig, pipeline: Pipeline, folder: str | os.PathLike[str], *, show: Show = print
 ) -> LatentCache:
     """Encode the images and captions of a configuration, or draw them from the teacher.
 
     Interrupted at any time, the same call goes on after the last finished shard. Where the cache
-    is finished nothing is done; a shard that is missing or damaged is made again.
-
-    Args:
-        pipeline: its networks are used where they are, the autoencoder in float32.
-        show: receives what is done, a line at a time.
+    is finished nothing is done; a shard that is missing or damaged is made again. The networks are
+    used where they are, the autoencoder in float32; ``show`` receives lines of text.
 
     Raises:
         ValueError: for a cache of other data, another teacher or other settings in the folder, or
@@ -102,58 +96,64 @@ def make_cache(
         ) from error
     with lock:
         source = open_latents(config, pipeline)
-        settings = _settings(config, pipeline, source)
-        if _is_finished(folder, settings, show):
-            return LatentCache(folder)
-        what = f"{source.total():,} samples" if source.total() else "samples"
+        names = ("data", "resolution", "max_samples", "empty_captions", "cache_dtype")
+        settings = {name: getattr(config, name) for name in names} | source.identity()
+        settings = {f"data: {name}": value for name, value in settings.items()}
+        settings |= source.encoder.identity()
+        if (folder / INDEX).is_file():
+            index = _read_index(folder)
+            _require_same(index["settings"], settings, folder)
+            damaged = _damaged(folder, index["files"])
+            if not damaged:
+                return LatentCache(folder)
+            for name in damaged:
+                show(f"cache: {name} is missing or damaged and is made again")
+                (folder / name).unlink(missing_ok=True)
+            (folder / INDEX).unlink()
+        what = f"{source.total:,} samples" if source.total else "samples"
         verb = "drawn from the teacher" if config.data == "prompts" else "encoded"
         show(f"cache: {what} of data={config.data} are {verb}, once, to {str(folder)!r}")
         for path in folder.glob(".*-*"):  # what a killed process left
             path.unlink(missing_ok=True)
-        show(f"cache: {_make(config, pipeline, folder, source, settings, show)}")
+        show(f"cache: {_make(folder, source, settings, show)}")
         cache = LatentCache(folder)
         show(f"cache: {cache.bytes / 2**20:,.0f} MiB in {str(folder)!r}")
     return cache
 
 
 def _make(
-    config: SDConfig, pipeline: Pipeline, folder: Path, source: LatentSource,
-    settings: dict[str, Any], show: Callable[[str], None],
-) -> SampleCounts:  # fmt: skip
+    folder: Path, source: LatentSource, settings: dict[str, Any], show: Show
+) -> SampleCounts:
     """Write the shards that are missing, in their order, and the index."""
     from tqdm import tqdm
 
-    counts, rows, there = SampleCounts(), {}, 0  # rows: the number of each caption so far
+    # rows: the number of each caption so far; there: shards that need not be made
+    counts, rows, position, there = SampleCounts(), {}, source.start, 0
     # In a terminal alone (disable=None): in a notebook it would stand there in red, as an error.
-    bar = tqdm(
-        desc="cache", unit="sample", total=source.total(), leave=False, mininterval=0.5,
-        disable=None,
-    )  # fmt: skip
-    with bar:
+    look = {"unit": "sample", "leave": False, "mininterval": 0.5, "disable": None}
+    with tqdm(desc="cache", total=source.total, **look) as bar:
         for number in itertools.count():
             path = folder / shard_name(number)
-            header = _header(path, settings, folder)
+            header = _header(path, settings)
             if header is not None:
                 there += 1
-                source.seek(header.position)
                 bar.update(header.counts.accepted + header.counts.rejected)
             else:
                 if there == number > 0:
                     done = f"{counts.accepted:,} samples in {number} finished shards"
                     show(f"cache: going on from {done}")
-                header = _shard(config, pipeline, path, source, settings, counts, rows, bar.update)
+                header = _shard(path, source, settings, position, counts, rows, bar.update)
             counts += header.counts
             if not header.counts.accepted:
                 break
+            position = header.position
             for caption in header.captions:
                 rows.setdefault(caption, len(rows))
-    counts.check(config.max_rejected, final=True)
+    counts.check(source.encoder.config.max_rejected, final=True)
     with atomic_path(folder / EMPTY) as temporary:
-        save_tensors(_tensors(empty_of(config, pipeline)), temporary)
-    names = [*map(shard_name, range(number)), EMPTY]
-    files = {
-        n: {"bytes": (folder / n).stat().st_size, "sha256": sha256_of(folder / n)} for n in names
-    }
+        save_tensors(_tensors(source.encoder.empty()), temporary)
+    paths = [folder / name for name in (*map(shard_name, range(number)), EMPTY)]
+    files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in paths}
     index = {"settings": settings, "counts": dataclasses.asdict(counts), "files": files}
     with atomic_path(folder / INDEX) as temporary:
         temporary.write_text(json.dumps(index, indent=1) + "\n", "utf-8")
@@ -161,17 +161,17 @@ def _make(
 
 
 def _shard(
-    config: SDConfig, pipeline: Pipeline, path: Path, source: LatentSource,
-    settings: dict[str, Any], before: SampleCounts, rows: dict[str, int],
-    advance: Callable[[int], Any],
+    path: Path, source: LatentSource, settings: dict[str, Any], position: Position,
+    before: SampleCounts, rows: dict[str, int], advance: Callable[[int], Any],
 ) -> ShardHeader:  # fmt: skip
     """Write the next shard; no file if there is nothing more."""
+    encoder, config = source.encoder, source.encoder.config
     room = source.shard
     if config.max_samples is not None:
         room = min(room, config.max_samples - before.accepted)
     samples, counts, found = [], SampleCounts(), [None]
     while len(samples) < room and found:
-        found = source.read(room - len(samples))
+        found, position = source.read(position, room - len(samples))
         for one in found:
             if isinstance(one, RejectedError):
                 counts.reject(one)
@@ -180,22 +180,21 @@ def _shard(
         counts.accepted = len(samples)
         (before + counts).check(config.max_rejected)
         advance(len(found))
-    captions = [sample.caption for sample in samples]
-    fresh = [caption for caption in dict.fromkeys(captions) if caption not in rows]
-    header = ShardHeader(settings, fresh, source.position, counts)
+    known = len(rows)
+    row_of = [rows.setdefault(sample.caption, len(rows)) for sample in samples]
+    header = ShardHeader(settings, list(rows)[known:], position, counts)
     if not samples:
         return header
-    rows = rows | {caption: len(rows) + i for i, caption in enumerate(fresh)}
     dtype = getattr(torch, config.cache_dtype)
     tensors = {
-        "latents": torch.stack([sample.values for sample in samples]).to(dtype),
-        "rows": torch.tensor([rows[caption] for caption in captions]),
+        "latents": torch.stack([sample.picture for sample in samples]).to(dtype),
+        "rows": torch.tensor(row_of),
     }
-    if is_xl(pipeline):
+    if is_xl(encoder.pipeline):
         ids = [sample.time_ids for sample in samples]
         tensors["time_ids"] = torch.tensor(ids, dtype=torch.float32)
-    if fresh:
-        tensors |= _tensors(states_of(fresh, pipeline).to(dtype))
+    if header.captions:
+        tensors |= _tensors(encoder.condition(header.captions).to(dtype))
     try:
         with atomic_path(path) as temporary:
             text = json.dumps(dataclasses.asdict(header), sort_keys=True)
@@ -209,21 +208,7 @@ def _shard(
 
 
 def _tensors(cond: TextCondition) -> dict[str, Tensor]:
-    parts = {"states": cond.states, "pooled": cond.pooled, "time_ids": cond.time_ids}
-    return {name: part.cpu().contiguous() for name, part in parts.items() if part is not None}
-
-
-def _teacher_settings(config: SDConfig, pipeline: Pipeline) -> dict[str, Any]:
-    about = teacher_identity(config, pipeline)
-    return {f"teacher: {name}": value for name, value in about.items()}
-
-
-def _settings(config: SDConfig, pipeline: Pipeline, source: LatentSource) -> dict[str, Any]:
-    """All that the cache's content depends on."""
-    names = ("data", "resolution", "max_samples", "empty_captions", "cache_dtype")
-    data = {name: getattr(config, name) for name in names} | source.identity()
-    data = {f"data: {name}": value for name, value in data.items()}
-    return data | _teacher_settings(config, pipeline)
+    return {name: part.cpu() for name, part in vars(cond).items() if part is not None}
 
 
 def _require_same(there: dict[str, Any], ours: dict[str, Any], folder: Path) -> None:
@@ -237,55 +222,40 @@ def _require_same(there: dict[str, Any], ours: dict[str, Any], folder: Path) -> 
         )
 
 
-def _is_finished(folder: Path, settings: dict[str, Any], show: Callable[[str], None]) -> bool:
-    """Whether the folder holds all of the cache; of a damaged one the index is removed."""
-    if not (folder / INDEX).is_file():
-        return False
-    index = _read_index(folder / INDEX)
-    _require_same(index["settings"], settings, folder)
-    damaged = _damaged(folder, index["files"])
-    for name in damaged:
-        show(f"cache: {name} is missing or damaged and is made again")
-        (folder / name).unlink(missing_ok=True)
-    if damaged:
-        (folder / INDEX).unlink()
-    return not damaged
-
-
-def _header(path: Path, settings: dict[str, Any], folder: Path) -> ShardHeader | None:
+def _header(path: Path, settings: dict[str, Any]) -> ShardHeader | None:
     """That of a finished shard; None if it must be made."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(path, framework="pt") as file:
-            header = ShardHeader.parse(file.metadata())
+        header = ShardHeader.parse(_map(path)[1])
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return None  # not there or cut short
-    _require_same(header.settings, settings, folder)
+    _require_same(header.settings, settings, path.parent)
     return header
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    try:
+        index = json.loads((folder / INDEX).read_text("utf-8"))
+        index["counts"] = SampleCounts(**index["counts"])
+        return {name: index[name] for name in ("settings", "counts", "files")}
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{str(folder / INDEX)!r} is damaged, or of an older version ({error!r}); delete it "
+            f"and {_AGAIN}"
+        ) from error
 
 
 def _damaged(folder: Path, files: dict[str, Any]) -> list[str]:
     """Names of files that are missing, of another size or, if all are small, of other content."""
-    read = sum(about["bytes"] for about in files.values()) <= SMALL
+    small = sum(about["bytes"] for about in files.values()) <= SMALL
 
     def whole(path: Path, about: dict[str, Any]) -> bool:
         if not path.is_file() or path.stat().st_size != about["bytes"]:
             return False
-        return not read or sha256_of(path) == about["sha256"]
+        return not small or sha256_of(path) == about["sha256"]
 
     return [name for name, about in files.items() if not whole(folder / name, about)]
-
-
-def _read_index(path: Path) -> dict[str, Any]:
-    try:
-        index = json.loads(path.read_text("utf-8"))
-        SampleCounts(**index["counts"])
-        return {name: index[name] for name in ("settings", "counts", "files")}
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{str(path)!r} is damaged, or of an older version ({error!r}); delete it and {_AGAIN}"
-        ) from error
 
 
 # -------------------------------------------------------------------- reading one
@@ -314,9 +284,8 @@ class LatentCache:
                 f"the cache in {str(self.folder)!r} {what}: it has no {INDEX}; run `slam-edu "
                 f"cache` with the same settings{', which goes on with it' if begun else ''}"
             )
-        index = _read_index(self.folder / INDEX)
-        self.settings, files = index["settings"], index["files"]
-        self.counts = SampleCounts(**index["counts"])
+        index = _read_index(self.folder)
+        self.settings, self.counts, files = index["settings"], index["counts"], index["files"]
         self.latent_shape = tuple(self.settings["teacher: latent_shape"])
         self.bytes = sum(about["bytes"] for about in files.values())
         if damaged := _damaged(self.folder, files):
@@ -326,17 +295,13 @@ class LatentCache:
             )
         empty, _ = _map(self.folder / EMPTY)
         self.empty = TextCondition(**empty).to("cpu", copy=True)
-        parts, self._distinct = [], []
-        for name in files:
-            if name != EMPTY:
-                tensors, metadata = _map(self.folder / name)
-                self._distinct += ShardHeader.parse(metadata).captions
-                parts.append(tensors)
-        self._captions = torch.cat([part["rows"] for part in parts])
+        shards = [_map(self.folder / name) for name in files if name != EMPTY]
+        self._distinct = [c for _, about in shards for c in ShardHeader.parse(about).captions]
+        self._captions = torch.cat([tensors["rows"] for tensors, _ in shards])
         self._parts = {}
         for name in ("latents", *empty):
-            rows = [part[name] for part in parts if name in part]
-            self._parts[name] = _Rows([torch.cat(rows)] if self.bytes <= SMALL else rows)
+            rows = [tensors[name] for tensors, _ in shards if name in tensors]
+            self._parts[name] = [torch.cat(rows)] if self.bytes <= SMALL else rows
 
     def __len__(self) -> int:
         return len(self._captions)
@@ -347,10 +312,7 @@ class LatentCache:
         return [self._distinct[row] for row in self._captions.tolist()]
 
     def batch(self, indices: Tensor | Sequence[int]) -> tuple[Tensor, TextCondition]:
-        """Latents (B, C, h, w) and B rows of conditions; float32, on the CPU.
-
-        Args:
-            indices: from 0 to ``len(self) - 1``, of shape (B,).
+        """Latents (B, C, h, w) and conditions of samples; float32, on the CPU.
 
         Raises:
             ValueError: for an index that is not in the cache.
@@ -359,18 +321,16 @@ class LatentCache:
         outside = indices[(indices < 0) | (indices >= len(self))]
         if len(outside):
             raise ValueError(f"index is {int(outside[0])}; allowed: 0 to {len(self) - 1}")
-        of_caption = self._captions[indices]
-        rows = {"states": of_caption, "pooled": of_caption, "time_ids": indices}
-        cond = {name: self._parts[name][rows[name]] for name in rows if name in self._parts}
-        return self._parts["latents"][indices], TextCondition(**cond)
+        own, captions = indices.tolist(), self._captions[indices].tolist()
+        found = {
+            name: _rows(parts, own if name in ("latents", "time_ids") else captions)
+            for name, parts in self._parts.items()
+        }
+        return found.pop("latents"), TextCondition(**found)
 
     def check(self, config: SDConfig, pipeline: Pipeline) -> None:
-        """Require the cache to be of this teacher, at this resolution.
-
-        Raises:
-            ValueError: naming what differs.
-        """
-        ours = _teacher_settings(config, pipeline)
+        """Raise ValueError unless the cache is of this teacher, at this resolution."""
+        ours = Encoder(config, pipeline).identity()
         _require_same({name: self.settings.get(name) for name in ours}, ours, self.folder)
 
 
@@ -382,17 +342,11 @@ def _map(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
 
 
-class _Rows:
-    """The rows of several tensors, as if they were one."""
-
-    def __init__(self, parts: list[Tensor]) -> None:
-        self.parts = parts
-        self.ends = list(itertools.accumulate(len(part) for part in parts))
-
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        """Some rows, float32."""
-        out = torch.empty((len(rows), *self.parts[0].shape[1:]))
-        for place, row in enumerate(rows.tolist()):
-            part = bisect_right(self.ends, row)
-            out[place] = self.parts[part][row - self.ends[part]]  # counted from its end
-        return out
+def _rows(parts: list[Tensor], rows: list[int]) -> Tensor:
+    """Some rows, float32, of several tensors as if they were one."""
+    ends = list(itertools.accumulate(map(len, parts)))
+    out = torch.empty((len(rows), *parts[0].shape[1:]))
+    for place, row in enumerate(rows):
+        part = bisect_right(ends, row)
+        out[place] = parts[part][row - ends[part]]  # counted from its end
+    return out

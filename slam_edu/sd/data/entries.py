@@ -1,8 +1,9 @@
 """What a source gives, and the count of what was rejected.
 
 A source gives entries in an order that never changes, each an :class:`Item`, not yet decoded, or
-the :class:`~slam_edu.images.RejectedError` that tells why it cannot be used. A *position*, a value
-that JSON can hold, is how much of a source was read: reading goes on there in another process.
+the :class:`~slam_edu.images.RejectedError` that tells why it cannot be used. A *position*, an
+integer or a list of two, is how much of a source was read: reading goes on there in another
+process.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -22,17 +24,24 @@ from slam_edu.images import RejectedError
 #: The fraction of rejected samples is looked at when so many were seen; so many are named.
 ENOUGH, NAMED = 20, 5
 
-Position = Any
-"""How much of a source was read: an integer, or a list of two of them."""
+Position = int | Sequence[int]
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
 class Item:
-    """An image that was not read yet (values in [-1, 1], a file's content or path), a caption."""
+    """An image with its caption: not read yet, as a file's content or path; read; or encoded.
+
+    Attributes:
+        picture: a tensor is an image (3, H, W) in [-1, 1], or its latent (C, h, w).
+        time_ids: Stable Diffusion XL's, once it is read: height and width before resizing, top and
+            left of the crop in the resized image, H and W; in pixels.
+    """
 
     name: str
     caption: str
     picture: bytes | Path | Tensor
+    time_ids: tuple[float, ...] = ()
 
 
 Entry = Item | RejectedError
@@ -58,8 +67,7 @@ class SampleCounts:
             self.examples.append(str(error))
 
     def __add__(self, other: SampleCounts) -> SampleCounts:
-        names = dict.fromkeys([*self.reasons, *other.reasons])
-        reasons = {n: self.reasons.get(n, 0) + other.reasons.get(n, 0) for n in names}
+        reasons = dict(Counter(self.reasons) + Counter(other.reasons))
         examples = list(dict.fromkeys([*self.examples, *other.examples]))[:NAMED]
         return SampleCounts(self.accepted + other.accepted, reasons, examples)
 
@@ -112,10 +120,22 @@ def check_caption(caption: object, empty_captions: str, missing: str = "") -> st
     return caption
 
 
-def entry(name: str, picture: Callable[[], Any], caption: Callable[[], str]) -> Entry:
-    """An item, or what either function raised."""
+def decoded(content: bytes) -> str:
+    """A caption file's text.
+
+    Raises:
+        RejectedError: if it is not UTF-8.
+    """
     try:
-        return Item(name, picture=picture(), caption=caption())
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RejectedError("a caption that is not UTF-8", str(error)) from error
+
+
+def attempt(make: Callable[..., Made], name: str, *details: Any) -> Made | RejectedError:
+    """``make(name, *details)``, or the rejection that it raises, with the sample's name."""
+    try:
+        return make(name, *details)
     except RejectedError as error:
         error.name = name
         return error

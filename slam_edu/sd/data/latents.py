@@ -1,17 +1,17 @@
 """Images and captions as the teacher's own parts encode them, and what a cache is filled with.
 
-A source of latents has ``shard``, the samples of a shard of the cache; ``position``, how much was
-read; ``seek(position)``; ``read(most)``, the next samples, none at the end; ``total()``, how many
-there will be, where that is known; and ``identity()``, what its latents depend on besides the
-teacher and the settings that all have.
+A source of latents has ``shard``, the samples of a shard of the cache; ``read(position, most)``,
+the next samples from ``start`` on, none at the end, and the position after them; ``total``, how
+many there will be, where that is known; and ``identity()``, what its latents depend on besides
+the teacher and the settings that all have.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ from slam_edu.sd.components import (
     unet_output,
 )
 from slam_edu.sd.config import SDConfig
-from slam_edu.sd.data.entries import Entry, Position, hash_of
+from slam_edu.sd.data.entries import Entry, Item, Position, attempt, hash_of
 from slam_edu.sd.data.shards import ShardSource
 from slam_edu.sd.data.sources import MapSource, default_prompts, open_source, read_prompts
 from slam_edu.sd.engine import make_autocast
@@ -54,45 +54,7 @@ CAPTIONS = 64
 PIXELS = 2**20
 #: An image that would have to be enlarged by more than this is rejected: it has no detail.
 LARGEST_ENLARGEMENT = 4.0
-
-
-@dataclass(frozen=True)
-class Sample:
-    """An image (3, H, W) in [-1, 1], or its latent, with its caption and XL's time ids.
-
-    Time ids are height and width before resizing, top and left of the crop in the resized image, H
-    and W; in pixels.
-    """
-
-    name: str
-    caption: str
-    values: Tensor
-    time_ids: tuple[float, ...]
-
-
-def image_size(config: SDConfig, pipeline: Pipeline) -> tuple[int, int]:
-    """(H, W) in pixels of the images that a distillation uses.
-
-    Raises:
-        ValueError: for a resolution that the autoencoder cannot reduce.
-    """
-    factor = pipeline.vae_scale_factor
-    if config.resolution is None:
-        height, width = latent_shape(pipeline)[1:]
-        return height * factor, width * factor
-    if config.resolution % factor:
-        raise ValueError(
-            f"resolution is {config.resolution}; allowed: a multiple of {factor}, by which the "
-            f"teacher's autoencoder reduces images"
-        )
-    return config.resolution, config.resolution
-
-
-def wanted_shape(config: SDConfig, pipeline: Pipeline) -> tuple[int, int, int]:
-    """(C, h, w) of the latents that a distillation uses."""
-    height, width = image_size(config, pipeline)
-    factor = pipeline.vae_scale_factor
-    return latent_shape(pipeline)[0], height // factor, width // factor
+ENCODERS = ("vae", "text_encoder", "text_encoder_2")
 
 
 def fit(picture: bytes | Path | Tensor, size: tuple[int, int]) -> tuple[Tensor, tuple[float, ...]]:
@@ -108,7 +70,7 @@ def fit(picture: bytes | Path | Tensor, size: tuple[int, int]) -> tuple[Tensor, 
     if not isinstance(picture, Tensor):
         image = read_image(picture)
     elif tuple(picture.shape[1:]) == size:
-        return picture, whole_image(size)
+        return picture, (*size, 0, 0, *size)
     else:
         values = ((picture + 1) * 127.5).round().clamp(0, 255).byte()
         image = Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
@@ -130,64 +92,76 @@ def fit(picture: bytes | Path | Tensor, size: tuple[int, int]) -> tuple[Tensor, 
     return values.contiguous(), (old_height, old_width, *corner, height, width)
 
 
-def whole_image(size: tuple[int, int]) -> tuple[float, ...]:
-    """Stable Diffusion XL's time ids of an image that was neither resized nor cropped."""
-    return tuple(map(float, (*size, 0, 0, *size)))
+class Encoder:
+    """A teacher's autoencoder and text encoders, for images of a configuration's size.
 
+    Attributes:
+        latent_shape: (C, h, w) of one latent.
+        size: (H, W) of the images, in pixels.
+        whole: Stable Diffusion XL's time ids of an image that was neither resized nor cropped.
 
-def load(found: Entry, size: tuple[int, int]) -> Sample | RejectedError:
-    """Read an entry's image; may run in any thread."""
-    if isinstance(found, RejectedError):
-        return found
-    try:
-        return Sample(found.name, found.caption, *fit(found.picture, size))
-    except RejectedError as error:
-        error.name = found.name
-        return error
-
-
-def loading_pool() -> ThreadPoolExecutor:
-    """Threads that read images; Pillow lets several run at a time."""
-    return ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="images")
-
-
-def latents_of(samples: Sequence[Sample], config: SDConfig, pipeline: Pipeline) -> Tensor:
-    """Scaled latents of images, of shape (B, C, h, w), float32 on the autoencoder's device.
-
-    The autoencoder is put into float32 and stays so; in half precision some overflow.
+    Raises:
+        ValueError: for a resolution that the autoencoder cannot reduce.
     """
-    height, width = image_size(config, pipeline)
-    if pipeline.vae.dtype != torch.float32:  # diffusers' own `to` would warn
-        nn.Module.float(pipeline.vae)
-    images = torch.stack([sample.values for sample in samples])
-    batch = max(1, min(32, PIXELS // (height * width)))
-    return encode_images(pipeline.vae, images, batch).float()
 
+    def __init__(self, config: SDConfig, pipeline: Pipeline) -> None:
+        self.config, self.pipeline = config, pipeline
+        factor = pipeline.vae_scale_factor
+        if config.resolution is not None and config.resolution % factor:
+            raise ValueError(
+                f"resolution is {config.resolution}; allowed: a multiple of {factor}, by which "
+                f"the teacher's autoencoder reduces images"
+            )
+        self.latent_shape = latent_shape(pipeline, config.resolution)
+        self.size = tuple(factor * side for side in self.latent_shape[1:])
+        self.whole = (*self.size, 0, 0, *self.size)
+        # Pillow lets several threads read at a time.
+        threads = min(8, os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="images")
 
-def states_of(captions: Sequence[str], pipeline: Pipeline) -> TextCondition:
-    """Text states of captions, and XL's pooled embeddings, without time ids; float32."""
-    groups = [captions[i : i + CAPTIONS] for i in range(0, len(captions), CAPTIONS)]
-    made = TextCondition.cat([text_condition(pipeline, group) for group in groups])
-    return TextCondition(made.states, made.pooled).to(torch.float32)
+    def identity(self) -> dict[str, Any]:
+        """What latents and text conditions depend on of the teacher."""
+        parts = {name: getattr(self.pipeline, name, None) for name in ENCODERS}
+        about = {name: weights_digest(part) for name, part in parts.items() if part is not None}
+        about["scaling_factor"] = float(self.pipeline.vae.config.scaling_factor)
+        about["latent_shape"] = list(self.latent_shape)
+        return {f"teacher: {name}": value for name, value in about.items()}
 
+    def load(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Read the images of entries, several at a time."""
 
-def empty_of(config: SDConfig, pipeline: Pipeline) -> TextCondition:
-    """The empty condition for images of the configuration's size, one row, float32."""
-    empty = empty_condition(pipeline).to(dtype=torch.float32)
-    if not is_xl(pipeline):
-        return empty
-    ids = torch.tensor([whole_image(image_size(config, pipeline))], device=empty.states.device)
-    return TextCondition(empty.states, empty.pooled, ids)
+        def read(one: Entry) -> Entry:
+            if isinstance(one, RejectedError):
+                return one
+            return attempt(lambda n: Item(n, one.caption, *fit(one.picture, self.size)), one.name)
 
+        return list(self._pool.map(read, entries))
 
-def teacher_identity(config: SDConfig, pipeline: Pipeline) -> dict[str, Any]:
-    """What latents and text conditions depend on of the teacher."""
-    parts = {n: getattr(pipeline, n, None) for n in ("vae", "text_encoder", "text_encoder_2")}
-    return {
-        **{name: weights_digest(part) for name, part in parts.items() if part is not None},
-        "scaling_factor": float(pipeline.vae.config.scaling_factor),
-        "latent_shape": list(wanted_shape(config, pipeline)),
-    }
+    def latents(self, samples: Sequence[Item]) -> Tensor:
+        """Scaled latents of images, of shape (B, C, h, w), float32 on the autoencoder's device.
+
+        The autoencoder is put into float32 and stays so; in half precision some overflow.
+        """
+        vae, (height, width) = self.pipeline.vae, self.size
+        if vae.dtype != torch.float32:  # diffusers' own `to` would warn
+            nn.Module.float(vae)
+        images = torch.stack([sample.picture for sample in samples])
+        return encode_images(vae, images, max(1, min(32, PIXELS // (height * width)))).float()
+
+    def condition(self, captions: Sequence[str], time_ids: Any = None) -> TextCondition:
+        """Text states of captions, and XL's pooled embeddings, float32; XL's time ids if given."""
+        groups = [captions[i : i + CAPTIONS] for i in range(0, len(captions), CAPTIONS)]
+        made = TextCondition.cat([text_condition(self.pipeline, group) for group in groups])
+        return self._with_ids(made, time_ids)
+
+    def empty(self) -> TextCondition:
+        """The empty condition for images of the size, one row, float32."""
+        return self._with_ids(empty_condition(self.pipeline), [self.whole])
+
+    def _with_ids(self, made: TextCondition, time_ids: Any) -> TextCondition:
+        if time_ids is not None:
+            time_ids = torch.tensor(time_ids) if is_xl(self.pipeline) else None
+        return replace(made, time_ids=time_ids).to(made.states.device, torch.float32)
 
 
 # -------------------------------------------------------------------- for a cache
@@ -195,14 +169,15 @@ def teacher_identity(config: SDConfig, pipeline: Pipeline) -> dict[str, Any]:
 
 def open_latents(config: SDConfig, pipeline: Pipeline) -> LatentSource:
     """What the configuration's ``data`` fills a cache with; raises as :func:`open_source`."""
+    encoder = Encoder(config, pipeline)
     if config.data == "prompts":
-        return DrawnLatents(config, pipeline)
-    return EncodedLatents(config, pipeline, open_source(config))
+        return DrawnLatents(encoder)
+    return EncodedLatents(encoder, open_source(config))
 
 
-def _finite(sample: Sample, latent: Tensor) -> Sample | RejectedError:
+def _finite(sample: Item, latent: Tensor) -> Entry:
     if latent.isfinite().all():
-        return replace(sample, values=latent)
+        return replace(sample, picture=latent)
     return RejectedError("a latent that is not finite", name=sample.name)
 
 
@@ -213,41 +188,30 @@ class EncodedLatents:
     #: Images that are read and encoded at a time.
     batch = 32
 
-    def __init__(
-        self, config: SDConfig, pipeline: Pipeline, source: MapSource | ShardSource
-    ) -> None:
-        self.config, self.pipeline, self.source = config, pipeline, source
-        self.size = image_size(config, pipeline)
-        self._pool = loading_pool()
-        self.position, self._items = source.start, source.items(source.start)
+    def __init__(self, encoder: Encoder, source: MapSource | ShardSource) -> None:
+        self.encoder, self.source = encoder, source
+        self.start, self.identity = source.start, source.identity
+        self._position = None
 
-    def identity(self) -> dict[str, Any]:
-        """The source's content, and how it is read."""
-        return self.source.identity()
-
+    @property
     def total(self) -> int | None:
         """The number of entries, or ``max_samples``."""
-        known = [n for n in (self.config.max_samples, self.source.total()) if n is not None]
-        return min(known, default=None)
+        length = len(self.source) if isinstance(self.source, MapSource) else None
+        known = (self.encoder.config.max_samples, length)
+        return min((n for n in known if n is not None), default=None)
 
-    def seek(self, position: Position) -> None:
-        """Go on from a position; shards are not opened again where that is where it is."""
-        if position != self.position:
-            self.position, self._items = position, self.source.items(position)
-
-    def read(self, most: int) -> list[Sample | RejectedError]:
-        """The next images, read by several threads and encoded; the rejected ones come last."""
+    def read(self, position: Position, most: int) -> tuple[list[Entry], Position]:
+        """The next images, encoded, the rejected ones first; shards stay open between calls."""
+        if position != self._position:
+            self._items = self.source.items(position)
         found = list(islice(self._items, min(self.batch, most)))
-        if not found:
-            return []
-        self.position = found[-1][0]
-        loaded = list(self._pool.map(lambda pair: load(pair[1], self.size), found))
+        self._position = found[-1][0] if found else position
+        loaded = self.encoder.load(one for _, one in found)
         rejected = [one for one in loaded if isinstance(one, RejectedError)]
         samples = [one for one in loaded if not isinstance(one, RejectedError)]
-        if not samples:
-            return rejected
-        latents = latents_of(samples, self.config, self.pipeline).cpu()
-        return rejected + list(map(_finite, samples, latents))
+        if samples:
+            rejected += map(_finite, samples, self.encoder.latents(samples).cpu())
+        return rejected, self._position
 
 
 class DrawnLatents:
@@ -258,75 +222,67 @@ class DrawnLatents:
     """
 
     shard = 64  # few, because each may take seconds
-    position = 0
+    start = 0
 
-    def __init__(self, config: SDConfig, pipeline: Pipeline) -> None:
-        self.config, self.pipeline = config, pipeline
+    def __init__(self, encoder: Encoder) -> None:
+        self.encoder, config, pipeline = encoder, encoder.config, encoder.pipeline
         path = config.data_path
         self.prompts = default_prompts(config.teacher) if path is None else read_prompts(path)
-        self.guidance = config.draw_guidance
-        if self.guidance is None:
-            self.guidance = config.distillation.guidance
+        own, shared = config.draw_guidance, config.distillation.guidance
+        self.guidance = shared if own is None else own
         self.prediction_type = pipeline.scheduler.config.prediction_type
         schedule = NoiseSchedule.from_scheduler(pipeline.scheduler)
         self.schedule = schedule.to(pipeline.unet.device)
+        total = len(self.prompts) * config.draw_count
+        self.total = min(total, config.max_samples or total)
 
     def identity(self) -> dict[str, Any]:
         """Prompts, solver, guidance, seed and the UNet."""
+        config = self.encoder.config
         return {
             "prompts": hash_of(self.prompts),
-            "draw_steps": self.config.draw_steps,
-            "draw_count": self.config.draw_count,
+            "draw_steps": config.draw_steps,
+            "draw_count": config.draw_count,
             "draw_guidance": float(self.guidance),
-            "seed": self.config.seed,
-            "unet": weights_digest(self.pipeline.unet),
+            "seed": config.seed,
+            "unet": weights_digest(self.encoder.pipeline.unet),
             "prediction_type": self.prediction_type,
         }
 
-    def total(self) -> int:
-        """Prompts times ``draw_count``, or ``max_samples``."""
-        total = len(self.prompts) * self.config.draw_count
-        return min(total, self.config.max_samples or total)
-
-    def seek(self, position: Position) -> None:
-        """Go on from a position."""
-        self.position = position
-
-    def read(self, most: int) -> list[Sample | RejectedError]:
+    def read(self, position: int, most: int) -> tuple[list[Entry], int]:
         """The next samples, as many as the run's batch has."""
-        end = min(self.position + min(most, self.config.training.batch), self.total())
-        numbers = range(self.position, end)
-        self.position = end
-        if not numbers:
-            return []
-        prompts = [self.prompts[n % len(self.prompts)] for n in numbers]
-        ids = whole_image(image_size(self.config, self.pipeline))
+        most = min(most, self.encoder.config.training.batch, self.total - position)
+        if not most:
+            return [], position
+        numbers = range(position, position + most)
+        whole = self.encoder.whole
         return [
-            _finite(Sample(f"sample {n}", prompt, latent, ids), latent)
-            for n, prompt, latent in zip(numbers, prompts, self.draw(numbers), strict=True)
-        ]
+            _finite(Item(f"sample {n}", self._prompt(n), latent, whole), latent)
+            for n, latent in zip(numbers, self.draw(numbers), strict=True)
+        ], numbers.stop
+
+    def _prompt(self, number: int) -> str:
+        return self.prompts[number % len(self.prompts)]
 
     @torch.no_grad()
-    def draw(self, numbers: range) -> Tensor:
+    def draw(self, numbers: Sequence[int]) -> Tensor:
         """Latents of some samples, of shape (n, C, h, w), float32 on the CPU."""
-        unet, shape = self.pipeline.unet, wanted_shape(self.config, self.pipeline)
-        prompts = [self.prompts[n % len(self.prompts)] for n in numbers]
-        noise = torch.stack([
-            torch.randn(shape, generator=sample_generator(self.config.seed, n, DRAWN))
-            for n in numbers
-        ]).to(unet.device)  # fmt: skip
-        empty = empty_of(self.config, self.pipeline).expand(len(prompts))
-        cond = text_condition(self.pipeline, prompts, empty.time_ids)
-        autocast = make_autocast(self.config, unet.device)
+        config, unet = self.encoder.config, self.encoder.pipeline.unet
+        generators = [sample_generator(config.seed, n, DRAWN) for n in numbers]
+        noise = [torch.randn(self.encoder.latent_shape, generator=one) for one in generators]
+        empty = self.encoder.empty().expand(len(numbers))
+        prompts = list(map(self._prompt, numbers))
+        cond = text_condition(self.encoder.pipeline, prompts, empty.time_ids)
+        autocast = make_autocast(config, unet.device)
 
         def network(x: Tensor, t: Tensor, cond: TextCondition) -> Tensor:
             with autocast():
                 return unet_output(unet, x, t, cond)
 
         states = sample_pf_ode(
-            network, noise, self.schedule, self.config.draw_steps, method="dpmpp_2m",
-            prediction_type=self.prediction_type, cond=cond, guidance=self.guidance,
-            uncond=empty if self.guidance else None,
+            network, torch.stack(noise).to(unet.device), self.schedule, config.draw_steps,
+            method="dpmpp_2m", prediction_type=self.prediction_type, cond=cond,
+            guidance=self.guidance, uncond=empty if self.guidance else None,
         )  # fmt: skip
         return last(states).float().cpu()
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import glob
 import http.client
-import io
 import json
 import re
 import tarfile
@@ -20,12 +19,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from slam_edu.images import SUFFIXES, RejectedError
 from slam_edu.sd.config import SDConfig
-from slam_edu.sd.data.entries import Entry, Position, check_caption, entry, hash_of
+from slam_edu.sd.data import entries
+from slam_edu.sd.data.entries import Entry, Item, Position, check_caption
 
 ENDS = (".tar", ".tar.gz", ".tgz")
 #: Seconds before each new attempt at an address, and until an attempt without an answer fails.
@@ -57,18 +60,15 @@ class ShardSource:
             else [Path(shard).name, Path(shard).stat().st_size]
             for shard in self.shards
         ]  # fmt: skip
-        return {"shards": hash_of(known), "caption_column": self.config.caption_column}
+        return {"shards": entries.hash_of(known), "caption_column": self.config.caption_column}
 
     def items(self, position: Position) -> Iterator[tuple[Position, Entry]]:
-        """The entries from a position (shard, entries of it) on, each with the one after it."""
+        """The entries from a position [shard, entries of it] on, each with the one after it."""
         first, skipped = position
         for index in range(first, len(self.shards)):
             for place, one in enumerate(self.shard(index), 1):
                 if index > first or place > skipped:
                     yield [index, place], one
-
-    def total(self) -> None:
-        """Unknown before all is read."""
 
     def shard(self, index: int) -> Iterator[Entry]:
         """The entries of one shard; one that is cut short gives its whole samples, then why.
@@ -77,75 +77,61 @@ class ShardSource:
             ConnectionError: if an address cannot be read.
         """
         address = self.shards[index]
-        name = address.split("?")[0].replace("\\", "/").rsplit("/", 1)[-1]
+        shard = address.split("?")[0].replace("\\", "/").rsplit("/", 1)[-1]
         faults: list[RejectedError] = []
-        with _open(address) as file:
-            for key, files in _samples(file, name, faults):
-                found = self._entry(f"{name}/{key}", files)
+        with closing(_Download(address) if is_address(address) else open(address, "rb")) as file:
+            for key, group in groupby(_files(file, shard, faults), itemgetter(0)):
+                files: dict[str, bytes] = {}  # by what follows the first dot
+                for _, name, content in group:
+                    end = name[len(key) + 1 :].lower()
+                    if end in files:
+                        faults.append(RejectedError("a file name twice in a shard", name, shard))
+                    files.setdefault(end, content)
+                found = entries.attempt(self._item, f"{shard}/{key}", files)
                 # Files of the last sample may be missing because of the cut, which is counted.
                 cut = faults and faults[-1].reason in (CUT, NO_TAR)
                 if not (cut and isinstance(found, RejectedError)):
                     yield found
         yield from faults
 
-    def _entry(self, name: str, files: dict[str, bytes]) -> Entry:
+    def _item(self, name: str, files: dict[str, bytes]) -> Item:
         kinds = f"its files: {', '.join(sorted(files))}"
-
-        def picture() -> bytes:
-            for suffix in SUFFIXES:
-                if suffix[1:] in files:
-                    return files[suffix[1:]]
+        pictures = [files[suffix[1:]] for suffix in SUFFIXES if suffix[1:] in files]
+        if not pictures:
             raise RejectedError("no image", kinds)
-
-        return entry(
-            name,
-            picture,
-            lambda: check_caption(self._caption(files), self.config.empty_captions, kinds),
-        )
+        caption = check_caption(self._caption(files), self.config.empty_captions, kinds)
+        return Item(name, caption, pictures[0])
 
     def _caption(self, files: dict[str, bytes]) -> object:
+        if "txt" in files:
+            return entries.decoded(files["txt"])
         try:
-            if "txt" in files:
-                return files["txt"].decode("utf-8-sig")
-            about = json.loads(files.get("json", b"{}").decode("utf-8-sig"))
-        except UnicodeDecodeError as error:
-            raise RejectedError("a caption that is not UTF-8", str(error)) from error
-        except ValueError as error:
+            about = json.loads(entries.decoded(files.get("json", b"{}")))
+        except json.JSONDecodeError as error:
             raise RejectedError("a caption file that is not JSON", str(error)) from error
         if not isinstance(about, dict):
             raise RejectedError("a caption file that is not JSON", "no object")
         return about.get(self.config.caption_column, about.get("caption"))
 
 
-def _samples(
-    file: BinaryIO, shard: str, faults: list[RejectedError]
-) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Key and files, by what follows the first dot, of each sample; the shard's faults."""
-    key, files, begun = "", {}, False
+def _files(
+    file: BinaryIO | _Download, shard: str, faults: list[RejectedError]
+) -> Iterator[tuple[str, str, bytes]]:
+    """Sample, name and content of each file; a shard that is not whole is added to the faults."""
+    begun = False
     try:
-        with tarfile.open(fileobj=file, mode="r|*") as tar:
+        with tarfile.open(fileobj=file, mode="r|*", bufsize=1 << 20) as tar:
             for member in tar:
                 begun = True
                 tar.members.clear()  # else all headers stay in memory
-                named = re.fullmatch(r"((?:.*/)?[^./]+)\.([^/]*)", member.name)
-                if not (named and member.isfile()):
-                    continue
-                content = tar.extractfile(member).read()
-                if named[1] != key:
-                    if files:
-                        yield key, files
-                    key, files = named[1], {}
-                if named[2].lower() in files:
-                    reason = "a file name twice in a shard"
-                    faults.append(RejectedError(reason, member.name, shard))
-                files.setdefault(named[2].lower(), content)
+                named = re.fullmatch(r"((?:.*/)?[^./]+)\.[^/]*", member.name)
+                if named and member.isfile():
+                    yield named[1], member.name, tar.extractfile(member).read()
             # A whole tar file ends in two blocks of zeros, of which one was read.
             if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("no end mark")
     except (tarfile.TarError, EOFError) as error:
         faults.append(RejectedError(CUT if begun else NO_TAR, str(error), shard))
-    if files:
-        yield key, files
 
 
 def is_address(shard: str) -> bool:
@@ -174,9 +160,7 @@ def expand_shards(text: str) -> list[str]:
         )
     if is_address(text):
         return shards
-    found = []
-    for shard in shards:
-        found += sorted(glob.glob(shard)) if "*" in shard else [shard]
+    found = [p for s in shards for p in (sorted(glob.glob(s)) if "*" in s else [s])]
     missing = [path for path in found if not Path(path).is_file()]
     if missing or not found:
         raise FileNotFoundError(
@@ -199,32 +183,23 @@ def _expand_braces(text: str) -> list[str]:
     return [whole for part in parts for whole in _expand_braces(before + part + after)]
 
 
-def _open(shard: str) -> BinaryIO:
-    if is_address(shard):
-        return io.BufferedReader(_Download(shard), 1 << 20)
-    return open(shard, "rb")
-
-
-class _Download(io.RawIOBase):
+class _Download:
     """A file at an address, read once; where the connection is lost it goes on at that byte."""
 
     def __init__(self, address: str) -> None:
         self.address, self.place, self.size = address, 0, None
         self._response: Any = None
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
+    def read(self, most: int) -> bytes:
         fault = ""
         for wait in (*WAITS, None):
             try:
                 if self._response is None:
                     self._connect()
-                count = self._response.readinto(buffer)
-                self.place += count
-                if count or self.size is None or self.place >= self.size:
-                    return count
+                content = self._response.read(most)
+                self.place += len(content)
+                if content or self.size is None or self.place >= self.size:
+                    return content
                 fault = f"the connection is lost at byte {self.place:,} each time"
             except urllib.error.HTTPError as error:
                 fault = f"it answered {error.code} {error.reason}"
@@ -260,4 +235,3 @@ class _Download(io.RawIOBase):
     def close(self) -> None:
         if self._response is not None:
             self._response.close()
-        super().close()

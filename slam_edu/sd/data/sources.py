@@ -10,14 +10,14 @@ import json
 import os
 import re
 from collections.abc import Iterator, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from slam_edu.images import SUFFIXES, RejectedError
 from slam_edu.io import data_path
 from slam_edu.sd.config import SDConfig
-from slam_edu.sd.data.entries import Entry, Item, Position, check_caption, entry, hash_of
+from slam_edu.sd.data.entries import Entry, Item, attempt, check_caption, decoded, hash_of
 from slam_edu.sd.data.shards import ShardSource
 from slam_edu.shipped import ShippedModel, shipped
 
@@ -32,17 +32,13 @@ BLOCK = 256
 class MapSource:
     """A source with ``len(source)``, whose entries ``source[indices]`` come in any order."""
 
-    start: Position = 0
+    start = 0
 
-    def items(self, position: Position) -> Iterator[tuple[Position, Entry]]:
+    def items(self, position: int) -> Iterator[tuple[int, Entry]]:
         """The entries from a position on, each with the position after it."""
         for first in range(position, len(self), BLOCK):
             indices = range(first, min(first + BLOCK, len(self)))
             yield from zip((i + 1 for i in indices), self[indices], strict=True)
-
-    def total(self) -> int:
-        """The number of entries."""
-        return len(self)
 
 
 class ShippedSource(MapSource):
@@ -105,52 +101,46 @@ class FolderSource(MapSource):
         return len(self._rows)
 
     def __getitem__(self, indices: Sequence[int]) -> list[Entry]:
-        return [self._entry(*self._rows[index]) for index in indices]
+        rows = (self._rows[index] for index in indices)
+        return [
+            row if isinstance(row, RejectedError) else attempt(self._item, name, row)
+            for name, row in rows
+        ]
 
-    def _entry(self, name: str, row: dict[str, Any] | RejectedError) -> Entry:
-        if isinstance(row, RejectedError):
-            return row
-        return entry(name, lambda: self.folder / name, lambda: self._caption(name, row))
+    def _item(self, name: str, row: dict[str, Any]) -> Item:
+        return Item(name, self._caption(name, row), self.folder / name)
 
     def _metadata(self) -> Iterator[tuple[str, dict[str, Any] | RejectedError]]:
         lines = (self.folder / METADATA).read_bytes().split(b"\n")
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
-            where = f"{METADATA}:{number}"
             try:
                 row = json.loads(line.decode("utf-8-sig"))
                 path = PurePosixPath(row["file_name"].replace("\\", "/"))
             except (ValueError, TypeError, KeyError, AttributeError) as error:
-                reason = "a metadata line without JSON and file_name"
-                yield where, RejectedError(reason, repr(error), where)
+                name, reason = f"{METADATA}:{number}", "a metadata line without JSON and file_name"
+                yield name, RejectedError(reason, repr(error), name)
                 continue
             name = path.as_posix()
             if path.is_absolute() or ".." in path.parts or Path(name).drive:
-                yield name, RejectedError("a file outside of the folder", name=name)
-            else:
-                yield name, row
+                row = RejectedError("a file outside of the folder", name=name)
+            yield name, row
 
     def _caption(self, name: str, row: dict[str, Any]) -> str:
-        if self.config.caption_column in row:
-            return check_caption(
-                row[self.config.caption_column], self.config.empty_captions, "null"
-            )
+        column, empty = self.config.caption_column, self.config.empty_captions
+        if column in row:
+            return check_caption(row[column], empty, "null")
         beside = (self.folder / name).with_suffix(".txt")
         try:
-            text = beside.read_text("utf-8-sig")
+            return check_caption(decoded(beside.read_bytes()), empty)
         except FileNotFoundError:
             missing = f"no {beside.name} beside it"
             if row:
-                missing += (
-                    f"; no {self.config.caption_column!r} in its line, which has {', '.join(row)}"
-                )
+                missing += f"; no {column!r} in its line, which has {', '.join(row)}"
             raise RejectedError("no caption", missing) from None
-        except UnicodeDecodeError as error:
-            raise RejectedError("a caption that is not UTF-8", str(error)) from error
         except OSError as error:
             raise RejectedError("a file that cannot be read", str(error)) from error
-        return check_caption(text, self.config.empty_captions)
 
 
 def list_files(folder: Path, ends: tuple[str, ...] = ("",)) -> list[tuple[str, int]]:
@@ -214,14 +204,16 @@ class DatasetsSource(MapSource):
 
     def __getitem__(self, indices: Sequence[int]) -> list[Entry]:
         rows = zip(indices, self._dataset.__getitems__(list(indices)), strict=True)
-        columns = [(i, *map(row.get, self.columns.values())) for i, row in rows]
         return [
-            entry(
-                f"row {i}", partial(_picture, image),
-                partial(check_caption, caption, self.empty_captions),
-            )
-            for i, image, caption in columns
-        ]  # fmt: skip
+            attempt(self._item, f"row {i}", *map(row.get, self.columns.values()))
+            for i, row in rows
+        ]
+
+    def _item(self, name: str, image: dict[str, Any] | None, caption: object) -> Item:
+        picture = image and (image.get("bytes") or (image.get("path") and Path(image["path"])))
+        if not picture:
+            raise RejectedError("no image")
+        return Item(name, check_caption(caption, self.empty_captions), picture)
 
     @cached_property
     def _dataset(self) -> Dataset:
@@ -259,19 +251,11 @@ class DatasetsSource(MapSource):
 
     def _load(self, datasets: Any) -> Any:
         path = Path(self.path)
-        if not self.local:
-            return datasets.load_dataset(self.path, revision=self.revision)
         if path.is_file():
             return datasets.load_dataset("parquet", data_files=self.path)
         if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
             return datasets.load_from_disk(self.path)
-        return datasets.load_dataset(self.path)
-
-
-def _picture(image: dict[str, Any] | None) -> bytes | Path:
-    if not image or not (image.get("bytes") or image.get("path")):
-        raise RejectedError("no image")
-    return image.get("bytes") or Path(image["path"])
+        return datasets.load_dataset(self.path, revision=None if self.local else self.revision)
 
 
 def open_source(config: SDConfig) -> MapSource | ShardSource:
@@ -281,12 +265,9 @@ def open_source(config: SDConfig) -> MapSource | ShardSource:
         FileNotFoundError: if it is not there.
         ValueError: if it is empty, or has no images.
     """
-    if config.data == "folder":
-        return FolderSource(config)
-    if config.data == "webdataset":
-        return ShardSource(config)
-    if config.data == "datasets":
-        return DatasetsSource(config)
+    kinds = {"folder": FolderSource, "webdataset": ShardSource, "datasets": DatasetsSource}
+    if config.data in kinds:
+        return kinds[config.data](config)
     model = shipped(config.data)
     if model is None:
         raise ValueError(
@@ -302,8 +283,7 @@ def open_source(config: SDConfig) -> MapSource | ShardSource:
 def read_prompts(path: str | os.PathLike[str] | None = None) -> list[str]:
     """One prompt a line, in order; empty lines and those that begin with ``#`` are left out.
 
-    Args:
-        path: of a UTF-8 text. None: the shipped list of everyday things.
+    Without a path, of a UTF-8 text, these are the shipped list of everyday things.
 
     Raises:
         FileNotFoundError: if there is no such file.
