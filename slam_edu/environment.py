@@ -49,7 +49,7 @@ class Environment:
         ]  # fmt: skip
 
     def __str__(self) -> str:
-        gpu = "no GPU" if self.accelerator is None else self.accelerator
+        gpu = self.accelerator or "no GPU"
         if self.accelerator_memory is not None:
             gpu += f" with {self.accelerator_memory:.0f} GiB"
         verdicts = (
@@ -80,21 +80,17 @@ class Accelerator:
 def find_accelerator() -> Accelerator:
     """The best device that this build of PyTorch has code for."""
     if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(0)
-        capability = (properties.major, properties.minor)
-        if not _has_code(capability, torch.cuda.get_arch_list()):
+        gpu = torch.cuda.get_device_properties(0)
+        if not _has_code((gpu.major, gpu.minor), torch.cuda.get_arch_list()):
             return Accelerator(
-                problem=f"torch {torch.__version__} has no code for this {properties.name} "
-                f"(compute capability {capability[0]}.{capability[1]}), so the processor is used: "
-                f"choose another GPU, or a build of torch that is made for this one."
+                problem=f"torch {torch.__version__} has no code for this {gpu.name} (compute "
+                f"capability {gpu.major}.{gpu.minor}), so the processor is used: choose another "
+                f"GPU, or a build of torch that is made for this one."
             )
-        return Accelerator(
-            device="cuda",
-            name=properties.name,
-            memory=properties.total_memory / _GIB,
-            # A T4 (7.5) has no units for bfloat16 and is many times slower in it.
-            dtype=torch.bfloat16 if capability >= (8, 0) else torch.float16,
-        )
+        # A T4 (7.5) has no units for bfloat16 and is many times slower in it.
+        dtype = torch.bfloat16 if gpu.major >= 8 else torch.float16
+        memory = gpu.total_memory / _GIB
+        return Accelerator(device="cuda", name=gpu.name, memory=memory, dtype=dtype)
     if torch.backends.mps.is_available():
         return Accelerator(device="mps", name="Apple GPU")
     return Accelerator()
@@ -122,13 +118,10 @@ def check_environment() -> Environment:
     """Look at the machine; ``print`` the result to read it."""
     import psutil
 
-    accelerator = find_accelerator()
+    gpu = find_accelerator()
     try:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS and Windows do not have it
         cores = os.cpu_count() or 1
-    memory = psutil.virtual_memory().total / _GIB
-    return Environment(
-        platform.python_version(), torch.__version__, cores, memory, accelerator.name,
-        accelerator.memory,
-    )  # fmt: skip
+    memory, python = psutil.virtual_memory().total / _GIB, platform.python_version()
+    return Environment(python, torch.__version__, cores, memory, gpu.name, gpu.memory)

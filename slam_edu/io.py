@@ -36,9 +36,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     folder = path.resolve().parent
     if not folder.is_dir():
-        raise ValueError(
-            f"the folder {str(folder)!r} does not exist; allowed: a path in an existing folder"
-        )
+        allowed = "a path in an existing folder"
+        raise ValueError(f"the folder {str(folder)!r} does not exist; allowed: {allowed}")
     if path.is_dir():
         raise ValueError(f"{str(path)!r} is a folder; allowed: the name of a file")
     # The suffix stays, because writers choose a format by it.
@@ -140,9 +139,8 @@ def read_rows(path: Path) -> list[dict[str, float]]:
             rows.append({name: float(value) for name, value in row.items()})
         except (TypeError, ValueError):
             if row is not found[-1]:
-                raise ValueError(
-                    f"{str(path)!r}, row {number}, cannot be read: {row}; allowed: numbers"
-                ) from None
+                problem = f"{str(path)!r}, row {number}, cannot be read: {row}"
+                raise ValueError(f"{problem}; allowed: numbers") from None
     return rows
 
 
@@ -239,10 +237,10 @@ def check_files(folder: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r} is missing; {mend}")
     try:
-        wanted = dict(json.loads(path.read_text("utf-8")).items())
+        wanted = json.loads(path.read_text("utf-8")).items()
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{str(path)!r} is damaged ({error}); {mend}") from error
-    for name, digest in wanted.items():
+    for name, digest in wanted:
         file = folder / name
         if not file.is_file():
             raise FileNotFoundError(f"{str(file)!r} is missing; {mend}")

@@ -27,15 +27,10 @@ def sliced_wasserstein(
         \Big(\tfrac1L \sum_{l=1}^L W_2^2(\theta_l^\top X,\ \theta_l^\top Y)\Big)^{1/2}, \qquad
         \theta_l \text{ uniform on the unit sphere.}
 
-    For a shift by m of the same cloud it tends to :math:`\|m\|/\sqrt D`.
-    Computed exactly for the lines that were drawn. Source: Bonneel et al. 2015.
-
-    Args:
-        x: samples, shape ``(N, D)``.
-        y: samples, shape ``(M, D)``; M may differ from N.
-        projections: number L of lines.
-        generator: draws the lines. Without one they are always the same, so that two calls can be
-            compared.
+    The samples have shapes ``(N, D)`` and ``(M, D)``; L is ``projections``. Without a generator
+    the lines are always the same, so that two calls can be compared; for them the distance is
+    exact. For a shift by m of the same cloud it tends to :math:`\|m\|/\sqrt D`. Source: Bonneel
+    et al. 2015.
 
     Raises:
         ImportError: without POT.
@@ -53,11 +48,8 @@ def sliced_wasserstein(
     lines = torch.randn(
         x.shape[1], projections, generator=generator, dtype=torch.float64, device=generator.device
     )
-    lines = lines / lines.norm(dim=0)
-    distance = ot.sliced_wasserstein_distance(
-        x.cpu().numpy(), y.cpu().numpy(), projections=lines.cpu().numpy(), p=2
-    )
-    return float(distance)
+    x, y, lines = (tensor.cpu().numpy() for tensor in (x, y, lines / lines.norm(dim=0)))
+    return float(ot.sliced_wasserstein_distance(x, y, projections=lines, p=2))
 
 
 def energy_distance(x: Tensor, y: Tensor) -> float:
@@ -98,11 +90,9 @@ def _pair(x: Tensor, y: Tensor, least: int = 1) -> tuple[Tensor, Tensor]:
 
 def _mean_distance(x: Tensor, y: Tensor) -> float:
     # Without the shortcut by a matrix product, which loses half of the digits of short distances.
+    mode = "donot_use_mm_for_euclid_dist"
     parts = x.split(max(_CHUNK // len(y), 1))
-    total = sum(
-        torch.cdist(part, y, compute_mode="donot_use_mm_for_euclid_dist").sum().item()
-        for part in parts
-    )
+    total = sum(torch.cdist(part, y, compute_mode=mode).sum().item() for part in parts)
     return total / (len(x) * len(y))
 
 

@@ -242,11 +242,12 @@ def _evaluate(options: argparse.Namespace) -> int:
         return model.decode(latents)
 
     print(f"update {found.update:,}; {options.count:,} prompts of held-out images, at gamma = 1")
-    print("steps  " + "  ".join(f"{name:>10}" for name in SCORES))
+    print("steps", *(f"{name:>10}" for name in SCORES), sep="  ")
     for row in judge.evaluate(draw, options.steps, options.count):
         rows.append(row)
-        scores = "  ".join(f"{row[name]:>10.4f}" for name in SCORES)
-        print(f"{row['steps']:>5}  {scores}", flush=True)
+        print(
+            f"{row['steps']:>5}", *(f"{row[name]:>10.4f}" for name in SCORES), sep="  ", flush=True
+        )
     if options.out is not None:
         with atomic_path(options.out) as temporary:
             text = json.dumps({"update": found.update, "rows": rows}, indent=1)

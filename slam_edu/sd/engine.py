@@ -84,10 +84,9 @@ class Engine:
         distiller: MakeDistiller = SubPathDistiller,
     ) -> None:
         self.config, self.networks, self.batches = config, networks, batches
-        self.accelerator = accelerator
+        self.accelerator, self.device = accelerator, schedule.device
         self.processes = accelerator.num_processes if accelerator else 1
         self.rank = accelerator.process_index if accelerator else 0
-        self.device = schedule.device
         method = config.distill(prediction_type)
         self.distiller = distiller(schedule, method)
         # Samples are drawn on the CPU whatever the device, so that they are the same on all.
@@ -111,9 +110,7 @@ class Engine:
         return list(range(first, first + size))
 
     def updates(
-        self,
-        asked_to_stop: Callable[[], bool] = lambda: False,
-        resume: Resume | None = None,
+        self, asked_to_stop: Callable[[], bool] = lambda: False, resume: Resume | None = None
     ) -> Iterator[EngineState]:
         """Train to the run's last update; errors are those of :func:`slam_edu.training.optimise`.
 
@@ -146,7 +143,11 @@ class Engine:
         for part in range(accumulate):
             output = self._backward(update, part)
             sums[0] += output.loss.detach().double() / accumulate
-            self._count(output, sums[2 : 2 + BINS], sums[2 + BINS :])
+            # each sample's mean squared error, to the bin of its timestep
+            error = (output.prediction - output.target).detach().square().flatten(1).mean(1)
+            bins = output.t * BINS // len(self.distiller.schedule)
+            sums[2 : 2 + BINS].index_add_(0, bins, error.double())
+            sums[2 + BINS :].index_add_(0, bins, torch.ones_like(error, dtype=torch.float64))
         sums[1] = float(asked_to_stop())
         sums[0] /= self.processes
         if self.processes > 1:
@@ -172,14 +173,6 @@ class Engine:
             )  # fmt: skip
             self._scaler.scale(output.loss / accumulate).backward()
         return output
-
-    @torch.no_grad()
-    def _count(self, output: DistillOutput, sums: Tensor, counts: Tensor) -> None:
-        """Add each sample's mean squared error to the bin of its timestep."""
-        error = (output.prediction - output.target).square().flatten(1).mean(1).double()
-        bins = output.t * BINS // len(self.distiller.schedule)
-        sums.index_add_(0, bins, error)
-        counts.index_add_(0, bins, torch.ones_like(error))
 
 
 def make_optimizer(

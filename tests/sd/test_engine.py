@@ -61,7 +61,6 @@ def equal_engines(a, b):
 
 KINDS = {
     "level": ["weight_decay=0.01"],
-    "official": ["conditioning=gamma", "coupling=markov", "loss=huber"],
     "lora gamma": ["train=lora", "lora_rank=4", "conditioning=gamma", "gamma_input=smooth"],
 }
 
