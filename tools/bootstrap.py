@@ -34,13 +34,11 @@ from pathlib import Path
 OLDEST_PYTHON = (3, 10)
 if sys.version_info < OLDEST_PYTHON:
     newer = list(filter(shutil.which, ["python3.{}".format(minor) for minor in (13, 12, 11, 10)]))
+    where = newer[0] + " is installed here" if newer else "Install a newer one"
     sys.exit(
         "error: too old a Python: {} is {}, slam_edu needs 3.10 or newer. {}: run `PYTHON={} make "
         "lab`.".format(
-            sys.executable,
-            platform.python_version(),
-            newer[0] + " is installed here" if newer else "Install a newer one",
-            newer[0] if newer else "python3.12",
+            sys.executable, platform.python_version(), where, (newer or ["python3.12"])[0]
         )
     )
 
@@ -66,9 +64,7 @@ class Problem(Exception):
     """Something the user can put right; its message is one or two plain sentences."""
 
 
-# ---------------------------------------------------------------------------------------------
-# What the machine must have
-# ---------------------------------------------------------------------------------------------
+# -------------------- What the machine must have
 
 
 def check_disk(cpu: bool) -> None:
@@ -109,9 +105,7 @@ def find_browser() -> "str | None":
     return next(filter(None, map(shutil.which, usual)), None)
 
 
-# ---------------------------------------------------------------------------------------------
-# The virtual environment
-# ---------------------------------------------------------------------------------------------
+# -------------------- The virtual environment
 
 
 def clean_environment() -> dict:
@@ -176,12 +170,10 @@ def ensure_venv(exact: bool) -> None:
     With `exact` it must have the version of the Python that runs this (`PYTHON=python3.12 make
     lab`); without, any that is new enough stays, so that a later plain `make lab` keeps it.
     """
-    version = venv_version()
-    here = sys.version_info[:2]
+    version, here = venv_version(), sys.version_info[:2]
     if version and version >= OLDEST_PYTHON and (not exact or version == here):
         return
-    foreign = VENV.exists() and not (VENV / "pyvenv.cfg").exists()
-    if foreign and not (VENV.is_dir() and not any(VENV.iterdir())):
+    if VENV.is_file() or (any(VENV.glob("*")) and not (VENV / "pyvenv.cfg").exists()):
         raise Problem(f"{VENV} is no virtual environment; move it away, or remove it.")
     missing = [name for name in ("venv", "ensurepip") if not importlib.util.find_spec(name)]
     if missing:  # Debian and Ubuntu ship `venv` without `ensurepip`
@@ -200,40 +192,34 @@ def ensure_venv(exact: bool) -> None:
 
 # What pip's log says when the cause is not the course's: the first match wins.
 EXPLANATIONS = (
-    (
-        r"No space left on device|\[Errno 28\]|WinError 112",
-        "the disk is full. Free some space (or set TMPDIR to a larger folder) and run it again.",
-    ),
-    (
-        r"NewConnectionError|Failed to establish a new connection|NameResolutionError"
-        r"|Temporary failure in name resolution|ConnectTimeoutError|ReadTimeoutError"
-        r"|ConnectionResetError|ProxyError|Network is unreachable|RemoteDisconnected"
-        r"|IncompleteRead",
-        "the package index could not be reached. Check the network (behind a proxy set "
-        "HTTPS_PROXY) and run it again: what is installed already is kept.",
-    ),
-    (
-        # Without a network pip says the same, so this comes after it.
-        r"(?:No matching distribution found for|The user requested \(constraint\)) (?P<what>\S+)",
-        "there is no {what} that fits this Python, this machine and pyproject.toml. Python 3.10 "
-        "to 3.13 on 64-bit Linux, Windows or an Apple-silicon Mac works (`PYTHON=python3.12 make "
-        "lab`); after an edit of pyproject.toml run `make constraints`.",
-    ),
-)
+    (r"No space left on device|\[Errno 28\]|WinError 112",
+     "the disk is full. Free some space (or set TMPDIR to a larger folder) and run it again."),
+    (r"NewConnectionError|Failed to establish a new connection|NameResolutionError|ProxyError"
+     r"|Temporary failure in name resolution|ConnectTimeoutError|ReadTimeoutError|IncompleteRead"
+     r"|ConnectionResetError|Network is unreachable|RemoteDisconnected",
+     "the package index could not be reached. Check the network (behind a proxy set HTTPS_PROXY) "
+     "and run it again: what is installed already is kept."),
+    # Without a network pip says the same, so this comes after it.
+    (r"(?:No matching distribution found for|The user requested \(constraint\)) (?P<what>\S+)",
+     "there is no {what} that fits this Python, this machine and pyproject.toml. Python 3.10 to "
+     "3.13 on 64-bit Linux, Windows or an Apple-silicon Mac works (`PYTHON=python3.12 make lab`); "
+     "after an edit of pyproject.toml run `make constraints`."),
+)  # fmt: skip
 
 
 def pip_install(*arguments: str) -> None:
     """pip install inside .venv; a failure becomes one sentence and the place of the full log."""
     start = LOG.stat().st_size if LOG.exists() else 0
     status = run_inside(["-m", "pip", "install", "--log", str(LOG), *arguments])
-    if status:
-        text = LOG.read_bytes()[start:].decode("utf-8", "replace") if LOG.exists() else ""
-        found = ((re.search(pattern, text), sentence) for pattern, sentence in EXPLANATIONS)
-        words = next((say.format(**match.groupdict()) for match, say in found if match), None)
-        if status < 0:
-            words = f"it was stopped by signal {-status} (9 is mostly too little memory)."
-        words = words or "its own words are above."
-        raise Problem(f"pip could not install the course: {words} (full log: {LOG})")
+    if not status:
+        return
+    text = LOG.read_bytes()[start:].decode("utf-8", "replace") if LOG.exists() else ""
+    found = ((re.search(pattern, text), sentence) for pattern, sentence in EXPLANATIONS)
+    words = next((say.format(**match.groupdict()) for match, say in found if match), None)
+    if status < 0:
+        words = f"it was stopped by signal {-status} (9 is mostly too little memory)."
+    words = words or "its own words are above."
+    raise Problem(f"pip could not install the course: {words} (full log: {LOG})")
 
 
 def drop_unfinished_packages() -> None:
@@ -242,8 +228,8 @@ def drop_unfinished_packages() -> None:
     pip writes a package's RECORD last. Without one it would count as installed although its files
     may be incomplete; without its metadata pip installs it again.
     """
-    places = [*VENV.glob("lib*/python*/site-packages"), VENV / "Lib" / "site-packages"]
-    for info in [info for place in places for info in place.glob("*.dist-info")]:
+    places = ("lib*/python*/site-packages", "Lib/site-packages")
+    for info in [info for place in places for info in VENV.glob(place + "/*.dist-info")]:
         if not (info / "RECORD").exists():
             shutil.rmtree(str(info))
 
@@ -284,9 +270,7 @@ def setup(extras: tuple, options: argparse.Namespace) -> None:
     UNFINISHED.unlink()
 
 
-# ---------------------------------------------------------------------------------------------
-# The commands
-# ---------------------------------------------------------------------------------------------
+# -------------------- The commands
 
 
 def lab_command(python: Path, root: Path, start: str, extra: list) -> list:
@@ -294,10 +278,10 @@ def lab_command(python: Path, root: Path, start: str, extra: list) -> list:
 
     It listens on localhost alone, with Jupyter's access token on, which is the default.
     """
-    command = [str(python), "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1"]
     # Not the file as an argument: the address that Jupyter prints (all there is on a remote
     # machine) would not lead there.
-    command += [f"--ServerApp.root_dir={root}", f"--LabApp.default_url=/lab/tree/{start}"]
+    places = [f"--ServerApp.root_dir={root}", f"--LabApp.default_url=/lab/tree/{start}"]
+    command = [str(python), "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", *places]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")  # usual in a container
     return command + list(extra)
@@ -340,7 +324,7 @@ def pytest_arguments(parts: list, workers: str) -> list:
 
 def test(options: argparse.Namespace) -> int:
     """Install what the tests need and run every check (--only lint,unit for some)."""
-    chosen = options.only.split(",") if options.only else list(PARTS)
+    chosen = (options.only or ",".join(PARTS)).split(",")
     unknown = [part for part in chosen if part not in PARTS]
     if unknown:
         raise Problem(f"no such step: {', '.join(unknown)}; choose among {', '.join(PARTS)}.")

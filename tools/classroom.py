@@ -10,13 +10,13 @@ or graded it refuses: the tests of a class must not change under it.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import os
 import sys
 import sysconfig
 from pathlib import Path
 
+from tools import command_line
 from tools.editions import student_edition
 from tools.notebooks import read_lessons, to_text
 
@@ -55,36 +55,25 @@ def refuse_to_overwrite(folder: Path) -> None:
     config = folder / CONFIG
     if not config.exists() or MARK not in config.read_text("utf-8"):
         raise Refused(f"{folder} is not empty and holds no class of this course; name another")
-    made = [
-        name for name in ("submitted", "autograded", "feedback") if any(folder.glob(f"{name}/*"))
-    ]
-    if made or submissions(folder):
-        what = f"submissions or grades ({made[0]}/)" if made else "submissions in its gradebook"
+    kinds = ("submitted", "autograded", "feedback")
+    made = [f"or grades ({name}/)" for name in kinds if any(folder.glob(f"{name}/*"))]
+    if not made and (folder / GRADEBOOK).exists():
+        from nbgrader.api import Gradebook, SubmittedAssignment
+
+        with Gradebook(f"sqlite:///{folder / GRADEBOOK}") as gradebook:
+            made = ["in its gradebook"] * gradebook.db.query(SubmittedAssignment).count()
+    if made:
         raise Refused(
-            f"{folder} has {what}: its tests must stay as they are. Name another folder for a new "
-            f"class"
+            f"{folder} has submissions {made[0]}: its tests must stay as they are. Name another "
+            f"folder for a new class"
         )
-
-
-def submissions(folder: Path) -> int:
-    """How many submissions the gradebook of a class knows."""
-    from nbgrader.api import Gradebook, SubmittedAssignment
-
-    if not (folder / GRADEBOOK).exists():
-        return 0
-    with Gradebook(f"sqlite:///{folder / GRADEBOOK}") as gradebook:
-        return gradebook.db.query(SubmittedAssignment).count()
 
 
 def set_up(folder: Path, wanted: str = "") -> list[str]:
     """Make or renew the class with the lessons whose numbers are `wanted`, such as "01,02".
 
-    Returns:
-        the names of its assignments.
-
-    Raises:
-        Refused: see :func:`refuse_to_overwrite`, or there is no such lesson.
-        RuntimeError: nbgrader could not make a release; the message is its log.
+    Returns the names of its assignments. Raises Refused as :func:`refuse_to_overwrite` does, or
+    for an unknown lesson, and RuntimeError with nbgrader's log where it could not make a release.
     """
     from nbgrader.apps import NbGraderAPI
     from traitlets.config import PyFileConfigLoader
@@ -117,11 +106,7 @@ def set_up(folder: Path, wanted: str = "") -> list[str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Set up the class and say what comes next."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.classroom",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("classroom", __doc__)
     parser.add_argument("folder", nargs="?", default="class", help="default: class")
     parser.add_argument("--lessons", default="", help="such as 01,02; default: all")
     options = parser.parse_args(arguments)

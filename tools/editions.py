@@ -21,7 +21,6 @@ student edition; what stands in `<!-- student: … -->` is to be read there alon
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import re
@@ -31,8 +30,9 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
+from tools import ROOT, command_line
 from tools.exercises import Exercise, exercise_minutes, find_exercises
-from tools.notebooks import KERNELSPEC, ROOT, SETUP_TAG, read_lessons, to_text
+from tools.notebooks import KERNELSPEC, SETUP_TAG, read_lessons, to_text
 
 EDITIONS = ROOT / "editions"
 MISTAKES = EDITIONS / "mistakes.json"
@@ -57,24 +57,17 @@ def code_cell(id: str, source: str, metadata: dict | None = None) -> NotebookNod
 
 def nbgrader_metadata(id: str, kind: str, points: int | None = None) -> dict:
     """A cell's metadata after nbgrader's schema 3; kind is "solution", "grade" or "locked"."""
+    solution = kind == "solution"
     metadata = {
-        "cell_type": "code",
-        "grade": kind == "grade",
-        "grade_id": id,
-        "locked": kind != "solution",
-        "schema_version": 3,
-        "solution": kind == "solution",
-        "task": False,
-    }
+        "cell_type": "code", "grade": kind == "grade", "grade_id": id, "locked": not solution,
+        "schema_version": 3, "solution": solution, "task": False,
+    }  # fmt: skip
     if points is not None:
         metadata["points"] = points
-    editable = {} if kind == "solution" else {"editable": False}
-    return {"deletable": False, "nbgrader": metadata, **editable}
+    return {"deletable": False, "nbgrader": metadata} | ({} if solution else {"editable": False})
 
 
-# ---------------------------------------------------------------------------------------------
-# The student edition
-# ---------------------------------------------------------------------------------------------
+# -------------------- The student edition
 
 
 def student_text(markdown: str) -> str:
@@ -91,35 +84,28 @@ def renamed(source: str, names: dict[str, str]) -> str:
 
 def check_source(cell: NotebookNode, exercise: Exercise) -> str:
     """The check as a test: it raises with the verdict's sentence, and prints it when right."""
-    before = cell.source.splitlines()[: exercise.call.line - 1]
-    test = [
-        f"verdict = {exercise.call.source}",
-        "assert verdict.passed, verdict",
-        "print(verdict)",
-    ]
-    return "\n".join(test if exercise.check == exercise.stub else before + test)
+    both = exercise.check == exercise.stub
+    before = [] if both else cell.source.splitlines()[: exercise.call.line - 1]
+    test = ["assert verdict.passed, verdict", "print(verdict)"]
+    return "\n".join([*before, f"verdict = {exercise.call.source}", *test])
 
 
 def solution_source(exercise: Exercise, names: dict[str, str]) -> str:
     """The solution's code, binding the learner's names; `names` are those of the lesson so far."""
     code = renamed("\n".join(exercise.lines).strip("\n"), {**names, **exercise.renamed})
-    rest = [
-        f"{mine} = {theirs}" for mine, theirs in exercise.answers if theirs not in exercise.renamed
-    ]
+    rest = [f"{mine} = {name}" for mine, name in exercise.answers if name not in exercise.renamed]
     return "\n".join([*filter(None, [code]), *rest])
 
 
 def student_edition(nb: NotebookNode, *, solved: bool = False) -> NotebookNode:
     """A lesson for students; with `solved`, what nbgrader makes it from.
 
-    Raises:
-        ValueError: the lesson's exercises are not marked, or cannot be replaced.
+    Raises ValueError where the lesson's exercises are not marked.
     """
     exercises = find_exercises(nb)
-    stubs, checks, solutions = (
-        {getattr(each, which): each for each in exercises}
-        for which in ("stub", "check", "solution")
-    )
+    stubs = {each.stub: each for each in exercises}
+    checks = {each.check: each for each in exercises}
+    solutions = {each.solution: each for each in exercises}
     given = {index for each in exercises for index in each.given}
     code = [index for index, cell in enumerate(nb.cells) if cell.cell_type == "code"]
     names: dict[str, str] = {}  # of the solutions so far
@@ -142,8 +128,7 @@ def student_edition(nb: NotebookNode, *, solved: bool = False) -> NotebookNode:
                 cells.append(code_cell(cell.id, source, metadata))
             if index in checks:
                 each = checks[index]
-                id = f"exercise-{each.number}-check"
-                metadata = nbgrader_metadata(id, "grade", each.points)
+                metadata = nbgrader_metadata(f"exercise-{each.number}-check", "grade", each.points)
                 own_id = cell.id if each.stub != index else f"{cell.id}-check"
                 cells.append(code_cell(own_id, check_source(cell, each), metadata))
         else:
@@ -169,9 +154,7 @@ def summary_cells(exercises: list[Exercise]) -> list[NotebookNode]:
     )
     rows = "".join(f"    checks.{each.call.name}: {each.points},\n" for each in exercises)
     code = (
-        "from slam_course.checks import summary\n\npoints = {\n"
-        + rows
-        + "}\nprint(summary(points))"
+        f"from slam_course.checks import summary\n\npoints = {{\n{rows}}}\nprint(summary(points))"
     )
     return [
         nbformat.v4.new_markdown_cell(text, id="points"),
@@ -207,9 +190,7 @@ def leaks(student: NotebookNode, nb: NotebookNode) -> list[str]:
     return sorted(line for line in secret if json.dumps(line, ensure_ascii=False)[1:-1] in text)
 
 
-# ---------------------------------------------------------------------------------------------
-# The instructor edition
-# ---------------------------------------------------------------------------------------------
+# -------------------- The instructor edition
 
 
 def rubric(exercise: Exercise, minutes: int, praise: str, mistakes: list[str]) -> str:
@@ -244,8 +225,7 @@ def instructor_edition(nb: NotebookNode, mistakes: dict[str, list[str]]) -> Note
     """A lesson for instructors; `mistakes` are its checks' sentences to wrong answers."""
     exercises = find_exercises(nb)
     minutes = exercise_minutes(nb, len(exercises))
-    spent = dict(zip((each.solution for each in exercises), minutes, strict=True))
-    solved = {each.solution: each for each in exercises}
+    solved = {each.solution: (each, spent) for each, spent in zip(exercises, minutes, strict=True)}
     notes = nbformat.v4.new_markdown_cell(lesson_notes(nb, exercises, minutes), id="instructor")
     cells = []
     for index, cell in enumerate(copy.deepcopy(nb.cells)):
@@ -253,10 +233,10 @@ def instructor_edition(nb: NotebookNode, mistakes: dict[str, list[str]]) -> Note
             cell.source = _STUDENT_ONLY.sub("", cell.source)
         cells += [cell, notes] if index == 0 else [cell]
         if index in solved:
-            each = solved[index]
+            each, spent = solved[index]
             cell.metadata.pop("jupyter", None)  # unfolded
             praise = cell.outputs[-1].data["text/plain"].split(": right. ", 1)[1]
-            text = rubric(each, spent[index], praise, mistakes[each.call.name])
+            text = rubric(each, spent, praise, mistakes[each.call.name])
             cells.append(nbformat.v4.new_markdown_cell(text, id=f"rubric-{each.number}"))
     made = edition(cells)
     if "widgets" in nb.metadata:
@@ -265,11 +245,7 @@ def instructor_edition(nb: NotebookNode, mistakes: dict[str, list[str]]) -> Note
 
 
 def make_editions() -> dict[Path, str]:
-    """{file: text} of both editions of all lessons.
-
-    Raises:
-        ValueError: a lesson cannot be turned into an edition; the message names it.
-    """
+    """{file: text} of both editions of all lessons; a ValueError names the lesson at fault."""
     mistakes = json.loads(MISTAKES.read_text("utf-8"))
     made = {}
     for name, nb in read_lessons().items():
@@ -288,11 +264,7 @@ def make_editions() -> dict[Path, str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the editions, or compare the committed one."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.editions",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("editions", __doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if stale")
     options = parser.parse_args(arguments)
     try:

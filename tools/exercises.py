@@ -19,6 +19,7 @@ from __future__ import annotations
 import ast
 import re
 from dataclasses import dataclass
+from functools import partial
 
 from nbformat import NotebookNode
 
@@ -63,24 +64,16 @@ class Exercise:
 def check_call(source: str, kind: type[ast.stmt]) -> Call | None:
     """The last `checks.NAME(…)` of a cell that is a statement of this kind, None without one."""
     for node in reversed(ast.parse(source).body):
-        value = getattr(node, "value", None)
-        if isinstance(node, kind) and isinstance(value, ast.Call):
-            if isinstance(value.func, ast.Attribute) and ast.unparse(value.func.value) == "checks":
-                return Call(
-                    name=value.func.attr,
-                    arguments=tuple(ast.get_source_segment(source, each) for each in value.args),
-                    source=ast.get_source_segment(source, value),
-                    line=node.lineno,
-                )
+        match node:
+            case kind(value=ast.Call(func=ast.Attribute(ast.Name("checks"), name)) as call):
+                text = partial(ast.get_source_segment, source)
+                return Call(name=name, arguments=tuple(map(text, call.args)), source=text(call),
+                            line=node.lineno)  # fmt: skip
     return None
 
 
 def find_exercises(nb: NotebookNode) -> list[Exercise]:
-    """The exercises of a lesson, in order.
-
-    Raises:
-        ValueError: there are none, or the tags do not fit together; a sentence a fault.
-    """
+    """The exercises of a lesson, in order; a ValueError has a sentence for each fault."""
     starts = [
         (index, match)
         for index, cell in enumerate(nb.cells)
@@ -119,12 +112,10 @@ def _read(nb: NotebookNode, number: int, title: str, start: int, end: int) -> Ex
         f"needs stub, check and solution one after another, got cells {stub + 1}, {check + 1}, "
         f"{solution + 1}",
     )
-    require(
-        "<details>" in nb.cells[start].source, "has no folded hint, `<details>`, at its heading"
-    )
-    points = [
-        int(tag[7:]) for tag in tags(nb.cells[check]) if re.fullmatch(r"points:[1-9]\d*", tag)
-    ]
+    hinted = "<details>" in nb.cells[start].source
+    require(hinted, "has no folded hint, `<details>`, at its heading")
+    marks = [re.fullmatch(r"points:([1-9]\d*)", tag) for tag in tags(nb.cells[check])]
+    points = [int(mark[1]) for mark in marks if mark]
     require(len(points) == 1, f"needs one tag such as 'points:4' at its check, got {points}")
     require("..." in nb.cells[stub].source, "has no `...` in its stub")
     source = nb.cells[solution].source
@@ -140,25 +131,17 @@ def _read(nb: NotebookNode, number: int, title: str, start: int, end: int) -> Ex
     require(bool(answers) and not odd, f"checks {odd or 'nothing of the learner'}; give it a name")
     lines = source.splitlines()[: solved.line - 1]
     return Exercise(
-        number=number,
-        title=title,
-        points=points[0],
-        heading=start,
+        number=number, title=title, points=points[0], heading=start, stub=stub, check=check,
+        solution=solution, call=call, answers=answers,
         given=tuple(i for i in range(start, stub) if nb.cells[i].cell_type == "code"),
-        stub=stub,
-        check=check,
-        solution=solution,
-        call=call,
-        answers=answers,
         lines=tuple(line for line in lines if not line.startswith("# One solution")),
-    )
+    )  # fmt: skip
 
 
 def exercise_minutes(nb: NotebookNode, count: int) -> list[int]:
     """Minutes for each of `count` exercises, from the budget card: "3 × 8 min, the clinic 10 min".
 
-    Raises:
-        ValueError: the card says nothing, or its numbers are not those of `count` exercises.
+    A ValueError says that the card has other numbers than `count` exercises.
     """
     text = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
     card = re.search(r"^\| (?:\w+ )?exercises[^|]*\|(.+)\|$", text, re.MULTILINE)

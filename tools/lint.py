@@ -11,7 +11,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tools.notebooks import ROOT
+from tools import ROOT
 
 PLACES = (
     "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff", "Makefile", "conftest.py",

@@ -14,8 +14,8 @@ import pytest
 
 from slam_course import checks
 from slam_edu.io import atomic_path
+from tools import ROOT
 from tools.editions import MISTAKES
-from tools.notebooks import ROOT
 
 # Said to any answer that fails, so that no rubric needs it.
 GENERAL = ("There is no answer yet", "Your code raised", "Your code did not end",

@@ -28,7 +28,7 @@ from tools.notebooks import (
     source_sha256,
     tags,
     to_text,
-)
+)  # fmt: skip
 from tools.set_address import setting, setup_cell_source
 
 LARGEST = 500_000  # bytes of one notebook
@@ -121,7 +121,7 @@ def runs_anywhere(nb: NotebookNode, text: str) -> Iterator[str]:
 
 def imports(source: str) -> bool:
     """Whether a cell imports outside of functions and classes; magics are no Python."""
-    nodes: list[ast.AST] = list(ast.parse(re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source)).body)
+    nodes: list[ast.AST] = [ast.parse(re.sub(r"(?m)^(\s*)[%!].*$", r"\1pass", source))]
     while nodes:
         node = nodes.pop()
         if isinstance(node, ast.Import | ast.ImportFrom):

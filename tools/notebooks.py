@@ -17,7 +17,6 @@ has changed; `--fresh` measures again.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import difflib
 import hashlib
@@ -34,7 +33,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
 
-ROOT = Path(__file__).resolve().parent.parent
+from tools import ROOT, command_line
+
 NOTEBOOKS = ROOT / "notebooks"
 
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
@@ -90,33 +90,24 @@ def to_text(nb: NotebookNode) -> str:
     return nbformat.writes(nb) + "\n"
 
 
-# ---------------------------------------------------------------------------------------------
-# Executing
-# ---------------------------------------------------------------------------------------------
+# -------------------- Executing
 
 
 def produce(nb: NotebookNode, folder: Path, fresh: bool = False) -> tuple[NotebookNode, int]:
-    """Run a copy of `nb` with `folder` as its working directory.
+    """Run a copy of `nb` with `folder` as its working directory; nbclient's errors pass through.
 
-    Returns:
-        (the notebook with canonical outputs, how many cells kept the outputs measured earlier)
-
-    Raises:
-        nbclient's errors when a cell fails, takes too long, or its kernel dies.
+    Returns the notebook with canonical outputs, and how many cells kept those measured earlier.
     """
     new = copy.deepcopy(nb)
     new.metadata.pop("widgets", None)
     with tempfile.TemporaryDirectory() as home, tempfile.TemporaryFile() as log:
         # Somebody's own start-up files must not reach the outputs.
         env = {**os.environ, **KERNEL_ENV, "IPYTHONDIR": home}
+        # Where a stream is cut depends on timing.
         client = NotebookClient(
-            new,
-            timeout=CELL_TIMEOUT,
-            kernel_name=KERNELSPEC["name"],
-            record_timing=False,
-            coalesce_streams=True,  # where a stream is cut depends on timing
-            resources={"metadata": {"path": str(folder)}},
-        )
+            new, timeout=CELL_TIMEOUT, kernel_name=KERNELSPEC["name"], record_timing=False,
+            coalesce_streams=True, resources={"metadata": {"path": str(folder)}},
+        )  # fmt: skip
         try:
             client.execute(env=env, stderr=log)
         except DeadKernelError:
@@ -155,15 +146,12 @@ def normalise(nb: NotebookNode) -> NotebookNode:
 
 def clean_output(output: NotebookNode) -> None:
     """Replace memory addresses and the kernel's temporary file names, in place."""
-
-    def clean(text: str) -> str:
-        return _CELL_FILE.sub("<cell>", _ADDRESS.sub("at 0x0", text))
-
-    if output.output_type == "stream":
-        output.text = clean(output.text)
-    for mime, value in output.get("data", {}).items():
-        if isinstance(value, str) and not mime.startswith("image/"):
-            output.data[mime] = clean(value)
+    parts = [(output, "text")] if output.output_type == "stream" else []
+    data = output.get("data", {})
+    parts += [(data, mime) for mime in data if not mime.startswith("image/")]
+    for place, key in parts:
+        if isinstance(place[key], str):
+            place[key] = _CELL_FILE.sub("<cell>", _ADDRESS.sub("at 0x0", place[key]))
 
 
 def widget_names(nb: NotebookNode, state: dict) -> dict[str, str]:
@@ -197,9 +185,7 @@ def keep_volatile(nb: NotebookNode, old: NotebookNode) -> int:
     return kept
 
 
-# ---------------------------------------------------------------------------------------------
-# Comparing
-# ---------------------------------------------------------------------------------------------
+# -------------------- Comparing
 
 
 def visible_text(cell: NotebookNode) -> list[str]:
@@ -231,15 +217,11 @@ def differences(stored: NotebookNode, new: NotebookNode) -> list[str]:
     for index, (before, after) in enumerate(zip(stored.cells, new.cells, strict=True), start=1):
         if before.cell_type != "code" or VOLATILE_TAG in tags(before):
             continue
-        if before.get("execution_count") != after.get("execution_count"):
-            found.append(
-                f"cell {index}: run as number {before.get('execution_count')}, "
-                f"in order it is {after.get('execution_count')}"
-            )
-        diff = difflib.unified_diff(
-            visible_text(before), visible_text(after), "stored", "run now", lineterm="", n=1
-        )
-        lines = list(diff)
+        was, now = before.get("execution_count"), after.get("execution_count")
+        if was != now:
+            found.append(f"cell {index}: run as number {was}, in order it is {now}")
+        texts = visible_text(before), visible_text(after)
+        lines = list(difflib.unified_diff(*texts, "stored", "run now", lineterm="", n=1))
         if lines:
             first = (before.source.strip() or "(empty)").splitlines()[0]
             found.append("\n".join([f"cell {index}, `{first}`:", *lines[:40]]))
@@ -266,14 +248,9 @@ def run_one(path: Path, check: bool, fresh: bool) -> tuple[bool, str, list[str]]
 
 def main(arguments: list[str] | None = None) -> int:
     """One line a notebook, details below it, exit status 1 when one is not well."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.notebooks",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "notebooks", nargs="*", type=Path, default=sorted(NOTEBOOKS.glob("*.ipynb"))
-    )
+    parser = command_line("notebooks", __doc__)
+    lessons = sorted(NOTEBOOKS.glob("*.ipynb"))
+    parser.add_argument("notebooks", nargs="*", type=Path, default=lessons)
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit 1 if text changed"
     )

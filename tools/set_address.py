@@ -11,7 +11,8 @@ import string
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tools import ROOT
+
 ADDRESS = re.compile(r"(https://(?:[\w-]+\.)+\w+(?:/\w[\w.-]*){2,}(?<!\.git))?")
 
 

@@ -6,7 +6,8 @@ import ast
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tools import ROOT
+
 METHOD = ("schedule", "prediction", "solver", "subpath", "consistency", "losses", "distill",
           "embedding", "ema", "sampling", "training", "_validation")  # fmt: skip
 # part: (lines before the course was split off, aim)

@@ -18,7 +18,6 @@ links. The site opens from a disk without a network: MathJax lies in docs/site/_
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
 import os
@@ -29,16 +28,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 from nbformat import NotebookNode
 
 from slam_course import glossary
 from slam_edu.io import replaced_folder
+from tools import ROOT, command_line
 from tools.notebook_rules import figure_alt
-from tools.notebooks import ROOT, WIDGET_VIEW, read_lessons, tags
+from tools.notebooks import WIDGET_VIEW, read_lessons, tags
 from tools.set_address import ADDRESS, setting
 
 PAGES = ROOT / "docs" / "site"
@@ -74,11 +74,8 @@ _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 def relink(text: str, file: str, page: str, address: str) -> tuple[str, dict[str, str]]:
     """Markdown of one of the repository's files as a page has it, with links that hold there.
 
-    Returns:
-        the text, and the pictures that it shows, {their file: where they belong in the site}.
-
-    Raises:
-        ValueError: a link leads to no file of the repository.
+    Returns the text, and the pictures that it shows, {their file: where they belong in the site}.
+    Raises ValueError for a link to no file of the repository.
     """
     pictures: dict[str, str] = {}
     here = posixpath.dirname(page) or "."
@@ -106,16 +103,11 @@ def relink(text: str, file: str, page: str, address: str) -> tuple[str, dict[str
 
 
 def readme_part(name: str, readme: str) -> str:
-    """A section of the README by its heading, or what stands between the marks `address:NAME`.
-
-    Raises:
-        ValueError: the README has no such part.
-    """
+    """A section of the README by its heading, or what stands between the marks `address:NAME`."""
+    word, pattern = re.escape(name), r"(?ms)^## {0}\n(.*?)(?=^## |\Z)"
     if name.startswith("address:"):
-        pattern = rf"(?ms)^<!-- {re.escape(name)} -->\n(.*?)^<!-- /{re.escape(name)} -->"
-    else:
-        pattern = rf"(?ms)^## {re.escape(name)}\n(.*?)(?=^## |\Z)"
-    match = re.search(pattern, readme)
+        pattern = r"(?ms)^<!-- {0} -->\n(.*?)^<!-- /{0} -->"
+    match = re.search(pattern.format(word), readme)
     if not match:
         raise ValueError(f"a page of docs/site asks for {name!r}, which README.md does not have")
     return match[1].strip()
@@ -127,8 +119,7 @@ EXPLORER = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Figure:
+class Figure(NamedTuple):
     """A figure among the outputs of a notebook."""
 
     notebook: str  # file name without its suffix
@@ -149,18 +140,12 @@ def figures(nb: NotebookNode, notebook: str) -> Iterator[Figure]:
                 lesson, section = (title, "") if level == "#" else (lesson, title)
         count = 0
         for output in cell.get("outputs", []):
-            kinds = [kind for kind in PICTURES if kind in output.get("data", {})]
-            if kinds:  # a moving figure has a still one beside it; the gallery stands still
+            kind = next((kind for kind in PICTURES if kind in output.get("data", {})), None)
+            if kind:  # a moving figure has a still one beside it; the gallery stands still
                 count += 1
-                yield Figure(
-                    notebook=notebook,
-                    lesson=lesson,
-                    section=section,
-                    cell=cell.id,
-                    name=f"{notebook[:2]}-{cell.id}-{count}{PICTURES[kinds[0]]}",
-                    alt=figure_alt(output),
-                    data=base64.b64decode(output["data"][kinds[0]]),
-                )
+                name = f"{notebook[:2]}-{cell.id}-{count}{PICTURES[kind]}"
+                data = base64.b64decode(output["data"][kind])
+                yield Figure(notebook, lesson, section, cell.id, name, figure_alt(output), data)
 
 
 def for_the_site(nb: NotebookNode, name: str, address: str) -> str:
@@ -180,10 +165,8 @@ def for_the_site(nb: NotebookNode, name: str, address: str) -> str:
             for output in cell.outputs:
                 if WIDGET_VIEW in output.get("data", {}):
                     output.data = NotebookNode({"text/html": EXPLORER})
-    links = [
-        f'<a href="{name}.ipynb" download>Download the notebook</a>',
-        '<a href="../run.html">How to run it</a>',
-    ]
+    links = [f'<a href="{name}.ipynb" download>Download the notebook</a>',
+             '<a href="../run.html">How to run it</a>']  # fmt: skip
     _, _, repository = address.partition("https://github.com/")
     if repository:
         colab = f"https://colab.research.google.com/github/{repository}/blob/main/notebooks/"
@@ -191,11 +174,6 @@ def for_the_site(nb: NotebookNode, name: str, address: str) -> str:
     text = f'<p class="slam-places">{" · ".join(links)}</p>'
     nb.cells.insert(1, nbformat.v4.new_markdown_cell(text, id="places"))
     return nbformat.writes(nb)
-
-
-def title_of(nb: NotebookNode) -> str:
-    """The text of a notebook's first heading."""
-    return re.search(r"(?m)^# (.+)$", nb.cells[0].source)[1]
 
 
 def gallery_page(shown: list[Figure]) -> str:
@@ -216,13 +194,14 @@ def gallery_page(shown: list[Figure]) -> str:
 
 
 def assemble(target: Path, address: str) -> None:
-    """Write Sphinx's source folder into `target`, which is empty.
+    """Write Sphinx's source folder into `target`, which is not there yet.
 
-    Raises:
-        ValueError: a link leads nowhere, or a page asks for what the README does not have.
+    Raises ValueError where a link leads nowhere, or a page asks for what the README does not have.
     """
     notebooks = read_lessons()
-    titles = {name: title_of(nb) for name, nb in notebooks.items()}
+    titles = {
+        name: re.search(r"(?m)^# (.+)$", nb.cells[0].source)[1] for name, nb in notebooks.items()
+    }
     shown = [figure for name, nb in notebooks.items() for figure in figures(nb, name)]
     pages = {name[:2]: name for name in titles}
     pictures = {"docs/demo.png": "figures/docs-demo.png"}  # the landing page's
@@ -235,15 +214,14 @@ def assemble(target: Path, address: str) -> None:
     def read(file: str) -> str:
         return (ROOT / file).read_text(encoding="utf-8")
 
+    def lesson_link(match: re.Match[str]) -> str:
+        return f"| [{match[1]}](notebooks/{pages[match[1]]}.ipynb) |"
+
     shutil.copytree(PAGES, target)
     lessons = [f"{name[:2]} · {title} <notebooks/{name}>" for name, title in titles.items()]
     data = taken(read("data/README.md"), "data/README.md", "licence")
     filled = {
-        "glossary": re.sub(
-            r"\| (\d\d) \|",
-            lambda match: f"| [{match[1]}](notebooks/{pages[match[1]]}.ipynb) |",
-            glossary.show()._repr_markdown_(),
-        ),
+        "glossary": re.sub(r"\| (\d\d) \|", lesson_link, glossary.show()._repr_markdown_()),
         "lessons": "\n".join(lessons),
         "version": setting("version"),
         "LICENSE": read("LICENSE").strip(),
@@ -307,11 +285,7 @@ def build(out: Path, address: str, linkcheck: bool = False) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Build the site."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.website",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line("website", __doc__)
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the site")
     parser.add_argument("--linkcheck", action="store_true", help="look outside links up as well")
     parser.add_argument("--address", help="as if this were the repository's address")
