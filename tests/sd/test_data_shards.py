@@ -18,8 +18,8 @@ from tests.sd.images import CAPTIONS, caption, encoded, picture, sample_files, s
 
 def names(source, position=(0, 0)):
     """Caption of each item, reason of each rejection, in order."""
-    entries = source.items(position)
-    return [(e.name, e.caption if isinstance(e, Item) else e.reason) for _, e in entries]
+    entries, _ = source.read(position, 1000)
+    return [(e.name, e.caption if isinstance(e, Item) else e.reason) for e in entries]
 
 
 def source_of(path, **changes):
@@ -77,10 +77,12 @@ def test_samples_in_order(tmp_path):
         for n, shard in enumerate([0] * 4 + [1] * 4 + [2] * 3)
     ]
     assert names(source) == wanted
-    assert next(source.items([1, 2]))[1].picture == encoded(picture(6))
-    # From any position on, as JSON gives it back.
-    for k, (position, _) in enumerate(list(source.items(source.start)), 1):
-        assert names(source, json.loads(json.dumps(position))) == wanted[k:]
+    assert source.read([1, 2], 1)[0][0].picture == encoded(picture(6))
+    position = source.start
+    for k in range(1, len(wanted) + 1):  # from any position on, as JSON gives it back
+        entries, position = source.read(position, 1)
+        assert entries[0].name == wanted[k - 1][0]
+        assert names(source_of(tmp_path), json.loads(json.dumps(position))) == wanted[k:]
 
 
 def test_captions_and_faulty_samples(tmp_path):
@@ -199,10 +201,8 @@ def test_streamed_shards(server, tmp_path):
         "/shard-00.tar?key=1", "/shard-00.tar?key=1", "/shard-01.tar?key=1"
     ]  # fmt: skip
     server.asked.clear()  # one after the other, when it is needed: not all at the start
-    items = source.items([0, 0])
-    next(items), next(items)
+    source.read(source.start, 2)
     assert len(server.asked) == 1
-    items.close()
 
 
 @pytest.mark.parametrize("ranges", [True, False])

@@ -58,12 +58,6 @@ class ShardHeader:
     position: Position
     counts: SampleCounts
 
-    @classmethod
-    def parse(cls, metadata: dict[str, str]) -> ShardHeader:
-        """From what a safetensors file holds."""
-        about = json.loads(metadata["header"])
-        return cls(**{**about, "counts": SampleCounts(**about["counts"])})
-
 
 # -------------------------------------------------------------------- making one
 
@@ -227,7 +221,8 @@ def _header(path: Path, settings: dict[str, Any]) -> ShardHeader | None:
     from safetensors import SafetensorError
 
     try:
-        header = ShardHeader.parse(_map(path)[1])
+        about = json.loads(_map(path)[1]["header"])
+        header = ShardHeader(**{**about, "counts": SampleCounts(**about["counts"])})
     except (SafetensorError, OSError, KeyError, TypeError, ValueError):
         return None  # not there or cut short
     _require_same(header.settings, settings, path.parent)
@@ -296,7 +291,8 @@ class LatentCache:
         empty, _ = _map(self.folder / EMPTY)
         self.empty = TextCondition(**empty).to("cpu", copy=True)
         shards = [_map(self.folder / name) for name in files if name != EMPTY]
-        self._distinct = [c for _, about in shards for c in ShardHeader.parse(about).captions]
+        headers = [json.loads(about["header"]) for _, about in shards]
+        self._distinct = [caption for header in headers for caption in header["captions"]]
         self._captions = torch.cat([tensors["rows"] for tensors, _ in shards])
         self._parts = {}
         for name in ("latents", *empty):

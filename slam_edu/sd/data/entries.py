@@ -2,8 +2,8 @@
 
 A source gives entries in an order that never changes, each an :class:`Item`, not yet decoded, or
 the :class:`~slam_edu.images.RejectedError` that tells why it cannot be used. A *position*, an
-integer or a list of two, is how much of a source was read: reading goes on there in another
-process.
+integer or a list of two, is how much of it was read: from ``start`` on, ``read(position, most)``
+gives entries, none at the end, and the position after them, where another process may go on.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Images and captions as the teacher's own parts encode them, and what a cache is filled with.
 
-A source of latents has ``shard``, the samples of a shard of the cache; ``read(position, most)``,
-the next samples from ``start`` on, none at the end, and the position after them; ``total``, how
-many there will be, where that is known; and ``identity()``, what its latents depend on besides
-the teacher and the settings that all have.
+A source of latents is read as a source of entries is. It has ``shard``, the samples of a shard of
+the cache; ``total``, how many there will be, where that is known; and ``identity()``, what its
+latents depend on besides the teacher and the settings that all have.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -191,7 +189,6 @@ class EncodedLatents:
     def __init__(self, encoder: Encoder, source: MapSource | ShardSource) -> None:
         self.encoder, self.source = encoder, source
         self.start, self.identity = source.start, source.identity
-        self._position = None
 
     @property
     def total(self) -> int | None:
@@ -201,17 +198,14 @@ class EncodedLatents:
         return min((n for n in known if n is not None), default=None)
 
     def read(self, position: Position, most: int) -> tuple[list[Entry], Position]:
-        """The next images, encoded, the rejected ones first; shards stay open between calls."""
-        if position != self._position:
-            self._items = self.source.items(position)
-        found = list(islice(self._items, min(self.batch, most)))
-        self._position = found[-1][0] if found else position
-        loaded = self.encoder.load(one for _, one in found)
+        """The next images, encoded, the rejected ones first."""
+        entries, position = self.source.read(position, min(self.batch, most))
+        loaded = self.encoder.load(entries)
         rejected = [one for one in loaded if isinstance(one, RejectedError)]
         samples = [one for one in loaded if not isinstance(one, RejectedError)]
         if samples:
             rejected += map(_finite, samples, self.encoder.latents(samples).cpu())
-        return rejected, self._position
+        return rejected, position
 
 
 class DrawnLatents:
@@ -231,8 +225,7 @@ class DrawnLatents:
         own, shared = config.draw_guidance, config.distillation.guidance
         self.guidance = shared if own is None else own
         self.prediction_type = pipeline.scheduler.config.prediction_type
-        schedule = NoiseSchedule.from_scheduler(pipeline.scheduler)
-        self.schedule = schedule.to(pipeline.unet.device)
+        self.schedule = NoiseSchedule.from_scheduler(pipeline.scheduler).to(pipeline.unet.device)
         total = len(self.prompts) * config.draw_count
         self.total = min(total, config.max_samples or total)
 

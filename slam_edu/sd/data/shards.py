@@ -20,7 +20,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -52,6 +52,7 @@ class ShardSource:
 
     def __init__(self, config: SDConfig) -> None:
         self.config, self.shards = config, expand_shards(config.data_path)
+        self._position: Any = None
 
     def identity(self) -> dict[str, Any]:
         """Names and sizes of files; addresses without what follows "?", such as a key."""
@@ -62,9 +63,18 @@ class ShardSource:
         ]  # fmt: skip
         return {"shards": entries.hash_of(known), "caption_column": self.config.caption_column}
 
-    def items(self, position: Position) -> Iterator[tuple[Position, Entry]]:
-        """The entries from a position [shard, entries of it] on, each with the one after it."""
-        first, skipped = position
+    def read(self, position: Position, most: int) -> tuple[list[Entry], Position]:
+        """The next entries from a position [shard, entries of it] on, and the position after them.
+
+        Where reading goes on, the shard is still open.
+        """
+        if position != self._position:
+            self._entries = self._from(*position)
+        found = list(islice(self._entries, most))
+        self._position = found[-1][0] if found else position
+        return [one for _, one in found], self._position
+
+    def _from(self, first: int, skipped: int) -> Iterator[tuple[Position, Entry]]:
         for index in range(first, len(self.shards)):
             for place, one in enumerate(self.shard(index), 1):
                 if index > first or place > skipped:

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 METADATA = "metadata.jsonl"
-#: Entries that are read at a time where they are read in order.
-BLOCK = 256
 
 
 class MapSource:
@@ -34,11 +32,10 @@ class MapSource:
 
     start = 0
 
-    def items(self, position: int) -> Iterator[tuple[int, Entry]]:
-        """The entries from a position on, each with the position after it."""
-        for first in range(position, len(self), BLOCK):
-            indices = range(first, min(first + BLOCK, len(self)))
-            yield from zip((i + 1 for i in indices), self[indices], strict=True)
+    def read(self, position: int, most: int) -> tuple[list[Entry], int]:
+        """The next entries from a position on, and the position after them."""
+        indices = range(position, min(position + most, len(self)))
+        return (self[indices] if indices else []), indices.stop
 
 
 class ShippedSource(MapSource):
