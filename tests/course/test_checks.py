@@ -32,8 +32,6 @@ def all_checks():
 
 
 CHECKS = all_checks()
-# The guard is one for all; these two call what they are given in different ways.
-each_guard = pytest.mark.parametrize("name", ["01-euler_step", "03-average"])
 
 
 def ask(name, answer):
@@ -72,10 +70,6 @@ class Unsayable(Exception):
         raise RuntimeError("no")
 
 
-def recurses(*args):
-    return recurses(*args)
-
-
 @pytest.mark.parametrize(
     ("answer", "sentence"),
     [
@@ -88,13 +82,8 @@ def recurses(*args):
         (lambda: torch.tensor([-1.0]), "should be positive"),
         (lambda: torch.tensor([2.9]), "should be three"),
         (lambda: 1 / 0, "raised ZeroDivisionError: division by zero"),
-        (lambda x: x, "raised TypeError"),
         (lambda: sys.exit(0), "raised SystemExit: 0"),
-        (raises(GeneratorExit()), "raised GeneratorExit"),
-        (raises(StopIteration()), "raised StopIteration"),
-        (raises(MemoryError()), "raised MemoryError"),
         (raises(Unsayable()), "raised Unsayable: (its message cannot be shown)"),
-        (recurses, "raised RecursionError"),
     ],
 )
 def test_a_wrong_answer_gets_a_sentence(answer, sentence):
@@ -147,10 +136,12 @@ def test_a_value_of_the_wrong_type_gets_a_sentence(name):
             assert verdict.message.strip()
 
 
-@each_guard
-def test_the_stop_button_stops(name):
+# -------------------------------------------------------------------- the guard
+
+
+def test_the_stop_button_stops():
     with pytest.raises(KeyboardInterrupt):
-        ask(name, raises(KeyboardInterrupt()))
+        three(raises(KeyboardInterrupt()))
 
 
 def state():
@@ -179,12 +170,11 @@ def upset():
     random.seed(123)
 
 
-@each_guard
-def test_global_state_is_put_back_and_nothing_looks_like_a_failure(name, capsys):
+def test_global_state_is_put_back_and_nothing_looks_like_a_failure(capsys):
     """nbgrader gives no points to a test that writes to stderr."""
     before = state()
 
-    def answer(*args, **kwargs):
+    def answer():
         print("here I am", file=sys.stderr)
         warnings.warn("careful", stacklevel=1)
         upset()
@@ -194,7 +184,7 @@ def test_global_state_is_put_back_and_nothing_looks_like_a_failure(name, capsys)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, *_: print(message, file=sys.stderr)
-        assert "and it fails" in ask(name, answer).message
+        assert "and it fails" in three(answer).message
     assert state() == before
     printed = capsys.readouterr()
     assert printed.err == ""
@@ -205,7 +195,7 @@ def test_global_state_is_put_back_and_nothing_looks_like_a_failure(name, capsys)
 # -------------------------------------------------------------------- time
 
 
-def catches_errors_for_ever(*args, **kwargs):
+def catches_errors_for_ever():
     """Ends all the same, so that the test fails and does not hang."""
     start = time.monotonic()
     while time.monotonic() < start + 10:
@@ -215,11 +205,10 @@ def catches_errors_for_ever(*args, **kwargs):
             pass
 
 
-@each_guard
-def test_an_endless_answer_is_ended(name, monkeypatch):
+def test_an_endless_answer_is_ended(monkeypatch):
     monkeypatch.setattr(base, "LIMIT", 0.03)
     before = signal.getsignal(base._BELL)
-    assert "did not end within 0.03 seconds" in ask(name, catches_errors_for_ever).message
+    assert "did not end within 0.03 seconds" in three(catches_errors_for_ever).message
     assert signal.getsignal(base._BELL) == before
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 

@@ -31,13 +31,15 @@ from tests.course import trying
 # -------------------------------------------------------------------- exercise 1
 
 
-def costs(unet="6 if w else 5", each="n * (i + t)", kept="s * (i + t)", n="u * b"):
-    """A cost: of the UNet a sample, of encoding without a cache, of filling one of s samples."""
+def costs(text="", at=""):
+    """The right cost, or in one part of the check that of a formula."""
 
     def answer(u, b, w, i, t, s):
-        names = {"u": u, "b": b, "w": w, "i": i, "t": t, "s": s}
-        names["n"] = eval(n, names)
-        return names["n"] * eval(unet, names) + eval(each if s is None else kept, names)
+        n = u * b
+        cache = "no cache" if s is None else "small cache" if s < n else "large cache"
+        if at in (cache if w else "no guidance", f"w = {w}"):
+            return eval(text)
+        return n * (5 + (w > 0)) + (n if s is None else s) * (i + t)
 
     return answer
 
@@ -49,40 +51,21 @@ def cost_in_a_loop(updates, batch, w, image, text, samples):
     return total
 
 
+KNOWN = {part: [(costs(text, part), words) for text, words in checks.KNOWN[part]]
+         for part in checks.KNOWN}  # fmt: skip
 COSTS = [
-    (costs(n="u"), "one sample an update"),
-    (costs(n="1"), "one sample's share"),
-    (costs("5"), "one forward pass of the UNet a sample is missing"),
-    (costs("4 if w else 3"), "two forward passes a sample are missing"),
-    (costs("3"), "three forward passes"),
-    (costs("12"), "Who is trained?"),
-    (costs("10"), "more has a backward pass"),
-    (costs("8 if w else 7"), "Who has a backward pass"),
-    (costs("7 if w else 5"), "somebody guided who is not"),
-    (costs(each="0"), "through their encoders in every update"),
-    (costs(each="n * i"), "the captions are missing"),
-    (costs(each="n * t"), "the images are missing"),
-    (costs(each="n * (i + 2 * t)"), "the empty prompt is the same"),
-    (costs(kept="n * (i + t)"), "still encode every sample of every"),
-    (costs(kept="0"), "filling it is not free"),
-    (costs(kept="u * s * (i + t)"), "filled once, not in every update"),
-    (costs(kept="n * s * (i + t)"), "not for every sample"),
-    (costs(kept="i + t"), "it has more"),
-    (costs(kept="s * i"), "With a cache: the captions are missing"),
-    (costs(kept="s * t"), "With a cache: the images are missing"),
-    (costs(kept="s * i + n * t"), "text states lie in it, too"),
-    (costs(kept="s * t + n * i"), "latents lie in it, too"),
-    (costs(kept="min(s, n) * (i + t)"), "filled with all 50"),
-    (lambda u, b, w, i, t, s: (u * b if s is None else s) * (6 + i + t), "not called for the"),
-    (costs("6"), "who is called once less"),
-    (costs("6 if w else 4"), "still called for the prompt"),
-    (costs("6 if w >= 1 else 5"), "does not depend on how large w is"),
+    *KNOWN["no cache"],
+    *KNOWN["small cache"][:-1],
+    *KNOWN["large cache"],
+    *KNOWN["small cache"][-1:],
+    *KNOWN["no guidance"][:2],
+    (costs("n * (5 + i + t)", "w = 0.5"), "does not depend on how large w is"),
     (lambda *given: "126", "return one number"),
     (lambda *given: math.inf, "should be finite"),
     (lambda *given: 12345.0, "neither right nor a mistake"),
     (lambda *given: ..., "no answer yet"),
     (126.0, "give it your function"),
-]  # fmt: skip
+]
 
 # -------------------------------------------------------------------- exercise 2
 
@@ -137,11 +120,8 @@ def diagnose_by_medians(rows, reference):
 
 def shares(rows):
     """The largest share that a tenth has of a row's error, for each row."""
-    found = []
-    for row in rows:
-        there = [row[name] for name in BIN_COLUMNS if not math.isnan(row[name])]
-        found.append(max(there) / sum(there))
-    return found
+    tenths = [[row[n] for n in BIN_COLUMNS if not math.isnan(row[n])] for row in rows]
+    return [max(there) / sum(there) for there in tenths]
 
 
 def plain_means(rows):
@@ -218,23 +198,13 @@ def fold_by_difference(W, b, P, features):
     return W @ (tau + P @ features(torch.tensor([1.0, 1.0]))[1]) + b - W @ tau
 
 
-def shifted(text):
-    """A formula in which s(gamma) is the shift of a gamma."""
-    return f"(lambda s: {text})(lambda g: W @ (P @ f(torch.full((1,), g))[0]))"
-
-
+SHIFT = "(lambda s: {})(lambda g: W @ (P @ f(torch.full((1,), g))[0]))"
+FOLDED = [(SHIFT.format(text), words) for text, words in checks.KNOWN["fold"]]
 FOLDS = trying.formulas("W, b, P, f", globals(), {
-    shifted("b.clone()"): "nothing is folded in",
-    shifted("s(1.0)"): "the old bias is still needed",
-    shifted("b - s(1.0)"): "wrong sign",
-    shifted("b + 2 * s(1.0)"): "added twice",
-    shifted("b + s(0.0)"): "the clean end",
-    shifted("b + s(0.5)"): "gamma = 0.5",
-    shifted("b + s(10.0)"): "gamma = 10. `features` takes gamma",
-    shifted("b + s(0.35)"): "the features of gamma = 0.35",
-    shifted("silu(b + s(1.0))"): "after this layer",
-    shifted("b * s(1.0)"): "not multiplied",
-    "b + W @ silu(P @ f(torch.ones(1))[0])": "no activation between",
+    **dict(FOLDED[:6]),
+    SHIFT.format("b + s(10.0)"): "gamma = 10. `features` takes gamma",
+    SHIFT.format("b + s(0.35)"): "the features of gamma = 0.35",
+    **dict(FOLDED[6:]),
     "b + f(torch.ones(1)) @ (W @ P).T": "has shape (1, 7)",
     "P @ f(torch.ones(1))[0]": "has shape (5,)",
     "b + P @ f(torch.ones(1))[0]": "Your code raised",
@@ -265,12 +235,9 @@ test_accepts, test_rejects = trying.tests(GROUPS)
 DIGITS = load_config("digits", settings=["max_samples=320", "updates=10", "batch=16"])
 
 
-@pytest.mark.parametrize(
-    ("memory", "preset"),
-    [(None, "digits"), (13.99, "digits"), (14.0, "sd15-t4-lora"), (80, "sd15-t4-lora")],
-)
-def test_the_card_decides(memory, preset):
-    assert choose_preset(memory) == preset
+def test_the_card_decides():
+    chosen = [choose_preset(memory) for memory in (None, 13.99, 14.0)]
+    assert chosen == ["digits", "digits", "sd15-t4-lora"]
 
 
 def test_a_budget_adds_up_what_the_plan_counts(monkeypatch):
@@ -293,30 +260,20 @@ def test_a_budget_adds_up_what_the_plan_counts(monkeypatch):
     assert found(data="prompts") == pytest.approx((3, 4, 10 + 320 * 2))
     with pytest.raises(ValueError, match=r"tflops is 0\.0; allowed: a finite number > 0"):
         module.budget(DIGITS, device="cpu", tflops=0.0)
+    words = Budget(memory=7.12, disk=5.04, minutes=86.6, device="cuda")
+    assert str(words) == "7.1 GiB of the GPU's memory, 5.0 GiB of disk, about 87 min"
 
 
-def test_a_budget_in_words():
-    found = Budget(memory=7.12, disk=5.04, minutes=86.6, device="cuda")
-    assert str(found) == "7.1 GiB of the GPU's memory, 5.0 GiB of disk, about 87 min"
-
-
-@pytest.mark.parametrize(
-    ("settings", "count"),
-    [
-        ((), 16_000),
-        (("max_samples=99",), 99),
-        (("data=prompts", "draw_count=3"), 3 * 512),
-        (("data=folder", "data_path=x", "max_samples=12"), 12),
-    ],
-)
-def test_samples_of_a_run(settings, count):
-    assert data_samples(load_config("digits", settings=settings)) == count
-
-
-def test_a_number_that_is_not_known():
-    config = load_config("digits", settings=["data=folder", "data_path=x"])
+def test_samples_of_a_run():
+    counts = {
+        "max_samples=99": 99,
+        "data=prompts draw_count=3": 3 * 512,
+        "data=folder data_path=x max_samples=12": 12,
+    }
+    for settings, count in counts.items():
+        assert data_samples(load_config("digits", settings=settings.split())) == count
     with pytest.raises(ValueError, match="data is 'folder' without max_samples"):
-        data_samples(config)
+        data_samples(load_config("digits", settings=["data=folder", "data_path=x"]))
 
 
 def test_each_part_is_counted_by_its_samples():
@@ -330,20 +287,19 @@ def test_each_part_is_counted_by_its_samples():
     assert counts == {"unet": 4, "vae encoder": 5, "vae decoder": 3, "text encoder": 4}
 
 
-@pytest.mark.parametrize(("guidance", "calls"), [(3.0, 4), (0.0, 3)])
-def test_a_step_calls_the_teacher_twice_with_guidance(guidance, calls):
+def test_a_step_calls_the_teacher_twice_with_guidance():
     pipeline = tiny_pipeline()
-    config = load_config("digits", settings=[f"guidance={guidance}"])
+    config = load_config("digits", settings=["guidance=3"])
     networks = build_networks(config, pipeline.unet)
     schedule = NoiseSchedule.from_scheduler(pipeline.scheduler)
     distiller = SubPathDistiller(schedule, config.distill())
     x0, cond = torch.zeros(6, 4, 8, 8), text_condition(pipeline, ["a one"] * 6)
     three = {name: getattr(networks, name) for name in ("teacher", "student", "target")}
-    empty = empty_condition(pipeline).expand(6) if guidance else None
+    empty = empty_condition(pipeline).expand(6)
     sample = distiller.draw(x0, torch.Generator().manual_seed(0))
     with count_samples() as counts:
         distiller.step(x0, sample, **three, cond=cond, uncond=empty).loss.backward()
-    assert counts["unet"] == 6 * calls
+    assert counts["unet"] == 6 * 4
 
 
 # -------------------------------------------------------------------- figures and explorer
@@ -388,9 +344,7 @@ def test_other_figures_are_described(tmp_path):
     batch = figures.errors_by_timestep(t, error, "Errors fall to the right.")
     middles = [line.get_segments()[0][0][1] for line in batch.axes[0].collections[1:]]
     assert middles == pytest.approx([0.001, 0.01, 0.2])
-    curves = {"teacher, DDIM": {4: 0.1, 8: 0.9}, "after": {1: 0.5, 2: 0.9}}
-    rates = figures.rates(curves, "The student is ahead.")
-    assert rates.axes[0].lines[1].get_ydata() == pytest.approx([50, 90])
+    rates = figures.rates({"teacher, DDIM": {4: 0.1, 8: 0.9}, "after": {1: 0.5}}, "Two lines that rise.")
     paths = [tmp_path / "00000000.png", tmp_path / "00001250.png"]
     for path in paths:
         Image.new("RGB", (1800, 40), "red").save(path)
@@ -406,20 +360,20 @@ def test_the_explorer_draws_every_network_from_the_seeds_noise():
 
     def painter(level):
         def draw(prompts, noise, steps):
-            calls.append(SimpleNamespace(prompts=prompts, noise=noise, steps=steps))
-            words = len(prompts[0]) / 50
-            shade = torch.tanh(noise.mean((1, 2, 3)) * 8 + level + steps / 10 + words)
-            return shade[:, None, None, None].expand(-1, 3, 32, 32)
+            calls.append((prompts, noise))
+            shade = noise.mean((1, 2, 3)) * 8 + level + steps / 10 + len(prompts[0]) / 50
+            return torch.tanh(shade)[:, None, None, None].expand(-1, 3, 32, 32)
 
         return draw
 
     box = explorer.few_steps({"teacher": painter(0), "student": painter(1)}, first=2)
     assert [c.value for c in box.children[:-2]] == ["teacher", "zero", 2, 0]
     trying.walk(box)
-    assert calls[0].prompts == ["a red zero on a yellow background"] * 8
+    prompts, noise = calls[0]
+    assert prompts == ["a red zero on a yellow background"] * 8
     wanted = torch.randn((8, 4, 8, 8), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(calls[0].noise, wanted)
+    assert torch.equal(noise, wanted)
     fig = explorer.steps_figure(painter(0), "student", "a red two", 2, 5, (4, 8, 8))
     shown = torch.as_tensor(fig.axes[0].images[0].get_array())
-    assert torch.equal(shown, mosaic(painter(0)(["a red two"], calls[-1].noise, 2), 4))
+    assert torch.equal(shown, mosaic(painter(0)(["a red two"], calls[-1][1], 2), 4))
     assert fig.alt == 'Eight images for "a red two": student, 2 steps, seed 5.'

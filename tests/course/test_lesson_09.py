@@ -20,7 +20,7 @@ from slam_course.cost import (
     text_flops,
 )
 from slam_course.lesson_09 import explorer, figures
-from slam_course.lesson_09.checks import cost, kept_bytes, sample_numbers
+from slam_course.lesson_09.checks import KNOWN, cost, kept_bytes, sample_numbers
 from slam_edu.sd.config import load_config
 from slam_edu.sd.plan import make_plan
 from slam_edu.sd.published import STABLE_DIFFUSION_15
@@ -49,27 +49,9 @@ def by_cutting(update, rank, processes, batch, accumulate):
     return whole.reshape(accumulate, processes, batch)[:, rank].flatten()
 
 
-def first(text):
-    """Numbers of rounds p that begin at a formula."""
-    return f"[{text} + k for p in range(a) for k in range(b)]"
-
-
+OF = "(lambda of: {})(lambda place: [place(p, k) for p in range(a) for k in range(b)])"
 NUMBERS = trying.formulas("u, r, w, b, a", globals(), {
-    "numbers(u, r, w, b, a)[:b]": "the first round alone",
-    "list(range(u * a * w * b, (u + 1) * a * w * b))": "whole update",
-    first("u * a * w * b + (r * a + p) * b"): "in one piece",
-    "[((u * a + p) * b + k) * w + r for p in range(a) for k in range(b)]": "one by one",
-    "numbers(0, r, w, b, a)": "update 0, whatever",
-    "numbers(u, 0, w, b, a)": "process 0, whatever",
-    first("u * w * b + (p * w + r) * b"): "forget the rounds",
-    first("(u + p) * w * b + r * b"): "forget the rounds",
-    first("(u * a + p) * b + r * b"): "forget the other processes",
-    first("(u * a + p) * b"): "one process alone",
-    first("(u * a + p) * w + r"): "batches overlap",
-    "[n + 1 for n in numbers(u, r, w, b, a)]": "one too large",
-    "numbers(u - 1, r, w, b, a)": "updates count from 0",
-    "numbers(u, r - 1, w, b, a)": "the process before",
-    "numbers(u, r + 1, w, b, a)": "the process after",
+    **{OF.format(text): words for text, words in KNOWN["numbers"]},
     "numbers(u, r, w, b, a)[::-1]": "their order is not",
     "numbers(u, r, w, b, a)[1:]": "has 7 numbers",
     "[numbers(u, r, w, b, a)[:4], numbers(u, r, w, b, a)[4:]]": "holds lists",
@@ -81,10 +63,10 @@ NUMBERS = trying.formulas("u, r, w, b, a", globals(), {
 })  # fmt: skip
 
 
-def kept(n, m, dtype, optimizer, text="n * s + m * (12 + o)", eight=None):
-    """Bytes by a formula; with 8-bit AdamW by another one."""
+def kept(n, m, dtype, optimizer, text="n * s + m * (12 + o)"):
+    """Bytes by a formula."""
     names = {"n": n, "m": m, "s": dtype.itemsize, "o": 8 if optimizer == "adamw" else 2}
-    return eval(eight if eight and names["o"] == 2 else text, names)
+    return eval(text, names)
 
 
 def by_tensors(frozen, trained, frozen_dtype, optimizer):
@@ -94,45 +76,23 @@ def by_tensors(frozen, trained, frozen_dtype, optimizer):
     return total + sum(torch.empty(trained, dtype=d, device="meta").nbytes for d in kinds)
 
 
-KEPT = {
-    "m * (12 + o)": "frozen weights are missing",
-    "n * s + m * (8 + o)": "One of the three",
-    "n * s + m * (4 + o)": "Two of the three",
-    "n * s + m * 12": "optimiser's state is missing",
-    "n * s + m * (12 + o // 2)": "you count one",
-    "n * s + m * (12 + 2 * o)": "twice as much",
-    "n * s + m * (3 * s + o)": "so do its gradient",
-    "n * s + m * (s + 8 + o)": "stays in float32",
-    "4 * n + m * (12 + o)": "not in float32",
-    "(n + m) * (12 + o)": "They are not trained",
-    "n * (s + 4 + o) + m * (12 + o)": "a gradient and an optimiser's state for the frozen",
-    "n * (s + 8 + o) + m * (12 + o)": "an average and an optimiser's state for the frozen",
-    "n * (s + 4) + m * (12 + o)": "keep a gradient for the frozen",
-    "n * (s + o) + m * (12 + o)": "state for the frozen parameters",
-    "2 * n * s + m * (12 + o)": "counted twice",
-    "3 * n * s + m * (12 + o)": "three times",
-    "(n - m) * s + m * (12 + o)": "do not replace",
-    "(n + m) * s + m * (12 + o)": "once in the frozen ones' dtype",
-    "n + m * (12 + o)": "itemsize bytes",
-    "(n * s + m * (12 + o)) / 2**30": "right in GiB",
-    "8 * (n * s + m * (12 + o))": "right in bits",
-    "n * s + m * (12 + o) + 1000": "Wrong for frozen weights in",
-    "'18 GB'": "is a str",
-    "float('inf')": "is inf",
-    "...": "no answer yet",
-}
-EIGHT_BITS = {
-    "n * s + m * 20": "in one byte",
-    "n * s + m * 28": "8 bits, which is one",
-    "n * s + m * 13": "you count one",
-    "n * s + m * 5": "alone; weights",
-}
+KEPT = [
+    *KNOWN["kept"][:-4],
+    ("(n * s + m * (12 + o)) / 2**30", "right in GiB"),
+    ("8 * (n * s + m * (12 + o))", "right in bits"),
+    ("n * s + m * (12 + o) + 1000", "Wrong for frozen weights in"),
+    ("'18 GB'", "is a str"),
+    ("float('inf')", "is inf"),
+    ("...", "no answer yet"),
+    *KNOWN["kept"][-4:],
+]
 
 
-def run(flops, gpus, batch, updates, speed, price, d=1.0, m=1.0):
-    """Days and money, each wrong by a factor."""
-    days = flops * batch * updates / speed / 86_400
-    return days * d, days * 24 * gpus * price * m
+def run(f, g, b, n, v, p, days="d", money="m"):
+    """Days and money, or what formulas make of them."""
+    d = f * b * n / v / 86_400
+    names = {"f": f, "g": g, "b": b, "n": n, "p": p, "d": d, "m": d * 24 * g * p}
+    return eval(days, names), eval(money, names)
 
 
 def by_gpu_hours(flops, gpus, batch, updates, speed, price):
@@ -140,34 +100,11 @@ def by_gpu_hours(flops, gpus, batch, updates, speed, price):
     return [gpu_hours / gpus / 24, gpu_hours * price]
 
 
-DAYS = {
-    "1 / g": "divided by the number of GPUs",
-    "g": "of all cards together",
-    "86_400": "are seconds",
-    "24": "are hours",
-    "1 / 24": "too few by a factor of 24",
-    "1 / b": "takes `batch` samples",
-    "1 / n": "days of one update",
-    "1 / f": "takes `flops` operations",
-    "1 / b**2": "longer, not shorter",
-    "(v / (f * b * n)) ** 2": "work divided by speed is time",
-    "3": "The days are wrong",
-}
-MONEY = {
-    "1 / g": "of one card, and all are paid",
-    "1 / 24": "you pay it once a day",
-    "1 / 24 / g": "and for one card",
-    "g": "counted twice",
-    "24": "count them twice",
-    "1 / p": "these are GPU-hours",
-    "1 / p / 24": "these are GPU-days",
-    "1 / p**2": "multiplied, not divided",
-    "3600": "not for a second",
-    "0.9": "the money is not",
-}
+DAYS = [*KNOWN["days"], ("3 * d", "The days are wrong")]
+MONEY = [*KNOWN["money"], ("0.9 * m", "the money is not")]
 COSTS = trying.formulas("f, g, b, n, v, p", globals(), {
-    **{f"run(f, g, b, n, v, p, d={text})": words for text, words in DAYS.items()},
-    **{f"run(f, g, b, n, v, p, m={text})": words for text, words in MONEY.items()},
+    **{f"run(f, g, b, n, v, p, days='{text}')": words for text, words in DAYS},
+    **{f"run(f, g, b, n, v, p, money='{text}')": words for text, words in MONEY},
     "run(f, g, b, n, v, p)[::-1]": "in each other's place",
     "run(f, g, b, n, 9e13, p)": "use the arguments",
     "run(f, g, b, n, v, p)[0]": "Return two numbers",
@@ -175,10 +112,8 @@ COSTS = trying.formulas("f, g, b, n, v, p", globals(), {
 })  # fmt: skip
 GROUPS = [
     (sample_numbers, [numbers, by_cutting], NUMBERS),
-    (kept_bytes, [kept, by_tensors], [
-        *[(lambda *c, t=text: kept(*c, text=t), words) for text, words in KEPT.items()],
-        *[(lambda *c, t=text: kept(*c, eight=t), words) for text, words in EIGHT_BITS.items()],
-    ]),
+    (kept_bytes, [kept, by_tensors],
+     [(lambda *c, t=text: kept(*c, text=t), words) for text, words in KEPT]),
     (cost, [run, by_gpu_hours], [*COSTS, ((1.0, 2.0), "give it your function")]),
 ]  # fmt: skip
 
@@ -283,11 +218,9 @@ def test_the_dot_is_on_the_line_of_its_speed_or_at_the_edge():
     assert [float(v[0]) for v in dot.get_data()] == [1e4, 1e-2]
 
 
-@pytest.mark.parametrize(
-    ("value", "text"), [(0, "0"), (0.00123, "0.001"), (999.9, "1 k"), (9.5e6, "9.5 M")]
-)
-def test_short_numbers(value, text):
-    assert figures._short(value) == text
+def test_short_numbers():
+    shown = [figures._short(value) for value in (0, 0.00123, 999.9, 9.5e6)]
+    assert shown == ["0", "0.001", "1 k", "9.5 M"]
 
 
 def test_the_calculator():
