@@ -104,9 +104,6 @@ def assert_same_path(ours, theirs) -> None:
     assert errors[-1] <= (1e-12 if ours[0].dtype == F64 else 1e-6)
 
 
-# -------------------------------------------------------------------- timesteps
-
-
 @pytest.mark.parametrize("spacing", ["trailing", "leading", "linspace"])
 def test_spaced_timesteps_are_diffusers(spacing):
     schedule = NoiseSchedule.stable_diffusion()
@@ -133,9 +130,6 @@ def test_spacings_defaults():
     assert spaced_timesteps(4, schedule).tolist() == [999, 749, 499, 249]
     assert spaced_timesteps(4, schedule, "leading").tolist() == [750, 500, 250, 0]
     assert spaced_timesteps(4, schedule.to("meta")).device.type == "meta"
-
-
-# -------------------------------------------------------------------- DDIM
 
 
 @both
@@ -169,9 +163,6 @@ def test_ddim_walks_through_its_own_timesteps(spacing, steps):
     assert_same_path(ours, theirs)
 
 
-# -------------------------------------------------------------------- DPM-Solver++
-
-
 @both
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("steps", [1, 2, 20])
@@ -182,9 +173,6 @@ def test_dpmpp_2m_is_diffusers(steps, kind, dtype):
     theirs = diffusers_sample(scheduler, network, x)
     ours = sample_dpmpp_2m(network, x, schedule, steps, prediction_type=kind)
     assert_same_path(ours, theirs)
-
-
-# -------------------------------------------------------------------- guidance
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -204,9 +192,6 @@ def test_guided_sampling_is_the_pipelines(method, kind):
     assert max_error(ours[-1].x, unguided) > 1e-3
 
 
-# -------------------------------------------------------------------- consistency sampling
-
-
 @both
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("steps", [1, 8])
@@ -214,8 +199,9 @@ def test_consistency_sampling_is_diffusers_lcm(steps, kind, dtype):
     scheduler, network = LCMScheduler(**SD, prediction_type=kind), SmoothDenoiser(kind)
     schedule = prepare(scheduler, dtype, num_inference_steps=steps, original_inference_steps=50)
     x = of_order_one(*SHAPE, dtype=dtype)
-    theirs = diffusers_sample(scheduler, network, x, generator=torch.Generator().manual_seed(5))
-    generator = torch.Generator().manual_seed(5)
+    generator = torch.Generator()
+    theirs = diffusers_sample(scheduler, network, x, generator=generator.manual_seed(5))
+    generator.manual_seed(5)
     ours = sample_consistency(
         network, x, schedule, steps, generator=generator, prediction_type=kind
     )
@@ -223,41 +209,30 @@ def test_consistency_sampling_is_diffusers_lcm(steps, kind, dtype):
 
 
 def test_consistency_sampling_on_another_grid():
-    subpaths = 10
     scheduler, network = LCMScheduler(**SD, timestep_scaling=0.01), SmoothDenoiser()
-    schedule = prepare(scheduler, F64, num_inference_steps=4, original_inference_steps=subpaths)
-    x = of_order_one(*SHAPE)
-    theirs = diffusers_sample(scheduler, network, x, generator=torch.Generator().manual_seed(5))
-    generator = torch.Generator().manual_seed(5)
-    ours = sample_consistency(
-        network, x, schedule, 4, generator=generator, subpaths=subpaths, timestep_scaling=0.01
-    )
-    assert max_error(last(ours), theirs[-1]) <= 1e-12
+    schedule = prepare(scheduler, F64, num_inference_steps=4, original_inference_steps=10)
+    x, generator = of_order_one(*SHAPE), torch.Generator()
+    theirs = diffusers_sample(scheduler, network, x, generator=generator.manual_seed(5))
+    generator.manual_seed(5)
+    options = {"generator": generator, "subpaths": 10, "timestep_scaling": 0.01}
+    ours = last(sample_consistency(network, x, schedule, 4, **options))
+    assert max_error(ours, theirs[-1]) <= 1e-12
 
 
 def test_level_conditioned_consistency_sampling():
     """At gamma = 1 both conditionings ask the same question; only the form differs."""
-    schedule, x = NoiseSchedule.stable_diffusion(F64), of_order_one(*SHAPE)
-    cond, results = f64(0.2), {}
+    schedule, x, cond = NoiseSchedule.stable_diffusion(F64), of_order_one(*SHAPE), f64(0.2)
+    ends = []
     for conditioning in ("gamma", "level"):
-        network = SmoothDenoiser("v_prediction")
-        results[conditioning] = last(
-            sample_consistency(
-                network, x, schedule, 4, generator=torch.Generator().manual_seed(5),
-                conditioning=conditioning, prediction_type="v_prediction", cond=cond,
-            )
-        )  # fmt: skip
-        expected = [[t] * 4 for t in (999, 759, 499, 259)]
-        assert [call[1].tolist() for call in network.calls] == expected
-        for _, t, c, gamma in network.calls:
-            assert c is cond
-            if conditioning == "gamma":
-                assert t.dtype == torch.int64
-                assert torch.equal(gamma, torch.ones(4, dtype=F64))
-            else:
-                assert t.dtype == F64
-                assert gamma is None
-    assert torch.equal(results["gamma"], results["level"])
+        network, generator = SmoothDenoiser(), torch.Generator().manual_seed(5)
+        states = sample_consistency(
+            network, x, schedule, 4, generator=generator, conditioning=conditioning, cond=cond
+        )
+        ends.append(last(states))
+        for _, _, given, gamma in network.calls:
+            assert given is cond
+            assert (gamma is None) == (conditioning == "level")
+    assert torch.equal(*ends)
 
 
 def test_fresh_noise_comes_from_the_generator_alone():
@@ -278,9 +253,6 @@ def test_fresh_noise_comes_from_the_generator_alone():
     state = generator.get_state()
     last(sample_consistency(network, x, schedule, 1, generator=generator))
     assert torch.equal(generator.get_state(), state)
-
-
-# -------------------------------------------------------------------- states
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -340,9 +312,6 @@ def test_samplers_are_lazy_and_last_wants_a_fresh_one():
     last(states)
     with pytest.raises(ValueError, match="no states left; allowed: a sampler that was not used"):
         last(states)
-
-
-# -------------------------------------------------------------------- devices and precision
 
 
 @on_devices

@@ -39,9 +39,6 @@ def test_from_scheduler(options):
     assert_near(single.sigma, exact.sigma, rtol=6e-8)
 
 
-# -------------------------------------------------------------------- levels of timesteps
-
-
 def test_integer_timesteps_are_the_table(sd):
     t = torch.tensor([[0, 1, 499], [500, 998, 999]])
     level = sd(t)
@@ -125,9 +122,6 @@ def test_variance_exploding(sd):
     assert_near(other(t).rho, sd(t).rho, rtol=1e-12)
 
 
-# -------------------------------------------------------------------- sub-paths
-
-
 def test_an_index_of_a_small_integer_type_does_not_wrap_around(sd):
     t, s = sd.subpaths(50).ends(torch.tensor([49], dtype=torch.uint8))
     assert (t.item(), s.item()) == (999, 979)
@@ -146,9 +140,6 @@ def test_sub_paths_tile_any_schedule(steps, data):
     assert bool((grid.t[1:] - grid.s[1:] == grid.k).all())
     for one, other in zip(grid.ends(torch.arange(n)), (grid.t, grid.s), strict=True):
         assert torch.equal(one, other)
-
-
-# -------------------------------------------------------------------- levels
 
 
 def test_level():

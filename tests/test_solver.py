@@ -46,9 +46,6 @@ def gaussian_flow(x, here, there):
     return there.alpha / here.alpha * growth * x
 
 
-# -------------------------------------------------------------------- single steps
-
-
 @properties
 @given(schedules(), st.floats(0.3, 1.0), st.floats(0.0, 0.9), st.integers(0, 5))
 def test_ddim_is_the_euler_step_in_z_and_rho(schedule, end, share, seed):
@@ -82,9 +79,6 @@ def test_dpmpp_2m_begins_and_ends_with_ddim():
     before = (Prediction(noise(3, 2, seed=3), noise(3, 2, seed=4)), level(0.1, 0.99))
     last = dpmpp_2m_step(prediction, x, here, level(1.0, 0.0), before)
     assert_near(last, prediction.x0, rtol=1e-12)
-
-
-# -------------------------------------------------------------------- whole solutions
 
 
 @pytest.mark.parametrize("method", ORDERS)

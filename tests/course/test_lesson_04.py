@@ -184,7 +184,6 @@ GROUPS = [
 ]
 test_accepts, test_rejects = trying.tests(GROUPS)
 
-
 # -------------------------------------------------------------------- figures
 
 
