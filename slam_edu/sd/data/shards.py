@@ -115,9 +115,10 @@ class ShardSource:
     def _caption(self, files: dict[str, bytes]) -> object:
         if "txt" in files:
             return entries.decoded(files["txt"])
+        text = entries.decoded(files.get("json", b"{}"))
         try:
-            about = json.loads(entries.decoded(files.get("json", b"{}")))
-        except json.JSONDecodeError as error:
+            about = json.loads(text)
+        except ValueError as error:
             raise RejectedError("a caption file that is not JSON", str(error)) from error
         if not isinstance(about, dict):
             raise RejectedError("a caption file that is not JSON", "no object")
