@@ -56,12 +56,8 @@ class ClipScorer:
     torchmetrics' CLIPScore keeps no embeddings, which the distances need, and loads no pinned
     commit.
 
-    Args:
-        model: a folder with the model, its tokenizer and its image processor, or an id on the
-            Hugging Face hub.
-        revision: the commit of an id.
-        device: where it computes.
-        batch: images or texts at a time.
+    ``model`` is a folder with the model, its tokenizer and its image processor, or an id on the
+    Hugging Face hub with its commit; ``batch`` counts images or texts at a time.
 
     Raises:
         FileNotFoundError: for a path that is no folder.
@@ -168,16 +164,13 @@ def evaluate_pipeline(
 
     Args:
         pipeline: draws, by its own call at its own size; on its device, in its dtype.
-        steps: numbers of steps.
         sampler: ``"lcm"``, which students need; ``"ddim"`` or ``"dpmpp_2m"`` (DPM-Solver++), both
             from t = T-1 down. Default: ``"lcm"`` for a pipeline that comes with it, else
             ``"ddim"``.
         guidance: w; diffusers' ``guidance_scale`` less 1. Default: 0 with ``"lcm"``, because a
             student has its guidance in its weights, else 6.5.
-        seed: of the noise: prompt i draws from (seed, i), whatever the pipeline and the batch.
-        reference: the scorer's features of real images, or of another pipeline's, of shape
-            (n, D), to measure distances to.
-        batch: images at a time.
+        reference: the scorer's features (n, D) of real images, or of another pipeline's, to
+            measure distances to.
 
     Returns:
         rows with the sampler, ``steps``, ``guidance``, network ``calls`` an image as counted,
@@ -237,13 +230,14 @@ def _sampled_by(pipeline: Pipeline, sampler: str) -> Iterator[None]:
     from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, LCMScheduler
 
     before, levels = pipeline.scheduler, scheduler_levels(pipeline.scheduler)
+    trailing = levels | {"timestep_spacing": "trailing"}
     if sampler == "ddim":
-        options = {"clip_sample": False, "set_alpha_to_one": True, "steps_offset": 1}
-        pipeline.scheduler = DDIMScheduler(**levels, **options, timestep_spacing="trailing")
+        pipeline.scheduler = DDIMScheduler(
+            **trailing, clip_sample=False, set_alpha_to_one=True, steps_offset=1
+        )
     elif sampler == "dpmpp_2m":
-        options = {"solver_type": "midpoint", "final_sigmas_type": "zero"}
         pipeline.scheduler = DPMSolverMultistepScheduler(
-            **levels, **options, timestep_spacing="trailing"
+            **trailing, solver_type="midpoint", final_sigmas_type="zero"
         )
     elif not isinstance(before, LCMScheduler):
         pipeline.scheduler = LCMScheduler(**levels, steps_offset=1)

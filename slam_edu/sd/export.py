@@ -32,7 +32,7 @@ from slam_edu.io import replaced_folder, write_checksums
 from slam_edu.sd.components import PARTS, XL_PARTS, is_xl, quiet
 from slam_edu.sd.config import SD15, SDXL, WEIGHTS, SDConfig
 from slam_edu.sd.evaluate import figures_table, read_results, scheduler_levels
-from slam_edu.sd.networks import DTYPES, ONLINE, TARGET, LoraNetworks, Networks
+from slam_edu.sd.networks import DTYPES, TARGET, LoraNetworks, Networks
 from slam_edu.sd.teacher import HUB_ID, network_error, weight_files
 from slam_edu.shipped import shipped
 
@@ -242,17 +242,17 @@ def export_lora(
             f"train is {config.train!r}: there are no adapters to write; allowed: a run with "
             f"train='lora', or a pipeline's folder instead"
         )
-    if networks.gamma_weight() is not None and config.gamma_input != "smooth":
+    if config.gamma_conditioned and config.gamma_input != "smooth":
         raise ValueError(
             f"gamma_input is {config.gamma_input!r}: that embedding is not zero at gamma = 1, and "
             f"a LoRA file has no place for it; allowed: a pipeline's folder instead, or a run "
             f"with gamma_input='smooth' or conditioning='level'"
         )
-    out, adapter = Path(out), TARGET if weights == TARGET else ONLINE
+    out = Path(out)
     with _new_folder(out, LORA, weights, dtype) as folder:
         # As peft has it. diffusers' convert_state_dict_to_diffusers would mix two formats here, of
         # which one is dropped on loading (huggingface/diffusers#11790).
-        found = _adapters(networks.unet, adapter)
+        found = _adapters(networks.unet, weights)
         state = {k: v.detach().cpu().to(DTYPES[dtype]).contiguous() for k, v in found.items()}
         type(pipeline).save_lora_weights(
             folder,

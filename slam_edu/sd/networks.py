@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -115,14 +115,16 @@ class Networks:
         self._merge(unet, weights)
         unet.requires_grad_(False).eval()
         # No pipeline knows another embedding than the official one.
-        if unet.time_embedding.cond_proj is None or not (fold or self._gamma_input != "official"):
+        if unet.time_embedding.cond_proj is None or (self._gamma_input == "official" and not fold):
             return unet
         one = torch.ones(1, dtype=torch.float64)
         return fold_gamma(unet, GAMMA_INPUTS[self._gamma_input](one)[0])
 
     def gamma_weight(self, weights: str = TARGET) -> Tensor | None:
         """The gamma embedding's weight, of shape (C, F); None without one."""
-        layer = self._gamma_layer(weights)
+        layer = self._unet(weights).time_embedding.cond_proj
+        if isinstance(layer, _Switch):
+            layer = layer.parts[weights]
         return None if layer is None else layer.weight.detach()
 
     def _merge(self, unet: UNet2DConditionModel, weights: str) -> None:
@@ -154,9 +156,6 @@ class FullNetworks(Networks):
 
     def _unet(self, weights: str) -> UNet2DConditionModel:
         return (self._target if weights == TARGET else self.student_module).unet
-
-    def _gamma_layer(self, weights: str) -> nn.Linear | None:
-        return self._unet(weights).time_embedding.cond_proj
 
 
 class LoraNetworks(Networks):
@@ -200,8 +199,11 @@ class LoraNetworks(Networks):
         self._activate(ONLINE)
 
     def _call(self, which: str | None, *inputs: Any) -> Tensor:
-        with self._active(which):
+        self._activate(which)
+        try:
             return self.student_module(*inputs)
+        finally:
+            self._activate(ONLINE)
 
     def _unet(self, _weights: str) -> UNet2DConditionModel:
         return self.unet
@@ -214,18 +216,6 @@ class LoraNetworks(Networks):
         if gamma is not None:
             unet.time_embedding.cond_proj = _linear(gamma.cpu())
             unet.register_to_config(time_cond_proj_dim=gamma.shape[1])
-
-    def _gamma_layer(self, weights: str) -> nn.Linear | None:
-        return None if self._switch is None else self._switch.parts[weights]
-
-    @contextmanager
-    def _active(self, adapter: str | None) -> Iterator[None]:
-        """Another adapter, or none, while the block runs; then the trained one again."""
-        self._activate(adapter)
-        try:
-            yield
-        finally:
-            self._activate(ONLINE)
 
     def _activate(self, adapter: str | None) -> None:
         for layer in self._layers:

@@ -46,20 +46,13 @@ def load_teacher(config: SDConfig) -> StableDiffusionPipeline | StableDiffusionX
     the student is a copy of it; with adapters it comes in ``frozen_dtype``. Errors are those of
     :func:`folder_or_download`, :func:`load_pipeline_folder` and :func:`check_teacher`.
     """
-    folder = teacher_folder(config)
-    dtype = "float32" if config.train == "full" else config.frozen_dtype
-    pipeline = load_pipeline_folder(
-        folder or config.teacher, variant=config.variant, unet_dtype=DTYPES[dtype]
-    )
+    folder: str | Path = config.teacher
+    if shipped(config.teacher) is None:
+        folder = model_folder(config.teacher, config.revision, config.variant)
+    dtype = DTYPES["float32" if config.train == "full" else config.frozen_dtype]
+    pipeline = load_pipeline_folder(folder, variant=config.variant, unet_dtype=dtype)
     check_teacher(pipeline, config.teacher)
     return pipeline
-
-
-def teacher_folder(config: SDConfig) -> Path | None:
-    """Where the teacher's files are, downloaded if need be; None for a shipped model."""
-    if shipped(config.teacher) is not None:
-        return None
-    return model_folder(config.teacher, config.revision, config.variant)
 
 
 def model_folder(model: str, revision: str | None = None, variant: str | None = None) -> Path:

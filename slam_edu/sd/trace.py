@@ -49,6 +49,7 @@ SETTINGS = (
 )  # fmt: skip
 
 _aten = torch.ops.aten
+_CONVOLUTION = _aten.convolution.default
 #: torch's own list has no attention on a CPU.
 _FLOPS = {
     **flop_registry,
@@ -103,7 +104,7 @@ class LiveBytes(TorchDispatchMode):
         """Call the operation, and look at what came of it."""
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if func is _aten.convolution.default and any(map(_channels_last, args[:2])):
+        if self._batch and func is _CONVOLUTION and any(map(_channels_last, args[:2])):
             # The layout that a real convolution chooses; on the meta device it does not.
             out = out.contiguous(memory_format=torch.channels_last)
         count = _FLOPS.get(func._overloadpacket)

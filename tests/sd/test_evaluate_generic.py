@@ -97,11 +97,8 @@ def test_the_scores_are_clips(clip_folder, scorer):
     from transformers import CLIPModel, CLIPProcessor
 
     images, prompts = some_images(), [*PROMPTS[:4], "red " * 60]
-    model, processor = (
-        kind.from_pretrained(clip_folder).eval() if kind is CLIPModel
-        else kind.from_pretrained(clip_folder)
-        for kind in (CLIPModel, CLIPProcessor)
-    )  # fmt: skip
+    model = CLIPModel.from_pretrained(clip_folder).eval()
+    processor = CLIPProcessor.from_pretrained(clip_folder)
     inputs = processor(
         images=as_pillow(images), text=prompts, padding=True, truncation=True, max_length=24,
         return_tensors="pt",

@@ -67,7 +67,6 @@ save_file(found, about["out"])
 EXPORTS = {
     "folded": ("sd", {"conditioning": "gamma", "subpaths": 25}, "epsilon", True),
     "kept": ("sd", {"conditioning": "gamma", "timestep_scaling": 7.0}, "v_prediction", False),
-    "smooth": ("sd", {"conditioning": "gamma", "gamma_input": "smooth"}, "epsilon", False),
     "lora": ("sd", {"train": "lora", "conditioning": "gamma"}, "epsilon", False),
     "xl": ("xl", {}, "v_prediction", True),
 }
@@ -157,24 +156,12 @@ def test_stock_diffusers_draws_the_student(drawn, name):
     assert difference(runs[name].latents(1, "student"), latents[f"{name}/1"]) > 1e-2
     unet = json.loads((place / name / "unet" / "config.json").read_text("utf-8"))
     assert unet["time_cond_proj_dim"] == (256 if name in ("kept", "lora") else None)
-
-
-def test_the_folder(drawn):
-    place = drawn[2]
-    folder = place / "kept"
-    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
-    expected = {
-        "_class_name": "LCMScheduler", "original_inference_steps": 50, "timestep_scaling": 7.0,
-        "prediction_type": "v_prediction", "beta_start": 0.00085, "beta_end": 0.012,
-        "beta_schedule": "scaled_linear", "trained_betas": None,
-    }  # fmt: skip
-    assert expected.items() <= scheduler.items()
-    listed, found = json.loads((folder / CHECKSUMS).read_text("utf-8")), contents(folder)
+    found = contents(place / name)
+    listed = json.loads(found[CHECKSUMS])
     assert listed.keys() == found.keys() - {CHECKSUMS, "README.md"}
     for path, digest in listed.items():
         assert digest == hashlib.sha256(found[path]).hexdigest()
     assert not any(str(place).encode() in text for text in found.values())
-    assert b"_name_or_path" not in found["unet/config.json"]
 
 
 # -------------------------------------------------------------------- files
@@ -186,7 +173,6 @@ def test_half_precision(tmp_path):
     out = export_pipeline(*run.parts(), tmp_path / "out", weights="student")
     tensors = load_file(out / "unet" / "diffusion_pytorch_model.safetensors")
     assert {value.dtype for value in tensors.values()} == {torch.float16}
-    assert {p.dtype for p in run.networks.trained.values()} == {torch.float32}
     expected = run.latents(2, "student")
     assert 0 < difference(draw(load_pipeline_folder(out)), expected) < 5e-3 * expected.abs().max()
 
@@ -370,7 +356,6 @@ def test_a_lora_that_loads_as_another_is_not_written(tmp_path, monkeypatch):
     few = " [1-9][0-9]* differ, such as .*; lora_alpha is 7 instead of 7"
     for keep, change, message in (
         (False, dict, " 0 differ; lora_alpha is 4 instead of 7"),
-        (True, lambda state: dict(list(state.items())[:20]), few),
         (True, lambda state: {k: 1.01 * v for k, v in state.items()}, few),
         (True, convert_state_dict_to_diffusers, few),
     ):
@@ -381,9 +366,6 @@ def test_a_lora_that_loads_as_another_is_not_written(tmp_path, monkeypatch):
 
 
 def test_what_a_lora_file_cannot_hold(tmp_path):
-    full = Run()
-    with pytest.raises(ValueError, match="train is 'full': there are no adapters to write"):
-        export_lora(*full.parts(), tmp_path / "out")
     told = Run(train="lora", conditioning="gamma")
     with pytest.raises(ValueError, match=r"gamma_input is 'official'.* no place for it"):
         export_lora(*told.parts(), tmp_path / "out")
@@ -412,20 +394,15 @@ def command(*arguments):
     return export.run(parser.parse_args([str(a) for a in arguments]))
 
 
-def finished_run(tmp_path, **settings):
-    """The folder of a run of a tiny teacher, after 3 updates, and its networks."""
-    _, config = teachers_folder(tmp_path, **settings)
+def test_the_command(tmp_path, capsys):
+    """On a run of a tiny teacher after 3 of its 9 updates."""
+    _, config = teachers_folder(tmp_path, conditioning="gamma", updates=9)
     networks = perturb(build_networks(config, load_teacher(config).unet))
     folder = tmp_path / "run"
     folder.mkdir()
     save_config(config, folder / "config.yaml")
     optimizer = torch.optim.AdamW(networks.trained.values())
     save_checkpoint(folder, train_state(optimizer, update=3), networks)
-    return folder, networks
-
-
-def test_the_command(tmp_path, capsys):
-    folder, networks = finished_run(tmp_path, conditioning="gamma", updates=9)
     (tmp_path / "figures.json").write_text('{"rows": [{"steps": 4, "clip_score": 1.5}]}')
     assert command(
         folder, "--out", tmp_path / "out", "--dtype", "float32", "--keep-gamma", "--weights",
@@ -441,14 +418,7 @@ def test_the_command(tmp_path, capsys):
     assert "| 4 | 1.5 |" in card
     with pytest.raises(FileNotFoundError, match=r"has no config\.yaml"):
         command(tmp_path, "--out", tmp_path / "out")
-
-
-def test_the_command_writes_a_lora(tmp_path):
-    folder, networks = finished_run(tmp_path, train="lora")
-    assert command(folder, "--out", tmp_path / "out", "--lora", "--dtype", "float32") == 0
-    found = load_file(tmp_path / "out" / "pytorch_lora_weights.safetensors")
-    average = {f"unet.{k.removeprefix('unet.')}": v for k, v in networks.average.items()}
-    assert found.keys() == average.keys()
-    assert all(torch.equal(found[name], average[name]) for name in found)
     with pytest.raises(ValueError, match="--keep-gamma with --lora"):
         command(folder, "--out", tmp_path / "out", "--lora", "--keep-gamma")
+    with pytest.raises(ValueError, match="train is 'full': there are no adapters to write"):
+        command(folder, "--out", tmp_path / "lora", "--lora")

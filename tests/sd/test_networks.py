@@ -31,21 +31,21 @@ of_all = pytest.mark.parametrize(
 
 
 @cache
-def parts(model, prediction):
+def parts(model):
     """A tiny pipeline, and what its prompts and the empty one say; not to be changed."""
-    pipeline = PIPELINES[model](prediction_type=prediction)
+    pipeline = PIPELINES[model]()
     return pipeline, text_condition(pipeline, PROMPTS), empty_condition(pipeline).expand(3)
 
 
 class Case:
     """Networks of a tiny pipeline, and what a step needs."""
 
-    def __init__(self, model, train, place="level", prediction="epsilon", **settings):
+    def __init__(self, model, train, place="level", **settings):
         settings = {"lora_rank": 4, **CONDITIONINGS[place], **settings}
         self.config = SDConfig(train=train, **settings)
-        self.pipeline, self.cond, self.uncond = parts(model, prediction)
-        self.schedule = NoiseSchedule.from_scheduler(self.pipeline.scheduler)
-        self.distiller = SubPathDistiller(self.schedule, self.config.distill(prediction))
+        self.pipeline, self.cond, self.uncond = parts(model)
+        schedule = NoiseSchedule.from_scheduler(self.pipeline.scheduler)
+        self.distiller = SubPathDistiller(schedule, self.config.distill())
         generator = torch.Generator().manual_seed(5)
         self.x0 = torch.randn(3, 4, 8, 8, generator=generator)
         self.sample = self.distiller.draw(self.x0, generator)
@@ -65,10 +65,10 @@ class Case:
             networks.teacher(*call), networks.student(*call, asked), networks.target(*call, asked)
         )  # fmt: skip
 
-    def step(self, **others):
+    def step(self):
         called = {name: getattr(self.networks, name) for name in ("teacher", "student", "target")}
         return self.distiller.step(
-            self.x0, self.sample, cond=self.cond, uncond=self.uncond, **called | others
+            self.x0, self.sample, cond=self.cond, uncond=self.uncond, **called
         )
 
     def gradients(self):
@@ -145,25 +145,11 @@ def test_the_student_starts_as_the_teacher(model, train, place):
         assert torch.equal(found[2], before[2])  # it was at gamma = 1 already
 
 
-# -------------------------------------------------------------------- one base, two adapters
-
-
-def test_one_base_is_the_plain_networks():
-    """The same loss from the untouched UNet, and one whose adapters are in its weights."""
-    case = Case("sd", "lora", "level", lora_alpha=6)
-    perturb(case.networks)
-    merged = case.networks.plain_unet("target")
-    expected = case.step(
-        teacher=lambda x, t, cond: unet_output(case.stock, x, t, cond),
-        target=lambda x, t, cond, gamma: unet_output(merged, x, t, cond),
-    )
-    found = case.step()
-    for name in ("x_s", "target", "prediction", "loss"):
-        assert close(getattr(found, name), getattr(expected, name), 1e-4), name
+# -------------------------------------------------------------------- adapters
 
 
 def test_the_adapters_layers():
-    """'attention' and 'all', in every block, also of XL; alpha scales what they do."""
+    """'attention' and 'all', in every block, also of XL."""
     for model in ("sd", "xl"):
         small, large = (
             {
@@ -177,17 +163,10 @@ def test_the_adapters_layers():
         # All linear and convolution layers but the first, the last and the time embedding.
         left = {
             name
-            for name, module in parts(model, "epsilon")[0].unet.named_modules()
+            for name, module in parts(model)[0].unet.named_modules()
             if isinstance(module, (nn.Linear, nn.Conv2d)) and name not in large
         } - {"conv_in", "conv_out"}
         assert all(name.startswith(("time_embedding", "add_embedding")) for name in left)
-    changes = []
-    for alpha in (4, 8):
-        case = Case("sd", "lora", lora_alpha=alpha)
-        perturb(case.networks, 0.01)
-        teacher, student, _ = case.outputs()
-        changes.append(student - teacher)
-    assert close(changes[1], 2 * changes[0], 0.05)
 
 
 # -------------------------------------------------------------------- training
@@ -236,52 +215,6 @@ def test_checkpointing():
         found[checkpointing] = {"loss": loss, **grads}
     torch.testing.assert_close(found[True], found[False], rtol=0, atol=0)
     assert kept[True] < 0.5 * kept[False]
-
-
-@pytest.mark.parametrize(
-    ("model", "train", "prediction"),
-    [("sd", "full", "v_prediction"), ("sd", "lora", "epsilon"), ("xl", "full", "epsilon")],
-)
-def test_one_everywhere_is_consistency_distillation(model, train, prediction):
-    """The step at gamma = 1, against latent consistency distillation written out."""
-    case = Case(model, train, "official", prediction, method="lcd", guidance=2.0)
-    perturb(case.networks)
-    sample, networks = case.sample, case.networks
-    assert torch.equal(sample.gamma, ONE)
-    abar = torch.as_tensor(case.pipeline.scheduler.alphas_cumprod).double()
-    t = (sample.index + 1) * 20 - 1
-    s = (t - 20).clamp(min=0)
-
-    def column(value):
-        return value.double()[:, None, None, None]
-
-    def split(output, x, at):
-        """Clean sample and noise."""
-        a, b = column(abar[at].sqrt()), column((1 - abar[at]).sqrt())
-        if prediction == "epsilon":
-            return (x - b * output) / a, output
-        return a * x - b * output, b * x + a * output
-
-    def consistency(network, x, at):
-        output = network(x.float(), at, case.cond, ONE)
-        clean, _ = split(output.double(), x, at)
-        skip = column(0.25 / ((10 * at) ** 2 + 0.25))
-        out = column(10 * at / ((10 * at) ** 2 + 0.25).sqrt())
-        return skip * x + out * clean
-
-    x_t = column(abar[t].sqrt()) * case.x0 + column((1 - abar[t]).sqrt()) * sample.noise
-    said, other = (
-        networks.teacher(x_t.float(), t, cond).double() for cond in (case.cond, case.uncond)
-    )
-    (clean, noise), (clean_u, noise_u) = (split(output, x_t, t) for output in (said, other))
-    clean, noise = clean + 2 * (clean - clean_u), noise + 2 * (noise - noise_u)
-    x_s = column(abar[s].sqrt()) * clean + column((1 - abar[s]).sqrt()) * noise
-    wanted = consistency(networks.target, x_s, s)
-    predicted = consistency(networks.student, x_t, t)
-    expected = ((predicted - wanted) ** 2).mean()
-    found = case.step()
-    assert close(found.target, wanted.float(), 1e-4)
-    assert close(found.loss.double(), expected, 1e-3)
 
 
 # -------------------------------------------------------------------- Stable Diffusion XL
