@@ -168,8 +168,7 @@ def solver_errors(curves: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Co
         for axis in (ax.xaxis, ax.yaxis):
             axis.set_major_formatter(ScalarFormatter())
             axis.set_minor_locator(NullLocator())
-        ax.set_title(title, fontsize=10)
-        open_axes(ax)
+        open_axes(ax, title=title)
     axes[0].set_ylabel("relative error of the latent")
     axes[0].legend(frameon=False, fontsize=9, loc="lower left")
     return fig

@@ -99,8 +99,7 @@ def over_images(panels: Mapping[str, Mapping[int, Sequence[float]]], alt: str) -
         ax.set(xscale="log", xlabel="real images")
         ax.set_xticks(counts, [f"{n:,}" for n in counts])
         ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_title(title, fontsize=10)
-        open_axes(ax, 8.5)
+        open_axes(ax, 8.5, title=title)
     return fig
 
 
@@ -128,9 +127,8 @@ def spreads(
     ax.set_yticks(range(len(found)), list(found), fontsize=9)
     ax.set(ylim=(len(found) - 0.4, -0.6), xlim=limits)
     sets = {len(values) for values in found.values()}
-    ax.set_title(f"{measure}: {max(sets)} sets of {count} images each", fontsize=10)
     ax.tick_params(axis="y", length=0)
-    open_axes(ax, 8.5)
+    open_axes(ax, 8.5, title=f"{measure}: {max(sets)} sets of {count} images each")
     return fig
 
 

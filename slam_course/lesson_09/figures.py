@@ -191,8 +191,7 @@ def run_chart(
     ax.set_xticks([1e4, 1e5, 1e6, 1e7, 1e8, 1e9], ["10k", "100k", "1M", "10M", "100M", "1G"])
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_minor_locator(NullLocator())
-    ax.set_title(title, fontsize=10)
-    open_axes(ax)
+    open_axes(ax, title=title)
     table.set_axis_off()
     for row, (name, value) in enumerate(numbers.items()):
         y = 0.86 - 0.17 * row
