@@ -10,6 +10,26 @@ it:
 5. student: :math:`p = f_\theta(x_\gamma, \cdot)`, and the loss is a distance between p and y.
 
 With :math:`\gamma = 1` everywhere this is latent consistency distillation.
+
+These are the paper's steps, ``slope="end"``: the chord has the slope of the trajectory at its noisy
+end. In ``slope="middle"``, this project's own, it has that of its middle: the teacher is called
+once, at the level m with :math:`\rho_m = (\rho_t + \rho_s)/2`, on :math:`x_m = \alpha_m x_0 +
+\sigma_m\epsilon`, and DDIM goes to both ends,
+
+.. math:: z_t = z_m + (\rho_t - \rho_m)\,\hat\epsilon, \qquad
+    z_s = z_m + (\rho_s - \rho_m)\,\hat\epsilon.
+
+A chord with the slope of the trajectory at :math:`\rho_e` leaves it by
+:math:`-\tfrac12 z''(\rho - \rho_e)^2` to leading order. A trajectory that starts on the chord at
+:math:`\gamma` keeps its distance there down to s, while :math:`x_s` has the distance at s; so
+the student is taught an end that is wrong by their difference. With :math:`h = \rho_t - \rho_s`:
+
+.. math::
+    -\tfrac12 h^2 z''\, \gamma\,(2 - \gamma) \ \text{ (end)}, \qquad
+    -\tfrac12 h^2 z''\, \gamma\,(1 - \gamma) \ \text{ (middle)}.
+
+The first is largest at :math:`\gamma = 1`, where the student is sampled; the second vanishes there
+and leaves an error of third order, the midpoint rule's.
 Source: Xu et al. 2024 (SPLAM, arXiv 2404.13903); official script
 ``train_splam_distill_sd_wds.py``, the training loop.
 
@@ -20,6 +40,7 @@ the training loop (:mod:`slam_edu.training`).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -43,6 +64,8 @@ from slam_edu.subpath import COUPLINGS, check_gamma, chord_level, chord_point
 
 LOSSES = ("l2", "huber")
 GAMMAS = ("uniform", "one")
+SLOPES = ("end", "middle")
+TIMESTEPS = ("real", "integer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +74,13 @@ class DistillConfig:
 
     Attributes:
         subpaths: number N of sub-paths; divides the number of timesteps.
+        slope: where the chord is tangent to the trajectory, ``"end"`` (official) or ``"middle"``;
+            the latter needs ``coupling="linear"``, because only then is the chord's level exact.
+        off_grid: the sub-path's noisy end is uniform on the timesteps from 1 to T-1, a real
+            number, in place of one of the grid's; it is k long, or ends at 0.
+        teacher_timesteps: what the teacher takes: ``"real"`` numbers, or ``"integer"`` where it
+            looks its embedding up in a table. m is then the nearest timestep inside the sub-path,
+            and the chord's noisy end moves so that m stays its middle.
         guidance: :math:`w` of :math:`\epsilon_c + w(\epsilon_c - \epsilon_u)`; diffusers' scale
             less 1. Used when ``step`` is given ``uncond``.
         coupling: ``"markov"`` (official) or ``"linear"`` (exact); see
@@ -67,7 +97,8 @@ class DistillConfig:
             call. At :math:`\gamma = 2` the slope is that of the hop's middle, and the hop's error
             is of third order (the midpoint rule). Needs ``conditioning="level"`` and
             ``coupling="linear"``; no level goes beyond the schedule's noisiest.
-        teacher_steps: M, the teacher's DDIM steps from t to s; divides a sub-path's length.
+        teacher_steps: M, the teacher's DDIM steps from t to s; divides a sub-path's length. Above
+            1, the slope is that of the end and sub-paths are the grid's.
         loss: ``"l2"`` or ``"huber"``, with ``huber_c``.
         teacher_prediction_type: ``"epsilon"``, ``"sample"`` or ``"v_prediction"``.
         student_prediction_type: of student and target; None: the teacher's.
@@ -75,6 +106,9 @@ class DistillConfig:
     """
 
     subpaths: int = 50
+    slope: str = "end"
+    off_grid: bool = False
+    teacher_timesteps: str = "real"
     guidance: float = 8.0
     coupling: str = "markov"
     conditioning: str = "gamma"
@@ -92,6 +126,8 @@ class DistillConfig:
         check_count(self.subpaths, "subpaths")
         check_count(self.teacher_steps, "teacher_steps")
         for name, allowed in (
+            ("slope", SLOPES),
+            ("teacher_timesteps", TIMESTEPS),
             ("coupling", COUPLINGS),
             ("conditioning", CONDITIONINGS),
             ("loss", LOSSES),
@@ -114,6 +150,20 @@ class DistillConfig:
             value = getattr(self, name)
             if not (fits and value < float("inf")):
                 raise ValueError(f"{name} is {value!r}; allowed: a finite number {bound}")
+        if self.slope == "middle" and self.coupling != "linear":
+            raise ValueError(
+                f"coupling is {self.coupling!r} with slope='middle'; allowed: 'linear'"
+            )
+        if self.teacher_steps > 1 and (self.slope == "middle" or self.off_grid):
+            raise ValueError(
+                f"teacher_steps is {self.teacher_steps} with slope={self.slope!r}, "
+                f"off_grid={self.off_grid}; allowed: 1, or slope='end' and off_grid=False"
+            )
+        if self.off_grid and self.teacher_timesteps == "integer":
+            raise ValueError(
+                "off_grid is True with teacher_timesteps='integer'; allowed: 'real', because the "
+                "sub-path's ends are real numbers"
+            )
         if self.reach > 1 and (self.conditioning, self.coupling) != ("level", "linear"):
             raise ValueError(
                 f"reach is {self.reach!r} with conditioning={self.conditioning!r}, "
@@ -134,7 +184,7 @@ class DistillConfig:
 class SubPathSample:
     """The random part of a step, one row per sample."""
 
-    index: Tensor  # which sub-path, integers (B,) in 0 ... N-1
+    index: Tensor  # which sub-path, integers (B,) in 0 ... N-1; real numbers off the grid
     gamma: Tensor  # where on it, (B,) in [0, 1], or up to the config's reach
     noise: Tensor  # (B, *)
 
@@ -146,16 +196,16 @@ class DistillOutput:
     loss: Tensor  # scalar; its gradient reaches the student alone
     prediction: Tensor  # the student's p, (B, *)
     target: Tensor  # y, (B, *)
-    x_t: Tensor  # sample at the noisy end
-    x_s: Tensor  # the teacher's sample at the clean end
+    x_t: Tensor  # noisy end of the chord
+    x_s: Tensor  # its clean end
     x_gamma: Tensor  # point on the chord
-    t: Tensor  # noisy ends, integers (B,)
+    t: Tensor  # noisy ends (B,)
     s: Tensor  # clean ends
     gamma: Tensor  # (B,)
     level_t: Level
     level_s: Level
     level_gamma: Level  # (alpha_t, sigma_gamma)
-    teacher: Prediction  # the teacher's guided prediction at x_t
+    teacher: Prediction  # the teacher's guided prediction at x_t, or at x_m
 
 
 Network = Callable[..., Tensor]
@@ -230,7 +280,11 @@ class SubPathDistiller:
         """
         check_generator(generator, x0, "x0")
         batch, kind = x0.shape[0], {"device": x0.device, "dtype": x0.dtype}
-        index = torch.randint(len(self.grid), (batch,), generator=generator, device=x0.device)
+        if self.config.off_grid:
+            t = 1 + (len(self.schedule) - 2) * torch.rand(batch, generator=generator, **kind)
+            index = (t + 1) / self.grid.k - 1
+        else:
+            index = torch.randint(len(self.grid), (batch,), generator=generator, device=x0.device)
         u = torch.rand(batch, generator=generator, **kind)
         return index, u, torch.randn(x0.shape, generator=generator, **kind)
 
@@ -269,9 +323,17 @@ class SubPathDistiller:
         self._check(x0, sample)
         t, s, gamma = self.ends(sample)
         level_t, level_s = self.schedule.at(t), self.schedule.at(s)
-        x_t = level_t.mix(x0, sample.noise)
         with torch.no_grad():
-            x_s, prediction = self._teacher_steps(x_t, t, level_t, level_s, teacher, cond, uncond)
+            ask = functools.partial(self._teacher, teacher, cond, uncond)
+            if self.config.slope == "middle":
+                m, level_m, level_t = self._middle(s, level_t, level_s)
+                prediction = ask(level_m.mix(x0, sample.noise), m, level_m)
+                x_t, x_s = (
+                    level.mix(prediction.x0, prediction.eps) for level in (level_t, level_s)
+                )
+            else:
+                x_t = level_t.mix(x0, sample.noise)
+                x_s, prediction = self._teacher_steps(ask, x_t, t, level_t, level_s)
             y = self.consistency(target, x_s, s, level_s, cond, torch.ones_like(gamma))
             x_gamma = chord_point(x_t, x_s, level_t, level_s, gamma)
             level_gamma = chord_level(level_t, level_s, gamma, self.config.coupling)
@@ -307,7 +369,8 @@ class SubPathDistiller:
         """
         for name, value in (("x0", x0), ("noise", sample.noise)):
             check_finite(value.cpu(), name)
-        check_between(sample.index.cpu(), 0, len(self.grid) - 1, "index")
+        lowest = 2 / self.grid.k - 1 if self.config.off_grid else 0
+        check_between(sample.index.cpu(), lowest, len(self.grid) - 1, "index")
         check_gamma(sample.gamma.cpu(), self.config.reach)
 
     def ends(self, sample: SubPathSample) -> tuple[Tensor, Tensor, Tensor]:
@@ -336,30 +399,44 @@ class SubPathDistiller:
                 )
         if sample.gamma.dtype != x0.dtype:
             raise ValueError(f"gamma has dtype {sample.gamma.dtype}; allowed: x0's {x0.dtype}")
-        if sample.index.is_floating_point() or sample.index.dtype == torch.bool:
-            raise ValueError(f"index has dtype {sample.index.dtype}; allowed: an integer dtype")
+        kind = sample.index.dtype
+        if kind == torch.bool or kind.is_floating_point != self.config.off_grid:
+            allowed = f"x0's {x0.dtype}, off the grid" if self.config.off_grid else "an integer dtype"
+            raise ValueError(f"index has dtype {kind}; allowed: {allowed}")
+
+    def _teacher(
+        self, teacher: Network, cond: object, uncond: object, x: Tensor, t: Tensor, level: Level
+    ) -> Prediction:
+        """The teacher's prediction at x, guided where there is an ``uncond``."""
+        kind = self.config.teacher_prediction_type
+        prediction = read_output(teacher(x, t, cond), x, level, kind)
+        if uncond is None:
+            return prediction
+        other = read_output(teacher(x, t, uncond), x, level, kind)
+        return guided_prediction(prediction, other, self.config.guidance)
 
     def _teacher_steps(
-        self,
-        x: Tensor,
-        t: Tensor,
-        level_t: Level,
-        level_s: Level,
-        teacher: Network,
-        cond: object,
-        uncond: object,
+        self, ask: Callable[..., Prediction], x: Tensor, t: Tensor, level_t: Level, level_s: Level
     ) -> tuple[Tensor, Prediction]:
         """M DDIM steps from t to s, and the prediction that began them."""
-        hop = self.grid.k // self.config.teacher_steps
+        hop, first = self.grid.k // self.config.teacher_steps, None
         # None is negative: the last of the lowest sub-path is hop - 1.
         times = [t - m * hop for m in range(self.config.teacher_steps)]
         levels = [level_t, *(self.schedule.at(time) for time in times[1:]), level_s]
-        kind, first = self.config.teacher_prediction_type, None
         for time, level, level_next in zip(times, levels, levels[1:], strict=False):
-            prediction = read_output(teacher(x, time, cond), x, level, kind)
-            if uncond is not None:
-                other = read_output(teacher(x, time, uncond), x, level, kind)
-                prediction = guided_prediction(prediction, other, self.config.guidance)
+            prediction = ask(x, time, level)
             first = first or prediction
             x = level_next.mix(prediction.x0, prediction.eps)
         return x, first
+
+    def _middle(self, s: Tensor, level_t: Level, level_s: Level) -> tuple[Tensor, Level, Level]:
+        """m, its level, and the level of the chord's noisy end."""
+        rho_t, rho_s = level_t.rho, level_s.rho
+        level_m, m = self.schedule.locate((rho_t + rho_s) / 2)
+        if self.config.teacher_timesteps == "real":
+            return m, level_m, level_t
+        table = self.schedule.rho
+        m = torch.maximum(m.round().long(), s + 1)
+        m = m - (2 * table[m] - rho_s > table[-1]).long()  # no end is noisier than the schedule
+        level_t, _ = self.schedule.locate(2 * table[m] - rho_s)
+        return m, self.schedule.at(m), level_t

@@ -101,8 +101,12 @@ class SubPathGrid:
         return len(self.t)
 
     def ends(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Ends ``t`` and ``s`` of the sub-paths ``index`` (from 0 to N-1), on its device."""
-        t = (index.long() + 1) * self.k - 1
+        """Ends ``t`` and ``s`` of the sub-paths ``index`` (from 0 to N-1), on its device.
+
+        A real index lies between the grid's: its sub-path is k long too, or ends at 0.
+        """
+        index = index if index.is_floating_point() else index.long()
+        t = (index + 1) * self.k - 1
         return t, (t - self.k).clamp(min=0)
 
 
@@ -214,8 +218,12 @@ class NoiseSchedule(nn.Module):
             raise ValueError(f"t is on {t.device} but the schedule is on {self.device}")
         check_between(t, 0, len(self) - 1, "t")
         t = t.to(self.device)
+        return self.at(t if t.is_floating_point() else t.long())  # uint8 would index as a mask
+
+    def at(self, t: Tensor) -> Level:
+        """Level of timesteps (real or int64, in range, on the schedule's device), unchecked."""
         if not t.is_floating_point():
-            return self.at(t.long())  # uint8 and bool would index as masks
+            return Level(self.alpha[t], self.sigma[t])
         n = t.long()
         i = n.clamp(max=len(self) - 2)
         f = (t - i).to(self.dtype)
@@ -227,10 +235,6 @@ class NoiseSchedule(nn.Module):
             torch.where(whole, table.sigma, level.sigma),
         )
 
-    def at(self, t: Tensor) -> Level:
-        """Level of integer timesteps (int64, in range, on the schedule's device), unchecked."""
-        return Level(self.alpha[t], self.sigma[t])
-
     def timestep(self, level: Level) -> Tensor:
         r"""Real-valued timestep whose :math:`\rho` is the level's (its scale does not matter).
 
@@ -238,7 +242,7 @@ class NoiseSchedule(nn.Module):
         table's. Of the schedule's dtype and the level's shape.
         """
         self._check_rho(level)
-        i, f, _ = self._locate(level)
+        i, f, _ = self._locate(level.rho)
         return i + f
 
     def rescale(self, x: Tensor, level: Level) -> tuple[Tensor, Level, Tensor]:
@@ -255,9 +259,16 @@ class NoiseSchedule(nn.Module):
 
     def rescaled(self, x: Tensor, level: Level) -> tuple[Tensor, Level, Tensor]:
         """:meth:`rescale`, unchecked: a level outside the table is taken for its nearest end."""
-        i, f, rho = self._locate(level)
-        own = self._at_rho(rho, i, f)
-        return expand(own.alpha / level.alpha, x) * x, own, i + f
+        own, t = self.locate(level.rho)
+        return expand(own.alpha / level.alpha, x) * x, own, t
+
+    def locate(self, rho: Tensor) -> tuple[Level, Tensor]:
+        r"""The schedule's level with this :math:`\rho`, and its real-valued timestep, unchecked.
+
+        Outside the table it is the nearest end's.
+        """
+        i, f, rho = self._locate(rho)
+        return self._at_rho(rho, i, f), i + f
 
     def _check_rho(self, level: Level) -> None:
         if level.alpha.device != self.device:
@@ -271,9 +282,9 @@ class NoiseSchedule(nn.Module):
             low, high = self.rho[0].item() * (1 - slack), self.rho[-1].item() * (1 + slack)
             check_between(level.rho.to(self.dtype), low, high, "rho")
 
-    def _locate(self, level: Level) -> tuple[Tensor, Tensor, Tensor]:
-        """Table row below the level's rho, fraction of the way to the next, and that rho."""
-        rho = level.rho.to(self.dtype).clamp(self.rho[0], self.rho[-1]).contiguous()
+    def _locate(self, rho: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Table row below rho, fraction of the way to the next, and rho as it was used."""
+        rho = rho.to(self.dtype).clamp(self.rho[0], self.rho[-1]).contiguous()
         i = (torch.searchsorted(self.rho, rho, right=True) - 1).clamp(0, len(self) - 2)
         below, above = self.rho[i], self.rho[i + 1]
         f = (rho / below).log() / (above / below).log()

@@ -110,7 +110,8 @@ class LiveBytes(TorchDispatchMode):
         count = _FLOPS.get(func._overloadpacket)
         if count is not None:
             self.flops += count(*args, **kwargs, out_val=out)
-        new = [self._count(leaf) for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        leaves = (out,) if isinstance(out, Tensor) else tree_leaves(out)
+        new = [self._count(leaf) for leaf in leaves if isinstance(leaf, Tensor)]
         if any(new):
             self.moments.append(dict(self.live))
         return out
@@ -186,7 +187,8 @@ def trace_step(config: SDConfig, architecture: Architecture, cuda: bool) -> Step
 def _trace_step(config: SDConfig, architecture: Architecture, cuda: bool) -> StepTrace:
     live = LiveBytes(BATCH)
     stand_in = functools.partial(_StandIn, HALF[config.mixed_precision], cuda, live)
-    networks = build_networks(config, architecture.build_unet(), stand_in)
+    with torch.device("meta"):  # adapters, too
+        networks = build_networks(config, architecture.build_unet(), stand_in)
     if config.gradient_checkpointing:
         from torch.utils.checkpoint import checkpoint
 

@@ -1,0 +1,216 @@
+r"""What all methods of the family share: the problem, counted networks, and jumps.
+
+A **teacher** gives the PF-ODE's slope :math:`\epsilon(x, t)`; every method of the family trains a
+student that takes long steps along the same trajectories. All of them can be said with one
+operation in :math:`z = x/\alpha`, :math:`\rho = \sigma/\alpha`, the **jump** from t to s along a
+straight line,
+
+.. math:: z_s = z_t + (\rho_s - \rho_t)\,\bar\epsilon,
+
+which is a DDIM step. The teacher's :math:`\bar\epsilon` is the slope at t; a student's is to be
+the *mean* slope between t and s, so that one jump goes where the trajectory goes. The methods
+differ in the s to which they jump, and in how they learn the mean slope.
+
+Networks are called as in the library, and return v. Those of methods that jump to any s are also
+given the jump's length, through the input for gamma: :math:`\gamma = 1 - (t - s)/T`. That input is
+zero at length 0, where the mean slope is the teacher's, so that every student starts as the same
+diffusion model.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from slam_edu.losses import mse, pseudo_huber
+from slam_edu.prediction import Prediction, read_output, to_output
+from slam_edu.sampling import consistency_timesteps
+from slam_edu.schedule import Level, NoiseSchedule
+
+@dataclass
+class Calls:
+    """Evaluations of a network, in samples: forward, backward, and forward with a tangent."""
+
+    forward: int = 0
+    backward: int = 0
+    tangent: int = 0
+
+    def cost(self) -> int:
+        """A forward evaluation costs 1, a backward one 2, a tangent (forward-mode AD) 1 more."""
+        return self.forward + 2 * self.backward + self.tangent
+
+
+class Counted(nn.Module):
+    """A network that counts its evaluations; ``frozen`` ones take no gradient.
+
+    Raises:
+        ValueError: when called, for points of another shape than its output.
+        RuntimeError: in the backward pass, if a gradient reaches a frozen network.
+    """
+
+    def __init__(self, network: Callable[..., Tensor], name: str, *, frozen: bool = False) -> None:
+        super().__init__()
+        if isinstance(network, nn.Module):
+            self.network = network
+        self._call = [network]  # in a list, so that a module is registered once
+        self.name, self.frozen, self.calls = name, frozen, Calls()
+
+    def forward(self, x: Tensor, t: Tensor, cond: Any = None, gamma: Tensor | None = None) -> Tensor:
+        """The network's output, counted."""
+        extra = {} if gamma is None else {"gamma": gamma}
+        output = self._call[0](x, t, cond, **extra)
+        self.calls.forward += len(x)
+        if any(forward_ad.unpack_dual(v).tangent is not None for v in (x, t)):
+            self.calls.tangent += len(x)
+        if output.requires_grad:
+            output.register_hook(self._back)
+        return output
+
+    def _back(self, gradient: Tensor) -> None:
+        if self.frozen:
+            raise RuntimeError(
+                f"a gradient reached the {self.name}, which is not trained; call it under "
+                f"torch.no_grad()"
+            )
+        self.calls.backward += len(gradient)
+
+
+@dataclass
+class Networks:
+    """The three networks of a distillation, and how far its budget is used up."""
+
+    teacher: Counted
+    student: Counted
+    target: Counted  # the moving average of the student
+    used: float = 0.0  # from 0 to 1
+    others: list[Counted] = field(default_factory=list)
+
+    def freeze(self, network: Counted) -> Counted:
+        """A copy that no longer changes, counted too."""
+        made = Counted(copy.deepcopy(network.network), "frozen copy", frozen=True)
+        made.requires_grad_(False)
+        self.others.append(made)
+        return made
+
+    def cost(self) -> int:
+        """Of all evaluations so far."""
+        every = (self.teacher, self.student, self.target, *self.others)
+        return sum(network.calls.cost() for network in every)
+
+
+class Method:
+    r"""A way to distil: ``draw`` a batch, its ``loss``, and a ``sample`` in n steps.
+
+    Subclasses set ``name`` and, if their network is given the jump's length, ``two_times``; and
+    say how they ``draw``, what ``loss`` a batch has, and, unless they jump to data and add noise
+    again as consistency models do, how they ``sample``. ``solve`` is their answer to where the
+    trajectory through x at t ends.
+
+    Args:
+        schedule: the teacher's.
+        subpaths: N, of methods with a grid.
+        pieces: K, of methods that cut the trajectory into phases or windows.
+        loss: ``"l2"`` or ``"huber"``.
+        teacher_type: what the teacher predicts.
+    """
+
+    name: ClassVar[str]
+    two_times: ClassVar[bool] = False
+    gamma_input: str | None = None  # of the student; "smooth" where there are two times
+    share: float = 1.0  # of the batch that it can afford
+    restarts: ClassVar[int] = 1  # how often the learning rate falls from its top
+    tuned: ClassVar[tuple[str, ...]] = ()  # beside rate, moving average and loss
+
+    def __init__(
+        self, schedule: NoiseSchedule, *, subpaths: int = 50, pieces: int = 4, loss: str = "l2",
+        teacher_type: str = "epsilon",
+    ) -> None:  # fmt: skip
+        self.schedule, self.subpaths, self.loss_name = schedule, subpaths, loss
+        self.teacher_type, self.pieces = teacher_type, pieces
+        self.gamma_input = "smooth" if self.two_times else type(self).gamma_input
+        self.grid, self.T = schedule.subpaths(subpaths), len(schedule)
+
+    # What a method says of itself.
+
+    def draw(self, x0: Tensor, generator: torch.Generator) -> Any:
+        """What is random in a batch."""
+        raise NotImplementedError
+
+    def loss(self, x0: Tensor, batch: Any, networks: Networks) -> Tensor:
+        """The loss of a batch, a scalar."""
+        raise NotImplementedError
+
+    def sample(
+        self, student: Counted, x: Tensor, steps: int, generator: torch.Generator
+    ) -> Tensor:
+        """Samples from noise ``(B, D)`` in n steps: jump to data, add fresh noise, jump again."""
+        times = consistency_timesteps(steps, self.schedule, self.subpaths)
+        for i, t in enumerate(times):
+            x = self.solve(student, x, t.expand(len(x)))
+            if i + 1 < steps:
+                noise = torch.randn(x.shape, generator=generator)
+                x = self.schedule.at(times[i + 1]).mix(x, noise)
+        return x
+
+    def solve(self, student: Counted, x: Tensor, t: Tensor) -> Tensor:
+        """Where the trajectory through x ``(B, D)`` at t ``(B,)`` ends at timestep 0."""
+        return self.jump(student, x, t, torch.zeros_like(t))
+
+    # What methods are made of.
+
+    def predict(
+        self, network: Counted, x: Tensor, t: Tensor, s: Tensor | None = None,
+        level: Level | None = None,
+    ) -> Prediction:  # fmt: skip
+        r""":math:`(\hat x_0, \hat\epsilon)` of student, target or a copy at x and t.
+
+        s is used where there are two times, and the level of t looked up unless it is given.
+        """
+        gamma = 1 - (t - s).to(x.dtype) / self.T if self.two_times else None
+        level = level or self.schedule.at(t)
+        return read_output(network(x, t, None, gamma), x, level, "v_prediction")
+
+    def teach(self, networks: Networks, x: Tensor, t: Tensor) -> Prediction:
+        """The teacher's prediction, without gradient."""
+        with torch.no_grad():
+            output = networks.teacher(x, t)
+        return read_output(output, x, self.schedule.at(t), self.teacher_type)
+
+    def jump(self, network: Counted, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """From x at t to s, both ``(B,)``, in one evaluation."""
+        return self.move(self.predict(network, x, t, s), s)
+
+    def move(self, prediction: Prediction, s: Tensor) -> Tensor:
+        """To s along a straight line in z."""
+        return self.schedule.at(s).mix(prediction.x0, prediction.eps)
+
+    def line(self, x_t: Tensor, level_t: Level, x_s: Tensor, level_s: Level) -> Prediction:
+        """Of the straight line in z through two points: its slope, and its point at rho = 0."""
+        rho_t, rho_s = level_t.rho[:, None], level_s.rho[:, None]
+        z_t, z_s = x_t / level_t.alpha[:, None], x_s / level_s.alpha[:, None]
+        slope = (z_t - z_s) / (rho_t - rho_s)
+        return Prediction(x0=z_s - rho_s * slope, eps=slope)
+
+    def v(self, prediction: Prediction, level: Level) -> Tensor:
+        """The prediction as v at a level."""
+        return to_output(prediction, level, "v_prediction")
+
+    def distance(self, p: Tensor, y: Tensor) -> Tensor:
+        """The loss between prediction and target."""
+        return mse(p, y) if self.loss_name == "l2" else pseudo_huber(p, y)
+
+    def spaced(self, steps: int) -> Tensor:
+        """Real timesteps ``steps + 1`` from T-1 to 0, evenly."""
+        return torch.linspace(self.T - 1, 0, steps + 1, dtype=self.schedule.dtype)
+
+    def walk(self, student: Counted, x: Tensor, times: Sequence[Tensor] | Tensor) -> Tensor:
+        """Jump from each of the times to the next, adding no noise."""
+        for t, s in zip(times, times[1:], strict=False):
+            x = self.jump(student, x, t.expand(len(x)), s.expand(len(x)))
+        return x

@@ -1,0 +1,106 @@
+r"""Consistency distillation: the ends of one hop are to be mapped to the same point.
+
+.. math:: f_\theta(x_t, t) \to f_{\theta^-}(x_s, s), \qquad x_s = \text{DDIM}(x_t, t \to s),
+
+with the boundary condition :math:`f(x, 0) = x`. Source: Song et al. 2023 (consistency models,
+arXiv 2303.01469), algorithm 2; Luo et al. 2023 (latent consistency models, arXiv 2310.04378).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from slam_course.ablations import RandomHopDistiller
+from slam_course.family.base import Counted, Method, Networks
+from slam_edu.distill import DistillConfig, SubPathDistiller, SubPathSample
+
+
+class ConsistencyDistillation(Method):
+    """One hop of the grid, one call of the teacher, which is a DDIM step."""
+
+    name = "consistency distillation"
+    tuned = ("subpaths",)
+    distiller_type: ClassVar[type[SubPathDistiller]] = SubPathDistiller
+    settings: ClassVar[dict[str, object]] = {"gammas": "one"}
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
+        self.distiller = self.distil(self.subpaths)
+
+    def distil(self, subpaths: int) -> SubPathDistiller:
+        """The library's step on a grid."""
+        config = DistillConfig(
+            subpaths=subpaths, loss=self.loss_name, teacher_prediction_type=self.teacher_type,
+            student_prediction_type="v_prediction",
+            **{"conditioning": "level", "coupling": "linear"} | self.settings,
+        )  # fmt: skip
+        return self.distiller_type(self.schedule, config)
+
+    def draw(self, x0: Tensor, generator: torch.Generator) -> SubPathSample:
+        """A sub-path, a position on it, and noise for every sample."""
+        return self.distiller.draw(x0, generator)
+
+    def loss(self, x0: Tensor, batch: SubPathSample, networks: Networks) -> Tensor:
+        """Of :class:`slam_edu.distill.SubPathDistiller`."""
+        return self.distiller.step(
+            x0, batch, teacher=networks.teacher, student=networks.student, target=networks.target
+        ).loss
+
+    def solve(self, student: Counted, x: Tensor, t: Tensor) -> Tensor:
+        """The consistency function."""
+        return self.distiller.predict(student, x, t)
+
+
+class RandomHop(ConsistencyDistillation):
+    """The hop's length is drawn anew for each sample, from 1 to k timesteps."""
+
+    name = "consistency distillation, random hop"
+    distiller_type = RandomHopDistiller
+    settings: ClassVar[dict[str, object]] = {"gammas": "uniform"}
+
+
+class HopCurriculum(ConsistencyDistillation):
+    """Long hops first, then shorter ones: N = 5, 10, 20, ... up to ``subpaths``.
+
+    Each N has an equal share of the budget. Source: Geng et al. 2024 (consistency models made
+    easy, arXiv 2406.14548), whose hops halve as training goes on.
+    """
+
+    name = "consistency distillation, hop curriculum"
+    grids = (5, 10, 20, 50, 100)
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
+        self.stages = [self.distil(n) for n in self.grids if n <= self.subpaths]
+
+    def loss(self, x0: Tensor, batch: SubPathSample, networks: Networks) -> Tensor:
+        """On the grid of the moment; the index is drawn for the finest, and coarsened."""
+        stage = self.stages[int(networks.used * len(self.stages))]
+        index = batch.index * len(stage.grid) // len(self.distiller.grid)
+        batch = SubPathSample(index=index, gamma=batch.gamma, noise=batch.noise)
+        return stage.step(
+            x0, batch, teacher=networks.teacher, student=networks.student, target=networks.target
+        ).loss
+
+
+class HeunDistiller(SubPathDistiller):
+    """The teacher takes one step of Heun's method, two calls."""
+
+    def _teacher_steps(self, ask, x, t, level_t, level_s):
+        _, s = self.grid.ends((t + 1) // self.grid.k - 1)
+        first = ask(x, t, level_t)
+        euler = level_s.mix(first.x0, first.eps)
+        eps = (first.eps + ask(euler, s, level_s).eps) / 2
+        z = x / level_t.alpha[:, None] + (level_s.rho - level_t.rho)[:, None] * eps
+        return level_s.alpha[:, None] * z, first
+
+
+class HeunTeacher(ConsistencyDistillation):
+    """A teacher of second order, paid for with half of the batch. Source: Song et al. 2023."""
+
+    name = "consistency distillation, Heun teacher"
+    distiller_type = HeunDistiller
+    share = 0.5

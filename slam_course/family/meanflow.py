@@ -1,0 +1,72 @@
+r"""MeanFlow: the mean slope from an identity between it and its derivative.
+
+On the straight path :math:`x_\tau = (1-\tau) x_0 + \tau\epsilon`, :math:`\tau =
+\rho/(1+\rho)`, with the velocity :math:`v = \epsilon - x_0` and its mean u between r and
+:math:`\tau`,
+
+.. math:: u(x_\tau, r, \tau) = v(x_\tau, \tau) - (\tau - r)\,\frac{\mathrm d u}{\mathrm d\tau},
+
+where the total derivative goes along v and comes from one forward-mode product (JVP). Source: Geng
+et al. 2025 (MeanFlow, arXiv 2505.13447), equations 6 and 8; a teacher's velocity stands for that
+of the data.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from slam_course.family.base import Counted, Method, Networks
+from slam_edu.schedule import Level
+
+
+class MeanFlow(Method):
+    """t and s uniform, and equal in three quarters of the batch, as in the paper."""
+
+    name = "MeanFlow"
+    two_times = True
+    apart = 0.25  # of the batch that has s < t
+
+    def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """t, s and noise."""
+        times = torch.rand(2, len(x0), generator=generator) * (self.T - 1)
+        t, s = times.amax(0), times.amin(0)
+        together = torch.arange(len(x0)) >= self.apart * len(x0)
+        return t, torch.where(together, t, s), torch.randn(x0.shape, generator=generator)
+
+    def velocity(self, network: Counted, x: Tensor, tau: Tensor, s: Tensor) -> Tensor:
+        """u of a network at points of the straight path, differentiable in x and tau."""
+        rho = tau / (1 - tau)
+        level, t = self.schedule.locate(rho)
+        prediction = self.predict(network, self.scale(level) * x, t, s, level)
+        return prediction.eps - prediction.x0
+
+    def scale(self, level: Level) -> Tensor:
+        """From the straight path's scale to the schedule's."""
+        return (level.alpha + level.sigma)[:, None]
+
+    def loss(self, x0: Tensor, batch: tuple[Tensor, Tensor, Tensor], networks: Networks) -> Tensor:
+        """Between u and the identity's other side, which is taken as a constant."""
+        t, s, noise = batch
+        level = self.schedule.at(t)
+        x_t = level.mix(x0, noise)
+        teacher = self.teach(networks, x_t, t)
+        v = teacher.eps - teacher.x0
+        tau = level.rho / (1 + level.rho)
+        rho_s = self.schedule.at(s).rho
+        with forward_ad.dual_level():
+            x = forward_ad.make_dual(x_t / self.scale(level), v)
+            u, slope = forward_ad.unpack_dual(
+                self.velocity(
+                    networks.student, x, forward_ad.make_dual(tau, torch.ones_like(tau)), s
+                )
+            )
+        y = v - (tau - rho_s / (1 + rho_s))[:, None] * slope.detach()
+        return self.distance(u, y)
+
+    def sample(
+        self, student: Counted, x: Tensor, steps: int, generator: torch.Generator
+    ) -> Tensor:
+        """n jumps between evenly spaced times."""
+        return self.walk(student, x, self.spaced(steps))

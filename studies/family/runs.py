@@ -1,0 +1,73 @@
+"""Runs of the family study: a student trained and measured, and the file of rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from slam_course.family import METHODS
+from slam_course.family.results import Row, Setting, read_rows, rows_text
+from slam_course.family.training import measure, reference, train_one
+from studies.harness import run_all, write_text
+
+
+@dataclass(frozen=True)
+class Job:
+    """A setting on a data set with a seed, measured at its end and after some updates."""
+
+    setting: Setting
+    data: str
+    seed: int
+    after: tuple[int, ...] = ()
+
+    @property
+    def keys(self) -> list[tuple]:
+        """Of its rows."""
+        return [(self.setting, self.data, self.seed, after) for after in (*self.after, 0)]
+
+
+@cache
+def points(data: str, seed: int):
+    """The measuring points, once a process."""
+    return reference(data, seed)
+
+
+def run(job: Job) -> list[Row]:
+    """The rows of one run."""
+    torch.set_num_threads(1)  # small networks are fastest so, and other runs need the cores
+    s, rows, start = job.setting, [], time.perf_counter()
+    pieces = {"pieces": s.pieces} if s.pieces else {}
+    students = train_one(
+        METHODS[s.method], job.data, job.seed, cost=s.cost, updates=s.updates or None, lr=s.lr,
+        ema_rate=s.ema_rate, teacher=s.teacher, subpaths=s.subpaths, loss=s.loss, **pieces,
+    )  # fmt: skip
+    held = points(job.data, job.seed)
+    for student in students:
+        if student.updates in job.after:
+            rows.append(_row(job, student, held, start, last=False))
+    return [*rows, _row(job, student, held, start, last=True)]
+
+
+def _row(job: Job, student, held, start: float, *, last: bool) -> Row:
+    seconds = time.perf_counter() - start
+    found = measure(student, held, job.seed)
+    return Row(job.setting, job.data, job.seed, student.updates, last, found, student.cost, seconds)
+
+
+def run_missing(wanted: Sequence[Job], path: Path, workers: int) -> list[Row]:
+    """Run the jobs whose rows are not in the file yet; it is whole after every one."""
+    rows = {row.key: row for row in read_rows(path)}
+
+    def keep(new: list[Row]) -> None:
+        rows.update({row.key: row for row in new})
+        write_text(path, rows_text(rows.values()))
+
+    missing = [job for job in dict.fromkeys(wanted) if not all(k in rows for k in job.keys)]
+    if missing:
+        run_all(missing, run, keep, workers=workers)
+    return list(rows.values())

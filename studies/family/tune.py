@@ -1,0 +1,102 @@
+"""Choosing rate, moving average, loss and N of every method, by one rule for all.
+
+On one data set, with three seeds, the score of a setting is the geometric mean of its sliced
+Wasserstein distances at 1, 2, 4 and 8 steps. From a common start the axes are taken in turn: the
+neighbours of the present value are run, and the search moves while one of them is better. It ends
+when no axis moves any more, so that the choice is inside its grid on every axis.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from slam_course.family import METHODS
+from slam_course.family.results import TUNED_ON, Results, Row, Setting
+from slam_course.family.training import STEPS
+from studies.family.runs import Job, run_missing
+from studies.harness import write_text
+
+SEEDS, ROUNDS = 3, 3
+
+LR = tuple(1e-3 * 2.0**k for k in range(-4, 6))
+EMA = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998)
+N = (1, 2, 4, 5, 10, 20, 50, 100, 200)
+PIECES = (1, 2, 4, 8)
+AXES = {"lr": LR, "ema_rate": EMA, "loss": ("l2", "huber"), "subpaths": N, "pieces": PIECES}
+
+
+def axes(name: str) -> list[str]:
+    """The axes of a method."""
+    method = METHODS[name]
+    has = [axis for axis in ("subpaths", "pieces") if axis in method.tuned]
+    return ["lr", "loss", "ema_rate", *has, "lr"]
+
+
+def start(name: str) -> Setting:
+    """Where every method's search begins."""
+    return Setting(method=name, pieces=4 if "pieces" in METHODS[name].tuned else 0)
+
+
+def score(results: Results, setting: Setting) -> float | None:
+    """Geometric mean of the distances; infinite if one is not finite, None if not all is run."""
+    if results.seeds(setting, [TUNED_ON]) < SEEDS:
+        return None
+    means = [results.mean(setting, [TUNED_ON], f"sw_{n}") for n in STEPS]
+    value = math.exp(sum(map(math.log, means)) / len(means))
+    return value if math.isfinite(value) else math.inf
+
+
+def search(name: str, score_of: Callable[[Setting], float | None]) -> tuple[Setting, list[Setting]]:
+    """The best setting so far, and those to run before the search can go on; none at its end."""
+    best = start(name)
+    for _ in range(ROUNDS):
+        before = best
+        for axis in axes(name):
+            values = AXES[axis]
+            while True:
+                i = values.index(getattr(best, axis))
+                near = [best.replace(**{axis: v}) for v in values[max(i - 1, 0) : i + 2]]
+                scores = {setting: score_of(setting) for setting in near}
+                missing = [setting for setting, value in scores.items() if value is None]
+                if missing:
+                    return best, missing
+                lowest = min(near, key=scores.__getitem__)
+                if scores[lowest] >= scores[best]:
+                    break
+                best = lowest
+        if best == before:
+            break
+    return best, []
+
+
+def tune(path: Path, names: Iterable[str], workers: int, out: Path) -> None:
+    """Run every search to its end, and write what was chosen."""
+    while True:
+        rows = run_missing([], path, workers)
+        found = {name: _search(name, rows) for name in names}
+        jobs = [
+            Job(setting, TUNED_ON, seed)
+            for _, missing in found.values() for setting in missing for seed in range(SEEDS)
+        ]  # fmt: skip
+        if not jobs:
+            break
+        run_missing(jobs, path, workers)
+    save(out, {name: best for name, (best, _) in found.items()})
+
+
+def _search(name: str, rows: list[Row]) -> tuple[Setting, list[Setting]]:
+    results = Results(row for row in rows if row.setting.method == name)
+    return search(name, lambda setting: score(results, setting))
+
+
+def save(out: Path, settings: dict[str, Setting]) -> None:
+    """The choices as JSON; those of methods that were not tuned now stay."""
+    there = json.loads(out.read_text("utf-8")) if out.exists() else {}
+    fields = ("subpaths", "pieces", "loss", "lr", "ema_rate")
+    for name, setting in settings.items():
+        there[name] = {k: v for k, v in dataclasses.asdict(setting).items() if k in fields}
+    write_text(out, json.dumps(there, indent=1) + "\n")
