@@ -19,10 +19,11 @@ from slam_edu import (
     save_training,
     train_student,
     train_teacher,
+    update_ema,
 )
 from slam_edu.toy import GaussianMixture
 from slam_edu.toy.networks import LevelMLP
-from slam_edu.training import Resume, _laid_out_as, progress, train
+from slam_edu.training import Resume, _laid_out_as, optimise, progress, train
 from tests.helpers import KINDS, NoFloat64, assert_near, column, on_devices
 
 
@@ -148,18 +149,24 @@ def test_the_loop_written_out():
     assert_alike(given["target"], plain["target"])
 
 
-def test_a_gradient_that_is_not_finite_is_skipped_too():
-    given = problem(config=TrainConfig(updates=5, batch=8))
-    student = given["student"]
-    student.layers[2].bias.register_hook(lambda g: g * (math.nan if student.calls == 3 else 1))
-    before = weights(student)
-    for state in train_student(**given):
-        now = weights(student)
-        assert same(now, before) == (state.update == 3)
-        assert math.isfinite(state.loss)
+def test_a_gradient_or_a_loss_alone_that_is_not_finite_is_skipped_too():
+    network, g, before = Net(), torch.Generator().manual_seed(0), None
+    network.layers[2].bias.register_hook(
+        lambda grad: grad * (math.nan if network.calls == 3 else 1)
+    )
+
+    def loss():
+        x = torch.randn(8, 2, generator=g)
+        squared = (network(x, torch.zeros(8)) - x).square().mean()
+        return squared + (math.inf if network.calls == 5 else 0), None
+
+    for state in train(loss, network, ema_copy(network), config=TrainConfig(updates=6)):
+        now = weights(network)
+        assert (before is not None and same(now, before)) == (state.update in (3, 5))
         assert math.isfinite(state.grad_norm) == (state.update != 3)
+        assert math.isfinite(state.loss) == (state.update != 5)
         before = now
-    assert state.skipped == 1
+    assert state.skipped == 2
 
 
 def test_too_many_skipped_updates_in_a_row_are_an_error():
@@ -399,6 +406,41 @@ def test_channels_last_weights_go_on_too(tmp_path):
     resume = load_training(tmp_path / "a.safetensors", *parts)
     rest = rows_of(loop(*parts, resume))
     assert rest == [pytest.approx(row, rel=1e-5) for row in whole[5:]]
+
+
+def test_a_loss_scaler_changes_nothing_and_goes_on(tmp_path):
+    """Powers of two scale without rounding; here the scale doubles every two updates."""
+
+    def made(enabled):
+        network, g = Net(), torch.Generator().manual_seed(0)
+        average, trained = ema_copy(network), dict(network.named_parameters())
+        scaler = torch.amp.GradScaler("cpu", enabled=enabled, init_scale=256, growth_interval=2)
+
+        def gradient(_update):
+            x = torch.randn(16, 2, generator=g)
+            loss = (network(x, torch.zeros(16)) - x).square().mean()
+            scaler.scale(loss).backward()
+            return loss.detach(), None
+
+        def loop(resume=None):
+            optimizer, config = (
+                torch.optim.AdamW(trained.values()),
+                TrainConfig(updates=6, clip=0.1),
+            )
+            ema = lambda: update_ema(average, network, 0.9)  # noqa: E731
+            return optimise(
+                gradient, trained, ema, optimizer, config, resume=resume, scaler=scaler
+            )
+
+        return loop, network, average, g
+
+    whole = rows_of(made(enabled=False)[0]())
+    loop, *parts = made(enabled=True)
+    save_training(tmp_path / "a.safetensors", after(loop(), 3), *parts)
+    loop, *parts = made(enabled=True)
+    rest = list(loop(load_training(tmp_path / "a.safetensors", *parts)))
+    assert rows_of(rest) == near(whole[3:])
+    assert [state.scaler["scale"] for state in rest] == [1024, 1024, 2048]
 
 
 @pytest.fixture
