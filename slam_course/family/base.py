@@ -20,7 +20,8 @@ diffusion model.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -32,6 +33,7 @@ from slam_edu.losses import mse, pseudo_huber
 from slam_edu.prediction import Prediction, read_output, to_output
 from slam_edu.sampling import consistency_timesteps
 from slam_edu.schedule import Level, NoiseSchedule
+
 
 @dataclass
 class Calls:
@@ -61,7 +63,9 @@ class Counted(nn.Module):
         self._call = [network]  # in a list, so that a module is registered once
         self.name, self.frozen, self.calls = name, frozen, Calls()
 
-    def forward(self, x: Tensor, t: Tensor, cond: Any = None, gamma: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, t: Tensor, cond: Any = None, gamma: Tensor | None = None
+    ) -> Tensor:
         """The network's output, counted."""
         extra = {} if gamma is None else {"gamma": gamma}
         output = self._call[0](x, t, cond, **extra)
@@ -209,8 +213,8 @@ class Method:
         """Real timesteps ``steps + 1`` from T-1 to 0, evenly."""
         return torch.linspace(self.T - 1, 0, steps + 1, dtype=self.schedule.dtype)
 
-    def walk(self, student: Counted, x: Tensor, times: Sequence[Tensor] | Tensor) -> Tensor:
+    def walk(self, student: Counted, x: Tensor, times: Tensor) -> Tensor:
         """Jump from each of the times to the next, adding no noise."""
-        for t, s in zip(times, times[1:], strict=False):
+        for t, s in itertools.pairwise(times):
             x = self.jump(student, x, t.expand(len(x)), s.expand(len(x)))
         return x

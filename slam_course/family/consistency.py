@@ -8,6 +8,7 @@ arXiv 2303.01469), algorithm 2; Luo et al. 2023 (latent consistency models, arXi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -16,6 +17,8 @@ from torch import Tensor
 from slam_course.ablations import RandomHopDistiller
 from slam_course.family.base import Counted, Method, Networks
 from slam_edu.distill import DistillConfig, SubPathDistiller, SubPathSample
+from slam_edu.prediction import Prediction
+from slam_edu.schedule import Level
 
 
 class ConsistencyDistillation(Method):
@@ -89,7 +92,9 @@ class HopCurriculum(ConsistencyDistillation):
 class HeunDistiller(SubPathDistiller):
     """The teacher takes one step of Heun's method, two calls."""
 
-    def _teacher_steps(self, ask, x, t, level_t, level_s):
+    def _teacher_steps(
+        self, ask: Callable[..., Prediction], x: Tensor, t: Tensor, level_t: Level, level_s: Level
+    ) -> tuple[Tensor, Prediction]:
         _, s = self.grid.ends((t + 1) // self.grid.k - 1)
         first = ask(x, t, level_t)
         euler = level_s.mix(first.x0, first.eps)

@@ -8,9 +8,9 @@ x_0 + \sin\theta\,\epsilon`, the velocity is v, and the consistency function is 
     -\cos\theta\,(F - v) - \sin\theta\,\Big(x + \frac{\mathrm dF}{\mathrm d\theta}\Big),
 
 is driven to 0: with :math:`g = \cos\theta\,\mathrm df/\mathrm d\theta`, normalised to
-:math:`g/(\|g\| + c)`, the network learns :math:`F_{\theta^-} + g`, and the second part of g is warmed
-up. Source: Lu and Song 2024 (sCM, arXiv 2410.11081),
-equations 6 to 8, algorithm 1, with :math:`\sigma_d = 1`.
+:math:`g/(\|g\| + c)`, the network learns :math:`F_{\theta^-} + g`, and the second part of g is
+warmed up. Source: Lu and Song 2024 (sCM, arXiv 2410.11081), equations 6 to 8, algorithm 1, with
+:math:`\sigma_d = 1`.
 """
 
 from __future__ import annotations

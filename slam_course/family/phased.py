@@ -12,6 +12,8 @@ Wang et al. 2024 (phased consistency model, arXiv 2405.18407), section 3.2.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -60,7 +62,7 @@ class PhasedConsistency(Method):
         """
         index = torch.linspace(self.subpaths, 0, steps + 1).round().long()
         times = torch.cat([torch.zeros(1, dtype=torch.long), self.grid.t])[index]
-        for t, following in zip(times, times[1:], strict=False):
+        for t, following in itertools.pairwise(times):
             edge = self.edge(t)
             to = torch.minimum(edge, following)
             x = self.jump(student, x, t.expand(len(x)), to.expand(len(x)))

@@ -13,6 +13,8 @@ arXiv 2209.03003) for K = 1.
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -43,7 +45,7 @@ class PiecewiseRectified(Method):
         level_t, level_s = self.schedule.at(t), self.schedule.at(s)
         x = x_t = level_t.mix(x0, noise)
         times = [t + (s - t) * m / self.teacher_steps for m in range(self.teacher_steps + 1)]
-        for time, following in zip(times, times[1:], strict=False):
+        for time, following in itertools.pairwise(times):
             x = self.move(self.teach(networks, x, time), following)
         line = self.line(x_t, level_t, x, level_s)
         rho = gamma * level_t.rho + (1 - gamma) * level_s.rho

@@ -135,9 +135,7 @@ class Results:
             if its == setting and name in data and when == after and metric in measured
         }
 
-    def mean(
-        self, setting: Setting, data: Sequence[str], metric: str, after: int = 0
-    ) -> float:
+    def mean(self, setting: Setting, data: Sequence[str], metric: str, after: int = 0) -> float:
         """Geometric mean over data sets and seeds; NaN if nothing is there."""
         values = list(self.values(setting, data, metric, after).values())
         return float(np.exp(np.mean(np.log(values)))) if values else math.nan

@@ -58,7 +58,8 @@ class SlamMiddle(SlamLevel):
 
     name = "SLAM, middle slope"
     settings: ClassVar[dict[str, object]] = SlamLevel.settings | {
-        "slope": "middle", "gammas": "one"
+        "slope": "middle",
+        "gammas": "one",
     }
 
 
@@ -74,7 +75,8 @@ class SlamMiddleHalf(SlamLevel):
 
     name = "SLAM, middle slope, half of gamma at 1"
     settings: ClassVar[dict[str, object]] = SlamLevel.settings | {
-        "slope": "middle", "gammas": GAMMA_LAWS["half_one"]
+        "slope": "middle",
+        "gammas": GAMMA_LAWS["half_one"],
     }
 
 

@@ -5,15 +5,16 @@ generator. What is measured is the moving average of the weights.
 
 - ``sw_n``: sliced Wasserstein distance of samples in n steps to the data,
 - ``off_n``: their share off the support, where the data's density is below its 0.1 % quantile,
-- ``map_t``: mean distance of the student's answer to the exact solution map f* from timestep t.
+- ``map_t``: mean distance of the student's answer to the exact solution map f* from timestep t;
+- ``bias`` and ``rest``, of methods with a grid: the error at the noisiest timestep is split into
+  a multiple of the error that DDIM over the same N hops makes, and what is left.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -100,7 +101,7 @@ def _solved(data: str) -> tuple[dict[int, Tensor], dict[int, Tensor], float]:
     return x, end, density.quantile(OFF).item()
 
 
-@lru_cache(maxsize=2)
+@cache
 def diffusion_model(data: str, seed: int) -> LevelMLP:
     """The network, which predicts v, from which the students of a data set and seed start."""
     mixture, schedule = make(data), NoiseSchedule.stable_diffusion()
@@ -217,4 +218,34 @@ def measure(student: Student, points: Reference, seed: int) -> dict[str, float]:
         at = torch.full((len(points.x[t]),), t)
         error = method.solve(network, points.x[t], at) - points.end[t]
         found[f"map_{t}"] = error.norm(dim=1).mean().item()
+        if t == TIMES[0] and "subpaths" in method.tuned:
+            bias = _hops(points, method.subpaths) - points.end[t]
+            share = ((error * bias).sum() / (bias * bias).sum()).item()
+            found["bias"], found["rest"] = share, (error - share * bias).norm(dim=1).mean().item()
     return found
+
+
+def _hops(points: Reference, subpaths: int) -> Tensor:
+    """Where DDIM over the grid's N hops ends, with the exact teacher."""
+    schedule = NoiseSchedule.stable_diffusion()
+    grid = schedule.subpaths(subpaths)
+    x = points.x[TIMES[0]]
+    for t, s in zip(grid.t.flip(0), grid.s.flip(0), strict=True):
+        prediction = points.mixture.predict(x, schedule.at(t))
+        x = schedule.at(s).mix(prediction.x0, prediction.eps)
+    return x
+
+
+@cache
+def floor(data: str, seed: int) -> dict[str, float]:
+    """``sw`` and ``off`` of a second sample of the data: below them no student can be expected."""
+    mixture, least = make(data), _solved(data)[2]
+    points = [
+        mixture.sample(POINTS, torch.Generator().manual_seed(first + seed))
+        for first in (2_000_000, 4_000_000)
+    ]
+    density = mixture.log_density(points[1])
+    return {
+        "sw": sliced_wasserstein(points[1], points[0], projections=PROJECTIONS),
+        "off": (density < least).double().mean().item(),
+    }

@@ -12,7 +12,7 @@ import torch
 
 from slam_course.family import METHODS
 from slam_course.family.results import Row, Setting, read_rows, rows_text
-from slam_course.family.training import measure, reference, train_one
+from slam_course.family.training import Reference, Student, measure, reference, train_one
 from studies.harness import run_all, write_text
 
 
@@ -32,7 +32,7 @@ class Job:
 
 
 @cache
-def points(data: str, seed: int):
+def points(data: str, seed: int) -> Reference:
     """The measuring points, once a process."""
     return reference(data, seed)
 
@@ -53,10 +53,12 @@ def run(job: Job) -> list[Row]:
     return [*rows, _row(job, student, held, start, last=True)]
 
 
-def _row(job: Job, student, held, start: float, *, last: bool) -> Row:
+def _row(job: Job, student: Student, held: Reference, start: float, *, last: bool) -> Row:
     seconds = time.perf_counter() - start
     found = measure(student, held, job.seed)
-    return Row(job.setting, job.data, job.seed, student.updates, last, found, student.cost, seconds)
+    return Row(
+        job.setting, job.data, job.seed, student.updates, last, found, student.cost, seconds
+    )
 
 
 def run_missing(wanted: Sequence[Job], path: Path, workers: int) -> list[Row]:

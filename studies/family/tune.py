@@ -50,7 +50,9 @@ def score(results: Results, setting: Setting) -> float | None:
     return value if math.isfinite(value) else math.inf
 
 
-def search(name: str, score_of: Callable[[Setting], float | None]) -> tuple[Setting, list[Setting]]:
+def search(
+    name: str, score_of: Callable[[Setting], float | None]
+) -> tuple[Setting, list[Setting]]:
     """The best setting so far, and those to run before the search can go on; none at its end."""
     best = start(name)
     for _ in range(ROUNDS):
