@@ -11,10 +11,10 @@ it:
 
 With :math:`\gamma = 1` everywhere this is latent consistency distillation.
 
-These are the paper's steps, ``slope="end"``: the chord has the slope of the trajectory at its noisy
-end. In ``slope="middle"``, this project's own, it has that of its middle: the teacher is called
-once, at the level m with :math:`\rho_m = (\rho_t + \rho_s)/2`, on :math:`x_m = \alpha_m x_0 +
-\sigma_m\epsilon`, and DDIM goes to both ends,
+These are the paper's steps, ``slope="end"``: the chord has the slope of the trajectory at its
+noisy end. In ``slope="middle"``, this project's own, it has that of its middle: the teacher is
+called once, at the level m with :math:`\rho_m = (\rho_t + \rho_s)/2`, on :math:`x_m = \alpha_m x_0
++ \sigma_m\epsilon`, and DDIM goes to both ends,
 
 .. math:: z_t = z_m + (\rho_t - \rho_m)\,\hat\epsilon, \qquad
     z_s = z_m + (\rho_s - \rho_m)\,\hat\epsilon.
@@ -79,8 +79,9 @@ class DistillConfig:
         off_grid: the sub-path's noisy end is uniform on the timesteps from 1 to T-1, a real
             number, in place of one of the grid's; it is k long, or ends at 0.
         teacher_timesteps: what the teacher takes: ``"real"`` numbers, or ``"integer"`` where it
-            looks its embedding up in a table. m is then the nearest timestep inside the sub-path,
-            and the chord's noisy end moves so that m stays its middle.
+            looks its embedding up in a table. m is then the nearest timestep above s, and the
+            chord's noisy end moves so that m stays its middle, to the schedule's last level at
+            most; under ``"gamma"`` conditioning the student is still called at the sub-path's t.
         guidance: :math:`w` of :math:`\epsilon_c + w(\epsilon_c - \epsilon_u)`; diffusers' scale
             less 1. Used when ``step`` is given ``uncond``.
         coupling: ``"markov"`` (official) or ``"linear"`` (exact); see
@@ -199,10 +200,10 @@ class DistillOutput:
     x_t: Tensor  # noisy end of the chord
     x_s: Tensor  # its clean end
     x_gamma: Tensor  # point on the chord
-    t: Tensor  # noisy ends (B,)
+    t: Tensor  # the sub-paths' noisy ends (B,)
     s: Tensor  # clean ends
     gamma: Tensor  # (B,)
-    level_t: Level
+    level_t: Level  # of x_t: t's, unless an integer m has moved it
     level_s: Level
     level_gamma: Level  # (alpha_t, sigma_gamma)
     teacher: Prediction  # the teacher's guided prediction at x_t, or at x_m
@@ -281,7 +282,9 @@ class SubPathDistiller:
         check_generator(generator, x0, "x0")
         batch, kind = x0.shape[0], {"device": x0.device, "dtype": x0.dtype}
         if self.config.off_grid:
-            t = 1 + (len(self.schedule) - 2) * torch.rand(batch, generator=generator, **kind)
+            # In float32, which takes as much of the generator as randint does.
+            u = torch.rand(batch, generator=generator, device=x0.device, dtype=torch.float32)
+            t = 1 + (len(self.schedule) - 2) * u.to(x0.dtype)
             index = (t + 1) / self.grid.k - 1
         else:
             index = torch.randint(len(self.grid), (batch,), generator=generator, device=x0.device)
@@ -369,8 +372,10 @@ class SubPathDistiller:
         """
         for name, value in (("x0", x0), ("noise", sample.noise)):
             check_finite(value.cpu(), name)
-        lowest = 2 / self.grid.k - 1 if self.config.off_grid else 0
-        check_between(sample.index.cpu(), lowest, len(self.grid) - 1, "index")
+        index = sample.index.cpu()
+        # Of t = 1, rounded as draw does it.
+        lowest = (index.new_tensor(2) / self.grid.k - 1).item() if self.config.off_grid else 0
+        check_between(index, lowest, len(self.grid) - 1, "index")
         check_gamma(sample.gamma.cpu(), self.config.reach)
 
     def ends(self, sample: SubPathSample) -> tuple[Tensor, Tensor, Tensor]:
@@ -399,9 +404,11 @@ class SubPathDistiller:
                 )
         if sample.gamma.dtype != x0.dtype:
             raise ValueError(f"gamma has dtype {sample.gamma.dtype}; allowed: x0's {x0.dtype}")
-        kind = sample.index.dtype
-        if kind == torch.bool or kind.is_floating_point != self.config.off_grid:
-            allowed = f"x0's {x0.dtype}, off the grid" if self.config.off_grid else "an integer dtype"
+        kind, allowed = sample.index.dtype, "an integer dtype"
+        fits = not (kind == torch.bool or kind.is_floating_point)
+        if self.config.off_grid:
+            fits, allowed = kind == x0.dtype, f"x0's {x0.dtype}, off the grid"
+        if not fits:
             raise ValueError(f"index has dtype {kind}; allowed: {allowed}")
 
     def _teacher(
@@ -436,7 +443,8 @@ class SubPathDistiller:
         if self.config.teacher_timesteps == "real":
             return m, level_m, level_t
         table = self.schedule.rho
-        m = torch.maximum(m.round().long(), s + 1)
+        m = m.round().long()
         m = m - (2 * table[m] - rho_s > table[-1]).long()  # no end is noisier than the schedule
+        m = torch.maximum(m, s + 1)
         level_t, _ = self.schedule.locate(2 * table[m] - rho_s)
         return m, self.schedule.at(m), level_t
