@@ -218,7 +218,7 @@ def run_all(page: Page, seconds: float) -> None:
     prompts = page.locator(f"{PANEL} .jp-CodeCell .jp-InputArea-prompt")
     while True:
         _check_outputs(page)
-        texts = [text.strip() for text in prompts.all_inner_texts()]
+        texts = [text.strip() for text in prompts.all_text_contents()]
         left = [number for number, text in enumerate(texts, 1) if not text.strip("[]:").isdigit()]
         if texts and not left:
             break
@@ -325,7 +325,7 @@ def _wait_until(condition, seconds: float, what: str) -> None:
     while not condition():
         if time.monotonic() > deadline:
             raise LabError(f"waited {seconds:g} s in vain for {what}")
-        time.sleep(0.01)
+        time.sleep(0.05)  # asking costs the browser time, which the kernel's plot could use
 
 
 def save_shot(target: Page | Locator, name: str) -> None:

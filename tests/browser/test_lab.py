@@ -78,8 +78,8 @@ def test_helper_notices(chromium, server, tmp_path, monkeypatch, source, complai
         with lab.open_lab(server, "made.ipynb", chromium) as page:
             lab.run_all(page, seconds)
             [explorer] = lab.explorers(page)
-            lab.move(explorer, lab.controls(explorer)[0], seconds=2)
+            lab.move(explorer, lab.controls(explorer)[0], seconds=1)
 
     with pytest.raises(lab.LabError, match=complaint):
-        run_and_move(10 if "sleep" in source else 300)
+        run_and_move(1 if "sleep" in source else 300)
     assert list(tmp_path.glob("*-failed.png")), "no screenshot of the failure"
