@@ -77,7 +77,8 @@ class HopCurriculum(ConsistencyDistillation):
 
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
-        self.stages = [self.distil(n) for n in self.grids if n <= self.subpaths]
+        coarser = [n for n in self.grids if n < self.subpaths]
+        self.stages = [self.distil(n) for n in (*coarser, self.subpaths)]
 
     def loss(self, x0: Tensor, batch: SubPathSample, networks: Networks) -> Tensor:
         """On the grid of the moment; the index is drawn for the finest, and coarsened."""
