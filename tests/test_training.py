@@ -94,7 +94,7 @@ def by_hand(network, average, loss, config, bad=()):
     Of the updates in ``bad`` only the draws are made.
     """
     parameters = list(network.parameters())
-    optimizer = torch.optim.AdamW(parameters, lr=1.0, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=1.0, weight_decay=config.weight_decay)
     for i in range(config.updates):
         value, after = loss(), i - config.warmup
         if i + 1 in bad:
@@ -227,7 +227,7 @@ def teacher_problem(device: str = "cpu", seed: int = 1, **changes):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_teachers_update_written_out(kind):
     """Data and condition, timesteps, noise; squared error of what is to be predicted; AdamW."""
-    config = TrainConfig(updates=4, batch=50, lr=2e-3, clip=0.1, ema_rate=0.7)
+    config = TrainConfig(updates=4, batch=50, lr=2e-3, clip=0.1, weight_decay=9.0)
     given, plain = teacher_problem(config=config), teacher_problem()
     draw = given["draw_data"]
     given["draw_data"] = lambda batch, g: (x0 := draw(batch, g), x0[:, 0] > 0)
@@ -493,11 +493,13 @@ def test_a_missing_or_damaged_file_or_one_of_something_else(saved):
 
 def test_a_file_of_other_networks(saved):
     path, (network, average, generator) = saved
-    wider, longer = Net(), Net()
+    wider, longer, shorter = Net(), Net(), Net()
+    shorter.layers = shorter.layers[:2]
     wider.layers[2] = nn.Linear(24, 3)
     longer.more = nn.Linear(1, 1)
     for other, names in (
         (wider, r"{0}/layers\.2\.bias, {0}/layers\.2\.weight;"),
+        (shorter, r"{0}/layers\.2\.bias, {0}/layers\.2\.weight;"),
         (longer, r"{0}/more\.bias, {0}/more\.weight;"),
         (Net().double(), r"{0}/layers\.0\.bias, .*, {0}/layers\.2\.weight;"),
     ):
