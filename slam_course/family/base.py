@@ -22,7 +22,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -47,42 +47,65 @@ class Calls:
         """A forward evaluation costs 1, a backward one 2, a tangent (forward-mode AD) 1 more."""
         return self.forward + 2 * self.backward + self.tangent
 
+    def clear(self) -> None:
+        """Count from 0 again, for all who hold this count."""
+        self.forward = self.backward = self.tangent = 0
 
-class Counted(nn.Module):
+
+class Counted:
     """A network that counts its evaluations; ``frozen`` ones take no gradient.
 
+    It is called, ``network(x, t, cond, gamma)``, and no more: the network itself is in a closure,
+    so that nothing can be evaluated past the count.
+
     Raises:
-        ValueError: when called, for points of another shape than its output.
+        AttributeError: for anything else that is asked of it.
         RuntimeError: in the backward pass, if a gradient reaches a frozen network.
     """
 
-    def __init__(self, network: Callable[..., Tensor], name: str, *, frozen: bool = False) -> None:
-        super().__init__()
-        if isinstance(network, nn.Module):
-            self.network = network
-        self._call = [network]  # in a list, so that a module is registered once
-        self.name, self.frozen, self.calls = name, frozen, Calls()
+    def __init__(
+        self, network: Callable[..., Tensor], name: str, *, frozen: bool = False,
+        calls: Calls | None = None,
+    ) -> None:  # fmt: skip
+        self.name, self.frozen, self.calls = name, frozen, calls or Calls()
 
-    def forward(
+        def back(gradient: Tensor) -> None:
+            if frozen:
+                raise RuntimeError(
+                    f"a gradient reached the {name}, which is not trained; call it under "
+                    f"torch.no_grad()"
+                )
+            self.calls.backward += len(gradient)
+
+        def evaluate(x: Tensor, t: Tensor, cond: Any, gamma: Tensor | None) -> Tensor:
+            extra = {} if gamma is None else {"gamma": gamma}
+            output = network(x, t, cond, **extra)
+            self.calls.forward += len(x)
+            if any(forward_ad.unpack_dual(v).tangent is not None for v in (x, t)):
+                self.calls.tangent += len(x)
+            if output.requires_grad:
+                output.register_hook(back)
+            return output
+
+        def frozen_copy() -> Counted:
+            made = copy.deepcopy(network)
+            if isinstance(made, nn.Module):
+                made.requires_grad_(False)
+            return Counted(made, f"frozen copy of the {name}", frozen=True, calls=self.calls)
+
+        self._evaluate, self.frozen_copy = evaluate, frozen_copy
+
+    def __call__(
         self, x: Tensor, t: Tensor, cond: Any = None, gamma: Tensor | None = None
     ) -> Tensor:
         """The network's output, counted."""
-        extra = {} if gamma is None else {"gamma": gamma}
-        output = self._call[0](x, t, cond, **extra)
-        self.calls.forward += len(x)
-        if any(forward_ad.unpack_dual(v).tangent is not None for v in (x, t)):
-            self.calls.tangent += len(x)
-        if output.requires_grad:
-            output.register_hook(self._back)
-        return output
+        return self._evaluate(x, t, cond, gamma)
 
-    def _back(self, gradient: Tensor) -> None:
-        if self.frozen:
-            raise RuntimeError(
-                f"a gradient reached the {self.name}, which is not trained; call it under "
-                f"torch.no_grad()"
-            )
-        self.calls.backward += len(gradient)
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"{name!r} of a counted network cannot be reached; allowed: to call it, as "
+            f"network(x, t, cond, gamma), or Networks.freeze for a copy of it"
+        )
 
 
 @dataclass
@@ -93,19 +116,14 @@ class Networks:
     student: Counted
     target: Counted  # the moving average of the student
     used: float = 0.0  # from 0 to 1
-    others: list[Counted] = field(default_factory=list)
 
     def freeze(self, network: Counted) -> Counted:
-        """A copy that no longer changes, counted too."""
-        made = Counted(copy.deepcopy(network.network), "frozen copy", frozen=True)
-        made.requires_grad_(False)
-        self.others.append(made)
-        return made
+        """A copy that no longer changes; its evaluations count as the network's."""
+        return network.frozen_copy()
 
     def cost(self) -> int:
         """Of all evaluations so far."""
-        every = (self.teacher, self.student, self.target, *self.others)
-        return sum(network.calls.cost() for network in every)
+        return sum(n.calls.cost() for n in (self.teacher, self.student, self.target))
 
 
 class Method:
@@ -153,8 +171,11 @@ class Method:
     def sample(
         self, student: Counted, x: Tensor, steps: int, generator: torch.Generator
     ) -> Tensor:
-        """Samples from noise ``(B, D)`` in n steps: jump to data, add fresh noise, jump again."""
-        times = consistency_timesteps(steps, self.schedule, self.subpaths)
+        """Samples from noise ``(B, D)`` in n steps: jump to data, add fresh noise, jump again.
+
+        The times are of the grid; of one as fine as the steps where these are more than N.
+        """
+        times = consistency_timesteps(steps, self.schedule, max(self.subpaths, steps))
         for i, t in enumerate(times):
             x = self.solve(student, x, t.expand(len(x)))
             if i + 1 < steps:

@@ -200,9 +200,8 @@ def _affordable(
     before = networks.cost()
     method.loss(x0, method.draw(x0, generator), networks).backward()
     each = networks.cost() - before
-    networks.student.zero_grad()
     for network in (networks.teacher, networks.student, networks.target):
-        network.calls = type(network.calls)()
+        network.calls.clear()
     return max(round(cost / each), 1)
 
 
