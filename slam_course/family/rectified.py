@@ -62,7 +62,7 @@ class PiecewiseRectified(Method):
     def times(self, steps: int) -> Tensor:
         """Real timesteps from T-1 to 0, evenly between the windows' edges."""
         edges = torch.cat([torch.zeros(1), self.grid.t.to(self.schedule.dtype)])
-        at = torch.linspace(self.pieces, 0, steps + 1)
+        at = torch.linspace(self.pieces, 0, steps + 1, dtype=edges.dtype)
         low = at.floor().long().clamp(max=self.pieces - 1)
         return torch.lerp(edges[low], edges[low + 1], at - low)
 
