@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from slam_course.family import METHODS
+from studies.family import mine
 from studies.family.tune import tune
 from studies.harness import command, parser
 
@@ -14,6 +15,9 @@ PROG = "python -m studies.family"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if any(word.split("=")[0] in ("--mine", "--leaderboard") for word in argv):
+        return mine.main(argv)
     made = parser(PROG, __doc__, out="family", seeds=8)
     made.add_argument("what", nargs="?", choices=("run", "tune"), default="run")
     made.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
