@@ -27,7 +27,13 @@ Approximation Model", ECCV 2024, arXiv 2404.13903.
 import importlib
 
 from slam_edu.consistency import boundary_scalings, consistency_output
-from slam_edu.distill import DistillConfig, DistillOutput, SubPathDistiller, SubPathSample
+from slam_edu.distill import (
+    DistillConfig,
+    DistillOutput,
+    SubPath,
+    SubPathDistiller,
+    SubPathSample,
+)
 from slam_edu.ema import ema_copy, update_ema
 from slam_edu.embedding import gamma_embedding, guidance_scale_embedding
 from slam_edu.losses import mse, pseudo_huber
@@ -80,6 +86,7 @@ __all__ = [
     "Prediction",
     "SampleState",
     "Setup",
+    "SubPath",
     "SubPathDistiller",
     "SubPathGrid",
     "SubPathSample",

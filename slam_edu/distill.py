@@ -191,13 +191,10 @@ class SubPathSample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillOutput:
-    """A step's loss and every quantity on the way to it."""
+class SubPath:
+    """A batch of chords, one point on each, and where they lie."""
 
-    loss: Tensor  # scalar; its gradient reaches the student alone
-    prediction: Tensor  # the student's p, (B, *)
-    target: Tensor  # y, (B, *)
-    x_t: Tensor  # noisy end of the chord
+    x_t: Tensor  # noisy end of the chord, (B, *)
     x_s: Tensor  # its clean end
     x_gamma: Tensor  # point on the chord
     t: Tensor  # the sub-paths' noisy ends (B,)
@@ -207,6 +204,15 @@ class DistillOutput:
     level_s: Level
     level_gamma: Level  # (alpha_t, sigma_gamma)
     teacher: Prediction  # the teacher's guided prediction at x_t, or at x_m
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillOutput(SubPath):
+    """A step's loss and every quantity on the way to it."""
+
+    loss: Tensor  # scalar; its gradient reaches the student alone
+    prediction: Tensor  # the student's p, (B, *)
+    target: Tensor  # y, (B, *)
 
 
 Network = Callable[..., Tensor]
@@ -323,28 +329,40 @@ class SubPathDistiller:
             ValueError: for an ``x0`` or ``sample`` of the wrong dtype, device or shape, or for a
                 network whose output has another shape than its input.
         """
+        path = self.sub_path(x0, sample, teacher=teacher, cond=cond, uncond=uncond)
+        with torch.no_grad():
+            ones = torch.ones_like(path.gamma)
+            y = self.consistency(target, path.x_s, path.s, path.level_s, cond, ones)
+        p = self.consistency(student, path.x_gamma, path.t, path.level_gamma, cond, path.gamma)
+        loss = mse(p, y) if self.config.loss == "l2" else pseudo_huber(p, y, self.config.huber_c)
+        return DistillOutput(loss=loss, prediction=p, target=y, **vars(path))
+
+    @torch.no_grad()
+    def sub_path(
+        self,
+        x0: Tensor,
+        sample: SubPathSample,
+        *,
+        teacher: Network,
+        cond: object | None = None,
+        uncond: object | None = None,
+    ) -> SubPath:
+        """The step's chords: all of :meth:`step` that asks neither student nor target."""
         self._check(x0, sample)
         t, s, gamma = self.ends(sample)
         level_t, level_s = self.schedule.at(t), self.schedule.at(s)
-        with torch.no_grad():
-            ask = functools.partial(self._teacher, teacher, cond, uncond)
-            if self.config.slope == "middle":
-                m, level_m, level_t = self._middle(s, level_t, level_s)
-                prediction = ask(level_m.mix(x0, sample.noise), m, level_m)
-                x_t, x_s = (
-                    level.mix(prediction.x0, prediction.eps) for level in (level_t, level_s)
-                )
-            else:
-                x_t = level_t.mix(x0, sample.noise)
-                x_s, prediction = self._teacher_steps(ask, x_t, t, level_t, level_s)
-            y = self.consistency(target, x_s, s, level_s, cond, torch.ones_like(gamma))
-            x_gamma = chord_point(x_t, x_s, level_t, level_s, gamma)
-            level_gamma = chord_level(level_t, level_s, gamma, self.config.coupling)
-        p = self.consistency(student, x_gamma, t, level_gamma, cond, gamma)
-        loss = mse(p, y) if self.config.loss == "l2" else pseudo_huber(p, y, self.config.huber_c)
-        return DistillOutput(
-            loss=loss, prediction=p, target=y, x_t=x_t, x_s=x_s, x_gamma=x_gamma, t=t, s=s,
-            gamma=gamma, level_t=level_t, level_s=level_s, level_gamma=level_gamma,
+        ask = functools.partial(self._teacher, teacher, cond, uncond)
+        if self.config.slope == "middle":
+            m, level_m, level_t = self._middle(s, level_t, level_s)
+            prediction = ask(level_m.mix(x0, sample.noise), m, level_m)
+            x_t, x_s = (level.mix(prediction.x0, prediction.eps) for level in (level_t, level_s))
+        else:
+            x_t = level_t.mix(x0, sample.noise)
+            x_s, prediction = self._teacher_steps(ask, x_t, t, level_t, level_s)
+        return SubPath(
+            x_t=x_t, x_s=x_s, x_gamma=chord_point(x_t, x_s, level_t, level_s, gamma), t=t, s=s,
+            gamma=gamma, level_t=level_t, level_s=level_s,
+            level_gamma=chord_level(level_t, level_s, gamma, self.config.coupling),
             teacher=prediction,
         )  # fmt: skip
 
