@@ -53,6 +53,13 @@ def nets(dtype=torch.float64) -> dict[str, TinyNet]:
     return {name: TinyNet(i + 1, dtype) for i, name in enumerate(("teacher", "student", "target"))}
 
 
+def float32_on(device, **config) -> tuple[SubPathDistiller, dict[str, TinyNet]]:
+    """A distiller and its networks."""
+    schedule = NoiseSchedule.stable_diffusion().to(device)
+    networks = {name: net.to(device) for name, net in nets(torch.float32).items()}
+    return SubPathDistiller(schedule, DistillConfig(**config)), networks
+
+
 def tensors_of(output) -> dict[str, torch.Tensor]:
     """All tensors of a step's record by name."""
     found = {}
@@ -434,16 +441,9 @@ def test_predict_refuses(x, t, message):
 
 
 @pytest.mark.parametrize("config", [{}, {"conditioning": "level", "teacher_steps": 4}, MIDDLE])
-@on_devices
-def test_the_gradient_reaches_the_student_alone(config, device):
-    dtype = torch.float32
-    schedule = NoiseSchedule.stable_diffusion().to(device)
-    distiller = SubPathDistiller(schedule, DistillConfig(**config))
-    x0 = noise(6, 2, dtype=dtype).to(device)
-    ours = {name: net.to(device) for name, net in nets(dtype).items()}
-    sample = distiller.draw(x0, torch.Generator(device).manual_seed(0))
-    cond = noise(6, 1, seed=7, dtype=dtype).to(device)
-    out = distiller.step(x0, sample, **ours, cond=cond, uncond=torch.zeros_like(cond))
+def test_the_gradient_reaches_the_student_alone(config):
+    x0, sample, ours, cond = noise(6, 2), sample_for(6, 2), nets(), noise(6, 1, seed=7)
+    out = distiller_for(**config).step(x0, sample, **ours, cond=cond, uncond=-cond)
     needs_grad = {name for name, tensor in tensors_of(out).items() if tensor.requires_grad}
     assert needs_grad == {"loss", "prediction"}
     out.loss.backward()
@@ -469,11 +469,8 @@ STEPS = [
 @pytest.mark.parametrize("config", STEPS)
 def test_a_step_reads_no_value_and_makes_no_float64(config, device):
     """Each read would wait for all the work that is queued; Apple's GPUs have no float64."""
-    distiller = SubPathDistiller(
-        NoiseSchedule.stable_diffusion().to(device), DistillConfig(**config)
-    )
+    distiller, ours = float32_on(device, **config)
     x0, cond = (noise(6, *rest, dtype=torch.float32).to(device) for rest in ((4, 8, 8), (1, 1, 1)))
-    ours = {name: net.to(device) for name, net in nets(torch.float32).items()}
     generator = torch.Generator(device).manual_seed(0)
 
     def work():
@@ -498,19 +495,15 @@ def test_a_step_reads_no_value_and_makes_no_float64(config, device):
 @pytest.mark.parametrize("config", STEPS)
 def test_a_step_on_a_device_without_values(config):
     """Tensors on "meta" have no values to read, and mix with no others."""
-    distiller = SubPathDistiller(
-        NoiseSchedule.stable_diffusion().to("meta"), DistillConfig(**config)
-    )
+    distiller, ours = float32_on("meta", **config)
     x0 = torch.zeros(6, 4, 8, 8, device="meta")
-    ours = {name: net.to("meta") for name, net in nets(torch.float32).items()}
     index = torch.zeros(6, dtype=None if "off_grid" in config else torch.int64, device="meta")
     sample = SubPathSample(
         index=index, gamma=torch.zeros(6, device="meta"), noise=torch.zeros_like(x0)
     )
     out = distiller.step(x0, sample, **ours, cond=x0, uncond=x0)
     assert {tensor.device.type for tensor in tensors_of(out).values()} == {"meta"}
-    f = distiller.predict(ours["target"], x0, 19)
-    assert f.device.type == "meta"
+    assert distiller.predict(ours["target"], x0, 19).device.type == "meta"
 
 
 # -------------------------------------------------------------------- shapes, precision, devices
@@ -534,22 +527,18 @@ def test_rank_does_not_matter(config):
 @pytest.mark.parametrize("config", [{}, LEVEL | MIDDLE])
 def test_float32_algebra_whatever_the_networks_return(config):
     """Only the networks' rounding is left: outputs rounded in float32 give the same bits."""
-    distiller, dtype = distiller_for(torch.float32, **config), torch.bfloat16
+    (distiller, plain), dtype = float32_on("cpu", **config), torch.bfloat16
     x0 = noise(6, 4, 8, 8, dtype=torch.float32)
     sample = distiller.draw(x0, torch.Generator().manual_seed(0))
-    plain = nets(torch.float32)
 
     def returning(convert):
         return {name: lambda *args, net=net: convert(net(*args)) for name, net in plain.items()}
 
     half = distiller.step(x0, sample, **returning(lambda x: x.to(dtype)))
     rounded = distiller.step(x0, sample, **returning(lambda x: x.to(dtype).float()))
-    exact = distiller.step(x0, sample, **plain)
     for name, tensor in tensors_of(half).items():
         assert tensor.dtype == (torch.int64 if name in ("t", "s") else torch.float32), name
         assert torch.equal(tensor, tensors_of(rounded)[name]), name
-    assert torch.equal(half.level_gamma.sigma, exact.level_gamma.sigma)
-    assert_near(half.loss, exact.loss, rtol=0.05)
 
 
 @on_devices
@@ -564,8 +553,7 @@ def test_a_device_gives_the_cpus_numbers(config, late, device):
     sample = on_cpu.draw(x0, torch.Generator().manual_seed(0))
     moved = SubPathSample(**{name: value.to(device) for name, value in vars(sample).items()})
     expected = on_cpu.step(x0, sample, **nets(torch.float32))
-    ours = {name: net.to(device) for name, net in nets(torch.float32).items()}
-    out = there.step(x0.to(device), moved, **ours)
+    out = there.step(x0.to(device), moved, **float32_on(device)[1])
     assert out.loss.device.type == device
     assert_near(out.loss, expected.loss, rtol=1e-4)
     assert_near(out.prediction, expected.prediction, rtol=1e-3, atol=1e-4)
@@ -625,33 +613,19 @@ def test_a_generator_each(config):
 
 
 @on_devices
-@pytest.mark.parametrize("off_grid", [False, True])
-def test_distribution_of_the_draws(off_grid, device):
+def test_off_the_grid_t_is_uniform(device):
+    """The other draws are torch's own; its sub-paths end k below, or at 0."""
+    distiller, _ = float32_on(device, off_grid=True, subpaths=20)
     x0 = noise(20_000, 2, dtype=torch.float32).to(device)
-    schedule = NoiseSchedule.stable_diffusion().to(device)
-    distiller = SubPathDistiller(schedule, DistillConfig(subpaths=20, off_grid=off_grid))
     sample = distiller.draw(x0, torch.Generator(device).manual_seed(0))
-    gamma, eps = sample.gamma.cpu(), sample.noise.cpu()
-    t, s = (end.cpu().float() for end in distiller.grid.ends(sample.index))
+    t, s = (end.cpu() for end in distiller.grid.ends(sample.index))
     assert_near(s, (t - 50).clamp(min=0))
-    uniform = [gamma]
-    if off_grid:
-        assert bool(((t > 0.9999) & (t <= 999)).all())
-        uniform.append((t - 1) / 998)
-    else:
-        counts = sample.index.cpu().bincount(minlength=20)
-        assert len(counts) == 20
-        assert bool((counts - 1000).abs().max() < 5 * math.sqrt(1000))
-    assert bool(((gamma >= 0) & (gamma < 1)).all())
+    assert bool(((t > 0.9999) & (t <= 999)).all())
     places = torch.linspace(0, 0.99, 100)
-    for value in uniform:
-        share = (value[None] < places[:, None]).float().mean(dim=1)
-        assert (share - places).abs().max() < 5 * 0.5 / math.sqrt(20_000)
-    assert abs(eps.mean().item()) < 0.03
-    assert eps.std().item() == pytest.approx(1, abs=0.02)
-    # Independent of one another.
-    off = torch.corrcoef(torch.stack([t, gamma, eps[:, 0], eps[:, 1]])) - torch.eye(4)
-    assert off.abs().max() < 5 / math.sqrt(20_000)
+    share = ((t - 1) / 998 < places[:, None]).float().mean(dim=1)
+    assert (share - places).abs().max() < 5 * 0.5 / math.sqrt(20_000)
+    off = torch.corrcoef(torch.stack([t, sample.gamma.cpu(), *sample.noise.cpu().T]))
+    assert (off - torch.eye(4)).abs().max() < 5 / math.sqrt(20_000)
 
 
 # -------------------------------------------------------------------- the config
@@ -691,24 +665,11 @@ def test_config():
         ({"huber_c": 0.0}, "huber_c is 0.0; allowed: a finite number > 0"),
         ({"sigma_data": math.inf}, "sigma_data is inf; allowed: a finite number > 0"),
         ({"timestep_scaling": -10}, "timestep_scaling is -10; allowed: a finite number > 0"),
-        (
-            {"slope": "middle"},
-            "coupling is 'markov' with slope='middle'; allowed: 'linear'",
-        ),
-        (
-            {**MIDDLE, "teacher_steps": 2},
-            "teacher_steps is 2 with slope='middle', off_grid=False; allowed: 1, or slope='end' "
-            "and off_grid=False",
-        ),
-        ({"off_grid": True, "teacher_steps": 2}, "is 2 with slope='end', off_grid=True"),
-        (
-            {"off_grid": True, "teacher_timesteps": "integer"},
-            "off_grid is True with teacher_timesteps='integer'; allowed: 'real'",
-        ),
-        (
-            {"coupling": "linear", "reach": 2.0},
-            "reach is 2.0 with conditioning='gamma', coupling='linear'; allowed: 1, or 'level'",
-        ),
+        ({"slope": "middle"}, "coupling is 'markov' with slope='middle'; allowed: 'linear'"),
+        ({**MIDDLE, "teacher_steps": 2}, "is 2 with slope='middle', off_grid=False; allowed: 1"),
+        ({"off_grid": True, "teacher_steps": 2}, "is 2 with slope='end', off_grid=True; allowed"),
+        ({"off_grid": True, "teacher_timesteps": "integer"}, "='integer'; allowed: 'real'"),
+        ({"reach": 2.0}, "reach is 2.0 with conditioning='gamma', coupling='markov'; allowed: 1"),
     ],
 )
 def test_wrong_config(change, message):
