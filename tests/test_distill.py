@@ -15,7 +15,6 @@ from slam_edu import (
     NoiseSchedule,
     SubPathDistiller,
     SubPathSample,
-    boundary_scalings,
 )
 from tests.helpers import (
     KINDS,
@@ -41,11 +40,11 @@ def distiller_for(dtype=torch.float64, **config) -> SubPathDistiller:
     return SubPathDistiller(NoiseSchedule.stable_diffusion(dtype), DistillConfig(**config))
 
 
-def sample_for(*shape, index=None, gamma=None, seed=0, subpaths=50) -> SubPathSample:
+def sample_for(*shape, index=None, gamma=None, subpaths=50) -> SubPathSample:
     """Fixed draws in float64; the lowest and the highest sub-path are always among them."""
     index = torch.arange(shape[0]) * (subpaths - 1) // (shape[0] - 1) if index is None else index
     gamma = torch.linspace(0, 1, shape[0], dtype=torch.float64) if gamma is None else gamma
-    return SubPathSample(index=index, gamma=gamma, noise=noise(*shape, seed=seed + 1))
+    return SubPathSample(index=index, gamma=gamma, noise=noise(*shape, seed=1))
 
 
 def nets(dtype=torch.float64) -> dict[str, TinyNet]:
@@ -63,13 +62,9 @@ def float32_on(device, **config) -> tuple[SubPathDistiller, dict[str, TinyNet]]:
 def tensors_of(output) -> dict[str, torch.Tensor]:
     """All tensors of a step's record by name."""
     found = {}
-    for field in dataclasses.fields(output):
-        value = getattr(output, field.name)
-        if dataclasses.is_dataclass(value):
-            inner = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-            found |= {f"{field.name}.{key}": tensor for key, tensor in inner.items()}
-        else:
-            found[field.name] = value
+    for name, value in vars(output).items():
+        nested = vars(value) if dataclasses.is_dataclass(value) else {"": value}
+        found |= {f"{name}.{key}".rstrip("."): tensor for key, tensor in nested.items()}
     return found
 
 
@@ -355,45 +350,15 @@ def test_teacher_steps(steps, guided):
     assert_near(out.x_s, x, rtol=1e-12, atol=1e-13)
 
 
-@on_devices
-@pytest.mark.parametrize(("gammas", "reach"), [("uniform", 1.1), ("one", 2.0), ("one", 500.0)])
-def test_reach_multiplies_gamma_up_to_the_noisiest_level(gammas, reach, device):
-    schedule = NoiseSchedule.stable_diffusion().to(device)
-    config, given = DistillConfig(**LEVEL, gammas=gammas, reach=reach), []
-    x0 = noise(2000, 2, dtype=torch.float32).to(device)
-    plain, drawn = (
-        SubPathDistiller(schedule, c).draw(x0, torch.Generator(device).manual_seed(0))
-        for c in (config.replace(reach=1.0), config)
-    )
-    index, rho = drawn.index.cpu(), torch.from_numpy(RHO)
-    rho_t, rho_s = rho[20 * index + 19], rho[(20 * index - 1).clamp(min=0)]
-    here = rho_s + (rho_t - rho_s) * plain.gamma.cpu() * reach
-    there = rho_s + (rho_t - rho_s) * drawn.gamma.cpu()
-    assert_near(there, here.clamp(max=RHO[-1]), rtol=1e-4)
-    assert bool((here > RHO[-1]).any())
-
-    def network(x, t, cond=None, gamma=None):
-        given.append(t)
-        return x
-
-    # The clipped level may round beyond the last one.
-    SubPathDistiller(schedule, config).step(
-        x0, drawn, teacher=network, student=network, target=network
-    )
-    assert given[-1].max() <= 999
-    if gammas == "one":
-        assert given[-1].max() == 999  # of the last sub-path at the latest
-
-
 @pytest.mark.parametrize(
-    ("conditioning", "kind"), [("gamma", "v_prediction"), ("level", "sample")]
+    ("config", "kind"), [({}, "v_prediction"), ({**LEVEL, "off_grid": True}, "sample")]
 )
-def test_predict_is_the_steps_target(conditioning, kind):
-    """And the student's output at gamma = 1, with its gradient."""
-    distiller = distiller_for(conditioning=conditioning, student_prediction_type=kind)
-    x0, ours, cond = noise(50, 3, 2), nets(), noise(50, 1, 1, seed=7)
-    sample = sample_for(50, 3, 2, gamma=torch.ones(50, dtype=torch.float64))
-    out = distiller.step(x0, sample, **ours, cond=cond)
+def test_predict_is_the_steps_target(config, kind):
+    """And the student's output at gamma = 1, with its gradient; under the level t may be real."""
+    distiller = distiller_for(**config, student_prediction_type=kind)
+    x0, ours, cond, ones = noise(50, 3, 2), nets(), noise(50, 1, 1, seed=7), f64([1.0] * 50)
+    index = torch.linspace(-0.9, 49, 50, dtype=x0.dtype) if config else None
+    out = distiller.step(x0, sample_for(50, 3, 2, index=index, gamma=ones), **ours, cond=cond)
     near = {"rtol": 1e-9, "atol": 1e-12}
     assert_near(distiller.predict(ours["target"], out.x_s, out.s, cond), out.target, **near)
     f = distiller.predict(ours["student"], out.x_t, out.t, cond)
@@ -407,23 +372,8 @@ def test_predict_is_the_steps_target(conditioning, kind):
     _, t, c, g = ours["target"].calls[-1]
     assert c is None
     assert t.tolist() == [979] * 6
-    assert t.is_floating_point() == (conditioning == "level")
-    assert (g is None) == (conditioning == "level")
-
-
-def test_predict_between_timesteps():
-    """Under level conditioning timesteps are real."""
-    distiller, given = distiller_for(**LEVEL), []
-    t, x = f64([3.25, 500.5, 998.75]), noise(3, 2)
-
-    def network(x, t, cond, gamma):
-        given.append(t)
-        return 0 * x
-
-    f = distiller.predict(network, x, t)
-    assert_near(given[0], t, rtol=1e-11)
-    c_skip, c_out = boundary_scalings(t)
-    assert_near(f, column(c_skip + c_out / SD(t).alpha, x) * x, rtol=1e-9)
+    assert t.is_floating_point() == bool(config)
+    assert (g is None) == bool(config)
 
 
 @pytest.mark.parametrize(
@@ -458,7 +408,7 @@ def test_the_gradient_reaches_the_student_alone(config):
 STEPS = [
     {"loss": "huber"},
     {"coupling": "linear", "teacher_steps": 2},
-    {**LEVEL, "reach": 2.0, "gammas": "one", "student_prediction_type": "v_prediction"},
+    {**LEVEL, "gammas": "one", "student_prediction_type": "v_prediction"},
     LEVEL | MIDDLE | {"off_grid": True},
     MIDDLE | {"teacher_timesteps": "integer"},
 ]
@@ -578,11 +528,8 @@ def test_inputs_are_not_modified(config):
 
 @pytest.mark.parametrize(
     "config",
-    [
-        {}, {"gammas": "one"}, {"gammas": torch.sqrt}, {**LEVEL, "reach": 2.0},
-        {"off_grid": True}, {**MIDDLE, "loss": "huber", "teacher_timesteps": "integer"},
-    ],
-)  # fmt: skip
+    [{"gammas": "one"}, {"gammas": torch.sqrt}, {"off_grid": True}, MIDDLE | {"loss": "huber"}],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_all_methods_draw_alike(config, dtype):
     """Index, u and noise, in this order, and as much of the generator: so in every batch."""
@@ -594,9 +541,7 @@ def test_all_methods_draw_alike(config, dtype):
         index = torch.randint(50, (1000,), generator=again)
         u = torch.rand(1000, generator=again, dtype=dtype)
         assert "off_grid" in config or torch.equal(drawn.index, index)
-        assert "reach" in config or torch.equal(
-            drawn.gamma, torch.ones_like(u) if law == "one" else law(u)
-        )
+        assert torch.equal(drawn.gamma, torch.ones_like(u) if law == "one" else law(u))
         assert torch.equal(drawn.noise, torch.randn(1000, 2, 3, generator=again, dtype=dtype))
     assert torch.equal(generator.get_state(), again.get_state())
 
@@ -635,9 +580,8 @@ def test_config():
     config = DistillConfig()
     assert (config.subpaths, config.guidance, config.coupling) == (50, 8.0, "markov")
     assert (config.conditioning, config.loss, config.huber_c) == ("gamma", "l2", 1e-3)
-    assert (config.gammas, config.teacher_steps, config.reach) == ("uniform", 1, 1.0)
+    assert (config.gammas, config.teacher_steps, config.output_type) == ("uniform", 1, "epsilon")
     assert (config.slope, config.off_grid, config.teacher_timesteps) == ("end", False, "real")
-    assert (config.teacher_prediction_type, config.output_type) == ("epsilon", "epsilon")
     assert (config.sigma_data, config.timestep_scaling) == (0.5, 10.0)
     other = config.replace(student_prediction_type="v_prediction", subpaths=25, guidance=0.0)
     assert other.output_type == "v_prediction"
@@ -661,7 +605,6 @@ def test_config():
         ({"teacher_prediction_type": "v"}, "is 'v'; allowed: 'epsilon', 'sample', 'v_predic"),
         ({"student_prediction_type": "x0"}, "is 'x0'; allowed: None, 'epsilon', 'sample'"),
         ({"guidance": math.nan}, "guidance is nan; allowed: a finite number >= 0"),
-        ({"reach": 0.99}, "reach is 0.99; allowed: a finite number >= 1"),
         ({"huber_c": 0.0}, "huber_c is 0.0; allowed: a finite number > 0"),
         ({"sigma_data": math.inf}, "sigma_data is inf; allowed: a finite number > 0"),
         ({"timestep_scaling": -10}, "timestep_scaling is -10; allowed: a finite number > 0"),
@@ -669,7 +612,6 @@ def test_config():
         ({**MIDDLE, "teacher_steps": 2}, "is 2 with slope='middle', off_grid=False; allowed: 1"),
         ({"off_grid": True, "teacher_steps": 2}, "is 2 with slope='end', off_grid=True; allowed"),
         ({"off_grid": True, "teacher_timesteps": "integer"}, "='integer'; allowed: 'real'"),
-        ({"reach": 2.0}, "reach is 2.0 with conditioning='gamma', coupling='markov'; allowed: 1"),
     ],
 )
 def test_wrong_config(change, message):
