@@ -60,7 +60,7 @@ from slam_edu.consistency import CONDITIONINGS, ConsistencyFunction
 from slam_edu.losses import mse, pseudo_huber
 from slam_edu.prediction import PREDICTION_TYPES, Prediction, guided_prediction, read_output
 from slam_edu.schedule import Level, NoiseSchedule
-from slam_edu.subpath import COUPLINGS, check_gamma, chord_level, chord_point
+from slam_edu.subpath import COUPLINGS, chord_level, chord_point
 
 LOSSES = ("l2", "huber")
 GAMMAS = ("uniform", "one")
@@ -92,12 +92,6 @@ class DistillConfig:
         gammas: how ``draw`` makes gamma of u, uniform on [0, 1): ``"uniform"``, u itself
             (official); ``"one"``, always 1, which makes the step latent consistency distillation;
             or a function from u to gamma, both of shape ``(B,)`` and in [0, 1].
-        reach: :math:`\Gamma \ge 1`; what ``gammas`` gives is multiplied by it. Above 1, this
-            course's own variant: the chord goes on past :math:`x_t`, along the teacher's slope at
-            :math:`x_t`, so that the student's hop is longer than the teacher's at no further
-            call. At :math:`\gamma = 2` the slope is that of the hop's middle, and the hop's error
-            is of third order (the midpoint rule). Needs ``conditioning="level"`` and
-            ``coupling="linear"``; no level goes beyond the schedule's noisiest.
         teacher_steps: M, the teacher's DDIM steps from t to s; divides a sub-path's length. Above
             1, the slope is that of the end and sub-paths are the grid's.
         loss: ``"l2"`` or ``"huber"``, with ``huber_c``.
@@ -114,7 +108,6 @@ class DistillConfig:
     coupling: str = "markov"
     conditioning: str = "gamma"
     gammas: str | Callable[[Tensor], Tensor] = "uniform"
-    reach: float = 1.0
     teacher_steps: int = 1
     loss: str = "l2"
     huber_c: float = 1e-3
@@ -143,7 +136,6 @@ class DistillConfig:
             )
         for name, fits, bound in (
             ("guidance", self.guidance >= 0, ">= 0"),
-            ("reach", self.reach >= 1, ">= 1"),
             ("huber_c", self.huber_c > 0, "> 0"),
             ("sigma_data", self.sigma_data > 0, "> 0"),
             ("timestep_scaling", self.timestep_scaling > 0, "> 0"),
@@ -165,11 +157,6 @@ class DistillConfig:
                 "off_grid is True with teacher_timesteps='integer'; allowed: 'real', because the "
                 "sub-path's ends are real numbers"
             )
-        if self.reach > 1 and (self.conditioning, self.coupling) != ("level", "linear"):
-            raise ValueError(
-                f"reach is {self.reach!r} with conditioning={self.conditioning!r}, "
-                f"coupling={self.coupling!r}; allowed: 1, or 'level' and 'linear'"
-            )
 
     @property
     def output_type(self) -> str:
@@ -186,7 +173,7 @@ class SubPathSample:
     """The random part of a step, one row per sample."""
 
     index: Tensor  # which sub-path, integers (B,) in 0 ... N-1; real numbers off the grid
-    gamma: Tensor  # where on it, (B,) in [0, 1], or up to the config's reach
+    gamma: Tensor  # where on it, (B,) in [0, 1]
     noise: Tensor  # (B, *)
 
 
@@ -272,12 +259,6 @@ class SubPathDistiller:
             check_between(gamma, 0.0, 1.0, "gamma")
         else:
             gamma = u if gammas == "uniform" else torch.ones_like(u)
-        if self.config.reach > 1:
-            t, s = self.grid.ends(index)
-            rho_t, rho_s = self.schedule.at(t).rho, self.schedule.at(s).rho
-            # Where the chord reaches the schedule's noisiest level.
-            most = (self.schedule.rho[-1] - rho_s) / (rho_t - rho_s)
-            gamma = torch.minimum(gamma * self.config.reach, most)
         return SubPathSample(index=index, gamma=gamma, noise=noise)
 
     def _drawn(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
@@ -394,7 +375,7 @@ class SubPathDistiller:
         # Of t = 1, rounded as draw does it.
         lowest = (index.new_tensor(2) / self.grid.k - 1).item() if self.config.off_grid else 0
         check_between(index, lowest, len(self.grid) - 1, "index")
-        check_gamma(sample.gamma.cpu(), self.config.reach)
+        check_between(sample.gamma.cpu(), 0.0, 1.0, "gamma")
 
     def ends(self, sample: SubPathSample) -> tuple[Tensor, Tensor, Tensor]:
         """The step's t and s, and gamma: what a variant of the method may choose otherwise."""

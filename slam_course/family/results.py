@@ -50,6 +50,14 @@ class Setting:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
+    def options(self) -> dict[str, object]:
+        """The keywords of :func:`slam_course.family.training.train_one`."""
+        options = dataclasses.asdict(self)
+        del options["method"]
+        if not self.pieces:
+            del options["pieces"]
+        return options | {"updates": self.updates or None}
+
 
 @dataclass(frozen=True)
 class Row:
@@ -140,10 +148,17 @@ class Results:
         values = list(self.values(setting, data, metric, after).values())
         return float(np.exp(np.mean(np.log(values)))) if values else math.nan
 
+    def by_seed(
+        self, setting: Setting, data: Sequence[str], metric: str, after: int = 0
+    ) -> list[float]:
+        """For each seed that ran on all data sets the geometric mean over them."""
+        values = self.values(setting, data, metric, after)
+        seeds = sorted({seed for _, seed in values if all((d, seed) in values for d in data)})
+        return [float(np.exp(np.mean([np.log(values[d, seed]) for d in data]))) for seed in seeds]
+
     def seeds(self, setting: Setting, data: Sequence[str]) -> int:
         """On how many seeds it ran on all of the data sets."""
-        there = self.values(setting, data, "sw_1")
-        return sum(all((d, seed) in there for d in data) for seed in {s for _, s in there})
+        return len(self.by_seed(setting, data, "sw_1"))
 
     def ratio(
         self, above: Setting, below: Setting, data: Sequence[str], metric: str, after: int = 0

@@ -8,16 +8,12 @@ import ipywidgets
 import torch
 from torch import Tensor
 
+from slam_course.family import METHODS
+from slam_course.family.results import Setting, chosen
+from slam_course.family.training import TIMES, reference
 from slam_course.figures import CourseFigure, figure, plane, points
-from slam_course.lesson_05.figures import LABELS, learning_figure, style_of
-from slam_course.lesson_05.students import (
-    Moment,
-    draw,
-    error,
-    follow,
-    reference,
-)
-from slam_course.results import METHODS, TIMES, ToySetting
+from slam_course.lesson_05.figures import learning_figure, style_of
+from slam_course.lesson_05.students import Moment, draw, error, follow, off_support
 from slam_course.widgets import experiment, explorer
 from slam_edu.metrics import sliced_wasserstein
 from slam_edu.toy.data import DATASETS
@@ -39,32 +35,24 @@ def learning(moments: Mapping[str, Mapping[int, Moment]], data: Tensor) -> ipywi
 
 # -------------------------------------------------------------------- ablations
 
+CD = "consistency distillation"
 CHANGES: dict[str, dict[str, object]] = {
     "nothing else": {},
-    "only 10 sub-paths": {"subpaths": 10},
+    "5 sub-paths": {"subpaths": 5},
+    "50 sub-paths": {"subpaths": 50},
     "100 sub-paths": {"subpaths": 100},
     "EMA rate 0": {"ema_rate": 0.0},
     "EMA rate 0.98": {"ema_rate": 0.98},
-    "random initial weights": {"init": "random"},
-    "noise prediction": {"student_prediction_type": "epsilon"},
-    "gamma embedding, official": {"conditioning": "gamma", "gamma_input": "official"},
-    "gamma embedding, smooth": {"conditioning": "gamma", "gamma_input": "smooth"},
-    "Markov coupling": {"coupling": "markov"},
+    "pseudo-Huber loss": {"loss": "huber"},
     "a learned teacher": {"teacher": "learned"},
-    "four teacher steps": {"teacher_steps": 4},
-    "constant learning rate of 0.01": {"lr": 1e-2, "final_lr": 1.0},
 }
 """What an ablation changes, by its name in the menu."""
 
 
-def setting_of(method: str, change: str, updates: int) -> ToySetting:
-    """The setting of a method with one change.
-
-    Raises:
-        ValueError: for a change that the method does not allow (the continued chord needs level
-            conditioning and the linear coupling).
-    """
-    return METHODS[method].replace(updates=updates, **CHANGES[change])
+def setting_of(method: str, change: str, updates: int) -> Setting:
+    """The chosen setting of a method at N = 10, with one change."""
+    found = chosen()[method].replace(subpaths=10, cost=0.0, updates=updates)
+    return found.replace(**CHANGES[change])
 
 
 def ablation_figure(
@@ -81,23 +69,22 @@ def ablation_figure(
     ``on_progress`` is called with the share that is done, from 0 to 1; each makes ``updates``.
     """
     compared = {
-        "consistency distillation": METHODS["CD"].replace(updates=updates),
-        f"{LABELS[method]}, {change}": setting_of(method, change, updates),
+        CD: setting_of(CD, "nothing else", updates),
+        f"{method}, {change}": setting_of(method, change, updates),
     }
     points_of = reference(data_set, seed)
     fig, axes = figure(3, size=(2.9, 3.2))
     said = []
-    styles = (style_of("CD"), {**style_of(method), "ls": "-"})
-    if method == "CD":
-        styles = (styles[0], {**style_of("SLAM"), "ls": "-"})
+    styles = style_of(CD), {**style_of(method if method != CD else "SLAM (paper)"), "ls": "-"}
     for i, ((name, setting), style) in enumerate(zip(compared.items(), styles, strict=True)):
         student, _ = follow(
-            setting, data_set, seed, (), lambda done, i=i: on_progress((i + done / updates) / 2)
-        )
+            setting, data_set, seed,
+            on_update=lambda done, i=i: on_progress((i + done / updates) / 2),
+        )  # fmt: skip
         x = draw(student, points_of.noise[:4000], steps, seed)
         distance = sliced_wasserstein(x, points_of.data[:4000], projections=64)
-        errors = {t: error(student, points_of, t) for t in TIMES}
-        title = f"distance {distance:.3f}"
+        off, errors = off_support(x, points_of), {t: error(student, points_of, t) for t in TIMES}
+        title = f"distance {distance:.3f}, off {100 * off:.0f} %"
         points(plane(axes[i], title, 2.6), points_of.data[:2000], "#cfcfcf", size=1.2, alpha=0.8)
         points(axes[i], x[:2000], style["color"], size=1.2, alpha=0.6)
         axes[i].set_xlabel(name.replace(", ", ",\n", 1), fontsize=9, color=style["color"])
@@ -117,7 +104,8 @@ def ablation(
 ) -> ipywidgets.VBox:
     """Choose a data set, a method and one change; a button trains it beside the baseline."""
     torch.set_num_threads(1)  # small networks are fastest so
+    methods = [name for name in METHODS if name in chosen() and name != CD]
     return experiment(
-        ablation_figure, data_set=tuple(data_sets), method=tuple(METHODS)[1:] + ("CD",),
-        change=tuple(CHANGES), updates=updates, steps=steps,
+        ablation_figure, data_set=tuple(data_sets), method=(*methods, CD), change=tuple(CHANGES),
+        updates=updates, steps=steps,
     )  # fmt: skip

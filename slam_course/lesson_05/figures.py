@@ -1,8 +1,8 @@
 r"""Figures of lesson 05: distilled students and the study in the plane.
 
 Students keep their colour and marker in all figures: consistency distillation light blue, SLAM
-blue, SLAM with the chord continued purple, the random hop black; solvers of the exact teacher are
-vermilion, as everywhere. An error is the distance between the student's end
+(paper) blue, SLAM with the slope of the middle purple; the exact teacher is vermilion, as
+everywhere. An error is the distance between the student's end
 :math:`f_\theta(x, t)` and the exact one, :math:`f^*(x, t)`.
 """
 
@@ -16,6 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator, ScalarFormatter
 from torch import Tensor
 
+from slam_course.family.results import Results, Setting
+from slam_course.family.training import STEPS, TIMES
 from slam_course.figures import (
     COLORS,
     Animation,
@@ -29,36 +31,21 @@ from slam_course.figures import (
     points,
     ratio_plot,
 )
-from slam_course.lesson_05.students import CHECKPOINTS
-from slam_course.results import STEPS, TIMES, Ratio, ToyResults, ToySetting
-
-LABELS = {
-    "CD": "consistency distillation",
-    "SLAM": r"SLAM, $\gamma \leq 1$",
-    "SLAM, gamma = 2": r"SLAM, $\gamma = 2$",
-    "SLAM, gamma in [1.5, 3]": r"SLAM, $\gamma \in [1.5, 3]$",
-    "random hop": "random hop",
-    "DDIM": "exact teacher, DDIM",
-    "DPM-Solver++": "exact teacher, DPM-Solver++",
-    "DPM-Solver++, even in log rho": r"exact teacher, DPM-Solver++, even $\log\rho$",
-}
-"""How methods are called in figures; others by their own name."""
+from slam_course.results import Ratio
 
 _SKY = "#56B4E9"
 STYLES: dict[str, dict[str, Any]] = {
-    "CD": {"color": _SKY, "marker": "o", "ls": "--"},
-    "SLAM": {"color": COLORS["student"], "marker": "s", "ls": "-"},
-    "SLAM, gamma = 2": {"color": COLORS["chord"], "marker": "D", "ls": "-"},
-    "SLAM, gamma in [1.5, 3]": {"color": "#8a3a66", "marker": "v", "ls": ":"},
-    "random hop": {"color": COLORS["data"], "marker": "x", "ls": ":"},
-    "DDIM": {"color": COLORS["teacher"], "marker": "o", "ls": "-"},
-    "DPM-Solver++": {"color": "#f0a35e", "marker": "D", "ls": "-."},
-    "DPM-Solver++, even in log rho": {"color": "#7a3600", "marker": "^", "ls": ":"},
+    "consistency distillation": {"color": _SKY, "marker": "o", "ls": "--"},
+    "SLAM (paper)": {"color": COLORS["student"], "marker": "s", "ls": "-"},
+    "SLAM, level-conditioned": {"color": "#004b7a", "marker": "^", "ls": ":"},
+    "SLAM, middle slope": {"color": COLORS["chord"], "marker": "D", "ls": "-"},
+    "exact teacher, DDIM": {"color": COLORS["teacher"], "marker": "o", "ls": "-"},
 }
-"""Colour, marker and line of every method."""
+"""Colour, marker and line of every method that the lesson draws."""
 
 _METRICS = {
     **{f"sw_{n}": f"distance to the data, {n} step{'s' * (n > 1)}" for n in STEPS},
+    **{f"off_{n}": f"share off the support, {n} step{'s' * (n > 1)}" for n in STEPS},
     **{f"map_{t}": f"error to f* at t = {t}" for t in TIMES},
 }
 
@@ -69,11 +56,12 @@ _GREY = "#cfcfcf"
 def sample_grid(
     samples: Mapping[str, Mapping[int, Tensor]],
     data: Tensor,
-    notes: Mapping[str, Mapping[int, float]],
+    notes: Mapping[str, Mapping[int, tuple[float, float]]],
 ) -> CourseFigure:
     """Samples of several methods at several numbers of steps, over the data in light grey.
 
-    ``samples`` and ``notes``, the distances to the data ``(n, 2)``, are by method, then by steps.
+    ``samples`` and ``notes``, their distances to the data ``(n, 2)`` and shares off the support,
+    are by method, then by steps.
     """
     steps = list(next(iter(samples.values())))
     best = min((row[steps[0]], name) for name, row in notes.items())
@@ -82,7 +70,8 @@ def sample_grid(
         len(samples),
         size=(2.05, 2.2),
         alt=f"A grid of scatter plots: {', '.join(samples)} in rows, {steps} steps in columns. "
-        f"With one step {best[1]} is closest to the data, at {best[0]:.2f}.",
+        f"With one step {best[1]} is closest to the data, at {best[0][0]:.2f}, with "
+        f"{100 * best[0][1]:.0f} % of its points off the support.",
     )
     grid = axes.reshape(len(samples), len(steps))
     for row, (name, by_steps) in zip(grid, samples.items(), strict=True):
@@ -91,8 +80,9 @@ def sample_grid(
             title = f"{n} step{'s' * (n > 1)}" if ax in grid[0] else ""
             points(plane(ax, title, _LIMIT), data, _GREY, size=1.2, alpha=0.8)
             points(ax, x, color, size=1.2, alpha=0.6)
-            ax.set_xlabel(f"distance {notes[name][n]:.3f}", fontsize=8.5)
-        row[0].set_ylabel(_two_lines(LABELS.get(name, name)), fontsize=9, color=color)
+            distance, off = notes[name][n]
+            ax.set_xlabel(f"distance {distance:.2f}, off {100 * off:.0f} %", fontsize=8.5)
+        row[0].set_ylabel(_two_lines(name), fontsize=9, color=color)
     return fig
 
 
@@ -128,7 +118,7 @@ def error_maps(
         f"larger: thin lines where neighbouring points go to different ends. Mean errors: {said}.",
     )
     for ax, (name, values) in zip(axes, maps.items(), strict=True):
-        plane(ax, LABELS.get(name, name), limit)
+        plane(ax, name, limit)
         image = field(ax, values, limit=limit, cmap="magma_r", interpolation="nearest", vmin=0,
                       vmax=most)  # fmt: skip
         points(ax, data[:300], COLORS["noise"], size=1.5, alpha=0.9)
@@ -136,32 +126,6 @@ def error_maps(
     bar = fig.colorbar(image, ax=list(axes), shrink=0.75, pad=0.01)
     bar.set_label("distance to the exact end", fontsize=9)
     bar.ax.tick_params(labelsize=8)
-    return fig
-
-
-def errors_along(
-    per_t: Mapping[str, Mapping[int, float]],
-    per_gamma: Mapping[str, Mapping[float, float]],
-    t: int,
-) -> CourseFigure:
-    """Mean error to f* over the timestep, and over gamma along the chords from t."""
-    fig, (left, right) = figure(
-        2,
-        size=(4.3, 3.4),
-        alt="Two plots of the error to the exact solution map. Left, over the timestep: it grows "
-        "with t, for all students alike. Right, along one chord over gamma: nearly level.",
-    )
-    for ax, curves in ((left, per_t), (right, per_gamma)):
-        for name, curve in curves.items():
-            x, y = list(curve), list(curve.values())
-            ax.plot(x, y, ms=4, lw=1.6, label=LABELS.get(name, name), **style_of(name))
-        ax.set_ylim(bottom=0)
-    title = "over the timestep"
-    open_axes(left, 8.5, title=title, xlim=(1010, -10), xlabel="timestep t")
-    left.set_ylabel("mean distance to the exact end")
-    right.axvline(1, color=_GREY, lw=1, zorder=0)
-    open_axes(right, 8.5, title=f"along the chords from t = {t}", xlabel=r"$\gamma$")
-    left.legend(frameon=False, fontsize=8.5, loc="lower left")
     return fig
 
 
@@ -214,48 +178,10 @@ def arrival(
         for name, curve in errors.items():
             style = {**STYLES.get(name, style_of(name)), "marker": ""}
             y = [values[i] for values in curve.values()]
-            ax.plot(list(curve), y, lw=1.7, label=LABELS.get(name, name), **style)
+            ax.plot(list(curve), y, lw=1.7, label=name, **style)
         open_axes(ax, 8.5, title=f"t = {t}", xlabel="updates", ylim=(0, None))
     axes[0].set_ylabel("mean distance to the exact end")
     axes[-1].legend(frameon=False, fontsize=8.5, loc="upper right")
-    return fig
-
-
-def steps_against_quality(
-    results: ToyResults,
-    settings: Mapping[str, ToySetting],
-    data: Sequence[str],
-    floor: Mapping[str, float],
-) -> CourseFigure:
-    """Sliced Wasserstein distance over the number of steps, one panel per data set.
-
-    A line is the geometric mean over the seeds, the band around it their smallest and largest;
-    ``floor`` is the distance between two samples of each data set.
-    """
-    fig, axes = figure(
-        len(data),
-        size=(2.7, 3.5),
-        sharey=True,
-        alt="Distance to the data over 1, 2, 4 and 8 steps, one panel per data set. The solvers "
-        "of the exact teacher start far above and fall; the students lie near the floor at every "
-        "number of steps.",
-    )
-    for ax, name in zip(axes, data, strict=True):
-        for method, setting in settings.items():
-            found = [results.values(setting, [name], f"sw_{n}") for n in STEPS]
-            each = [list(values.values()) for values in found]
-            curve = dict(zip(STEPS, each, strict=True))
-            band(ax, curve, LABELS.get(method, method), lw=1.6, **style_of(method))
-        ax.axhline(floor[name], color="#8c8c8c", lw=1, ls="-", zorder=0)
-        ax.set(xscale="log", yscale="log", xlabel="steps")
-        ax.set_xticks(STEPS, [str(n) for n in STEPS])
-        ax.xaxis.set_minor_locator(NullLocator())
-        ax.set_title(name.replace("_", " "), fontsize=10)
-        _numbers(ax, (0.02, 0.05, 0.1, 0.2, 0.5, 1))
-        open_axes(ax, 8.5)
-    axes[0].set_ylabel("sliced Wasserstein distance")
-    axes[0].text(1, 0.96 * floor[data[0]], "floor", fontsize=8, va="top", color="#555555")
-    legend_below(fig, axes[0].get_legend_handles_labels()[0], 3)
     return fig
 
 
@@ -264,20 +190,9 @@ def steps_against_quality(
 
 def ratios(found: Mapping[str, Mapping[str, Ratio]], title: str = "") -> CourseFigure:
     """Ratios with their intervals, a row for each comparison, a panel for each metric."""
-    return ratio_plot(
-        found,
-        {metric: _short(metric) for row in found.values() for metric in row},
-        lambda name: style_of(name.split(";")[0].split(" / ")[0])["color"],
-        LABELS,
-        title=title,
-    )
-
-
-def _short(metric: str) -> str:
-    kind, number = metric.split("_")
-    if kind == "sw":
-        return f"distance,\n{number} step{'s' * (number != '1')}"
-    return f"error to f*,\nt = {number}"
+    shown = {metric: _METRICS[metric] for row in found.values() for metric in row}
+    return ratio_plot(found, shown, lambda name: style_of(name.split(";")[0])["color"], {},
+                      title=title)  # fmt: skip
 
 
 # -------------------------------------------------------------------- a quantity that is swept
@@ -295,7 +210,7 @@ def _over(
     fig, axes = figure(len(curves), size=(8.8 / len(curves), 3.6), alt=alt)
     for ax, (metric, by_method) in zip(axes, curves.items(), strict=True):
         for method, values in by_method.items():
-            band(ax, values, LABELS.get(method, method), lw=1.6, **style_of(method))
+            band(ax, values, method, lw=1.6, **style_of(method))
         if metric.startswith("sw"):
             ax.axhline(level, color="#8c8c8c", lw=1, zorder=0)
             ax.text(ticks[0], 0.97 * level, "floor", fontsize=8, va="top", color="#555555")
@@ -309,65 +224,39 @@ def _over(
     return fig
 
 
-def over_subpaths(
-    results: ToyResults,
-    settings: Mapping[str, ToySetting],
+def over(
+    field: str,
+    results: Results,
+    settings: Sequence[Setting],
     data: Sequence[str],
     floor: Mapping[str, float],
+    metrics: Sequence[str] = ("sw_1", "off_1", "map_999"),
 ) -> CourseFigure:
-    """Distances and error over the number of sub-paths, of settings such as ``SUBPATHS``."""
+    """Measures over ``"subpaths"`` or ``"cost"``, a line a method: mean of seeds, band of all."""
     curves: dict[str, dict[str, dict[float, list[float]]]] = {}
-    for metric in ("sw_1", "sw_4", "map_999"):
+    for metric in metrics:
         curves[metric] = {}
-        for name, setting in settings.items():
+        for setting in settings:
             values = results.by_seed(setting, data, metric)
-            curves[metric].setdefault(name.split(";")[0], {})[setting.subpaths] = values
-    return _over(
-        curves,
-        "number N of sub-paths",
-        "Three plots over the number of sub-paths: distance at 1 and 4 steps and error to the "
-        "exact solution map. With few sub-paths all methods are worse, and the continued chord "
-        "least so.",
-        sorted({setting.subpaths for setting in settings.values()}),
-        floor,
-    )
-
-
-def over_updates(
-    results: ToyResults,
-    settings: Mapping[str, ToySetting],
-    data: Sequence[str],
-    floor: Mapping[str, float],
-) -> CourseFigure:
-    """Distances and error over the number of updates, of settings such as ``BUDGET``."""
-    times = (*CHECKPOINTS, next(iter(settings.values())).updates)
-    curves = {
-        metric: {
-            name: {after: results.by_seed(setting, data, metric, after) for after in times}
-            for name, setting in settings.items()
-        }
-        for metric in ("sw_1", "sw_4", "map_999")
-    }
-    return _over(
-        curves,
-        "updates",
-        "Three plots over the number of updates: distance at 1 and 4 steps and error to the exact "
-        "solution map. The continued chord falls first, then consistency distillation, then SLAM "
-        "with gamma up to 1; in the end the curves come close.",
-        times[::2],
-        floor,
-    )
+            if values:
+                curves[metric].setdefault(setting.method, {})[getattr(setting, field)] = values
+    ticks = sorted({getattr(setting, field) for setting in settings})
+    first = {m: {x: np.mean(v) for x, v in c.items()} for m, c in curves[metrics[0]].items()}
+    said = "; ".join(
+        f"{m} from {curve[min(curve)]:.2f} at {min(curve):g} to {curve[max(curve)]:.2f} at "
+        f"{max(curve):g}" for m, curve in first.items()
+    )  # fmt: skip
+    xlabel = {"subpaths": "number N of sub-paths", "cost": "evaluations over the batch"}[field]
+    alt = f"Plots over the {xlabel}. {_METRICS[metrics[0]]}: {said}."
+    return _over(curves, xlabel, alt, ticks, floor)
 
 
 # -------------------------------------------------------------------- parts
 
 
 def style_of(method: str) -> dict[str, Any]:
-    """The style of a method, of its first word for a variant, else that of any student."""
-    if method in STYLES:
-        return STYLES[method]
-    family = method.split(",")[0]
-    return STYLES.get(family, {"color": COLORS["student"], "marker": "o", "ls": "-"})
+    """The style of a method, that of any student for one that the lesson does not draw."""
+    return STYLES.get(method, {"color": COLORS["student"], "marker": "o", "ls": "-"})
 
 
 def _numbers(ax: Axes, ticks: Sequence[float]) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from slam_edu._validation import check_choice
-from slam_edu.distill import CONDITIONINGS, LOSSES, DistillConfig
+from slam_edu.distill import CONDITIONINGS, LOSSES, SLOPES, DistillConfig
 from slam_edu.embedding import GAMMA_INPUTS
 from slam_edu.io import atomic_path
 from slam_edu.subpath import COUPLINGS
@@ -90,11 +90,15 @@ class SDConfig:
             "how the student knows its place: 'gamma' (official, an embedding) or 'level' (its "
             "own real-valued timestep; stock architecture)", CONDITIONINGS),
         gammas=("how gamma is drawn; see DistillConfig", ("uniform", "one")),
-        reach="gamma is drawn up to this; above 1 the chord goes on past x_t",
+        slope=("of the chord: the trajectory's at its noisy end (official) or in its middle",
+               SLOPES),
+        off_grid="sub-paths begin at any timestep, not at the grid's alone",
         teacher_steps="the teacher's DDIM steps a hop",
         loss=("'l2' or pseudo-Huber", LOSSES),
         huber_c="c of the pseudo-Huber loss",
         timestep_scaling="of the boundary scalings")
+    reach: float = _setting(
+        1.0, "gamma is multiplied by this; above 1 the chord goes on past x_t", low=1, high=1000)
 
     train: str = _setting(
         "full", "all of the UNet's weights, or low-rank adapters", ("full", "lora"))
@@ -199,6 +203,16 @@ class SDConfig:
                 "cache is False with data='prompts'; allowed: True, because the latents are drawn "
                 "once, before the training"
             )
+        distillation = self.distillation
+        if self.reach > 1 and (
+            (distillation.conditioning, distillation.coupling, distillation.slope)
+            != ("level", "linear", "end")
+        ):
+            raise ValueError(
+                f"reach is {self.reach} with conditioning={distillation.conditioning!r}, "
+                f"coupling={distillation.coupling!r}, slope={distillation.slope!r}; allowed: 1, "
+                f"or 'level', 'linear' and 'end'"
+            )
         if self.revision is not None and not re.fullmatch("[0-9a-f]{40}", self.revision):
             raise ValueError(
                 f"revision is {self.revision!r}; allowed: a commit's 40 hexadecimal digits"
@@ -209,9 +223,14 @@ class SDConfig:
         """Whether the student has an embedding of gamma."""
         return self.distillation.conditioning == "gamma"
 
+    @property
+    def continued(self) -> bool:
+        """Whether the chord goes on past its noisy end."""
+        return self.method == "slam" and self.reach > 1
+
     def distill(self, prediction_type: str = "epsilon") -> DistillConfig:
         """The method's part, for a teacher that predicts ``prediction_type``."""
-        lcd = {"gammas": "one", "reach": 1.0} if self.method == "lcd" else {}
+        lcd = {"gammas": "one", "slope": "end"} if self.method == "lcd" else {}
         return self.distillation.replace(**lcd, teacher_prediction_type=prediction_type)
 
     def settings(self) -> dict[str, Any]:

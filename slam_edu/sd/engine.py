@@ -145,7 +145,7 @@ class Engine:
             sums[0] += output.loss.detach().double() / accumulate
             # each sample's mean squared error, to the bin of its timestep
             error = (output.prediction - output.target).detach().square().flatten(1).mean(1)
-            bins = output.t * BINS // len(self.distiller.schedule)
+            bins = (output.t * BINS // len(self.distiller.schedule)).long()
             sums[2 : 2 + BINS].index_add_(0, bins, error.double())
             sums[2 + BINS :].index_add_(0, bins, torch.ones_like(error, dtype=torch.float64))
         sums[1] = float(asked_to_stop())

@@ -375,8 +375,8 @@ def _card(
         "tags": json.dumps(["slam_edu", "latent-consistency", *["lora"] * lora]),
     }
     shown = [
-        "method", "subpaths", "guidance", "coupling", "conditioning", "gammas", "reach", "loss",
-        "train", *["lora_rank", "lora_alpha", "lora_targets"] * (config.train == "lora"),
+        "method", "subpaths", "guidance", "coupling", "conditioning", "gammas", "slope", "reach",
+        "loss", "train", *["lora_rank", "lora_alpha", "lora_targets"] * (config.train == "lora"),
         *["gamma_input"] * config.gamma_conditioned, "updates", "batch", "accumulate", "lr",
         "ema_rate", "mixed_precision", "resolution", "seed",
     ]  # fmt: skip
@@ -385,7 +385,7 @@ def _card(
     table |= {k: v for k, v in about.items() if isinstance(v, str | int | float)}
     figures = about.get("figures")
     method, draw = config.distill(), config.draw_guidance
-    plain = method.gammas == "one" and method.reach == 1
+    plain = method.gammas == "one" and method.slope == "end" and not config.continued
     return _TEXT.format(
         front="\n".join(f"{k}: {v}" for k, v in front.items() if v),
         teacher=teacher,

@@ -17,6 +17,7 @@ configuration in the same folder goes on from the last checkpoint, on the CPU to
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import signal
 import threading
@@ -32,6 +33,7 @@ from slam_edu.schedule import NoiseSchedule
 from slam_edu.sd.checkpoint import load_newest, save_checkpoint, updates_done
 from slam_edu.sd.components import empty_condition, text_condition
 from slam_edu.sd.config import SDConfig, read_config, save_config
+from slam_edu.sd.continued import ContinuedChord
 from slam_edu.sd.engine import Engine, EngineState, MakeDistiller, make_autocast
 from slam_edu.sd.networks import Networks, build_networks
 from slam_edu.sd.tracking import SAMPLES, STUDENT_STEPS, RunLog, Sampler, save_grid, show_image
@@ -72,6 +74,8 @@ class DistillRun:
         distiller: MakeDistiller = SubPathDistiller,
     ) -> None:
         self.config, self.folder = config, Path(config.out)
+        if config.continued:
+            distiller = functools.partial(ContinuedChord, reach=config.reach)
         self._show, self._distiller = show, distiller
         self.stopped: int | None = None
         self.row: dict[str, float] = {}

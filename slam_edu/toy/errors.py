@@ -13,21 +13,17 @@ A solver of order p has a global error of :math:`O(h^p)` and a local one of :mat
 with h the length of a hop (Hairer, Nørsett and Wanner 1993, sections II.3 and III.4). For DDIM,
 which is Euler's method, the local error is :math:`\tfrac12 (\rho_i - \rho_{i+1})^2\,|z''|` to
 leading order: half of the hop times the change of slope over it.
-
-A student is held against the same map: :func:`student_errors` at points of one
-timestep (on a grid they are a map over the plane), :func:`sub_path_errors` along gamma.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from slam_edu._validation import check_choice, check_count
-from slam_edu.distill import SubPathDistiller, SubPathSample
 from slam_edu.schedule import Level
 from slam_edu.solver import METHODS, pf_ode_trajectory
 from slam_edu.toy.mixture import GaussianMixture
@@ -147,64 +143,3 @@ def measured_order(hops: Sequence[int], errors: Sequence[float]) -> float:
     if not all(value > 0 for value in (*hops, *errors)):
         raise ValueError("a number of hops or an error is not positive; allowed: greater than 0")
     return -float(np.polyfit(np.log(hops), np.log(errors), 1)[0])
-
-
-# -------------------------------------------------------------------- students
-
-
-@torch.no_grad()
-def student_errors(
-    distiller: SubPathDistiller,
-    network: Callable[..., Tensor],
-    mixture: GaussianMixture,
-    x: Tensor,
-    t: int,
-    *,
-    tol: float = 1e-5,
-) -> Tensor:
-    r"""How far a student is from the exact solution map: :math:`\|f_\theta(x, t) - f^*(x, t)\|`.
-
-    :math:`f^*(x, t)` is the exact end at timestep 0 of the PF-ODE from x ``(B, D)`` at t. The
-    ``distiller`` that trained the student knows how ``network``, the student or its moving
-    average, is called. Shape ``(B,)``.
-    """
-    f = distiller.predict(network, x, t)
-    schedule = distiller.schedule
-    return (f - solution_map(mixture, x, schedule(t), schedule(0), tol=tol).x).norm(dim=1)
-
-
-@torch.no_grad()
-def sub_path_errors(
-    distiller: SubPathDistiller,
-    network: Callable[..., Tensor],
-    mixture: GaussianMixture,
-    x0: Tensor,
-    noise: Tensor,
-    index: int,
-    gammas: Sequence[float],
-    *,
-    tol: float = 1e-5,
-) -> Tensor:
-    r"""Errors to f* along the chord of one sub-path, shape ``(len(gammas), B)``.
-
-    The student is called at the chord points :math:`x_\gamma` as in training, and compared with
-    the exact end of the PF-ODE from :math:`x_\gamma` at its level :math:`(\alpha_t,
-    \sigma_\gamma)`. The teacher is the mixture's exact one; ``x0`` and ``noise`` are of shape
-    ``(B, D)``, ``index`` is the sub-path's, from 0, the cleanest.
-    """
-    schedule, reach = distiller.schedule, distiller.config.reach
-    check_count(index, "index", low=0, high=len(distiller.grid) - 1)
-    if not all(0 <= gamma <= reach for gamma in gammas):
-        raise ValueError(f"gammas are {list(gammas)}; allowed: from 0 to {reach:g}")
-    teacher = mixture.network(schedule, distiller.config.teacher_prediction_type)
-    errors = []
-    for gamma in gammas:
-        sample = SubPathSample(
-            index=torch.full((len(x0),), index, device=x0.device),
-            gamma=torch.full((len(x0),), gamma, dtype=x0.dtype, device=x0.device),
-            noise=noise,
-        )
-        out = distiller.step(x0, sample, teacher=teacher, student=network, target=network)
-        end = solution_map(mixture, out.x_gamma, out.level_gamma, schedule(0), tol=tol).x
-        errors.append((out.prediction - end).norm(dim=1))
-    return torch.stack(errors)

@@ -40,12 +40,8 @@ def points(data: str, seed: int) -> Reference:
 def run(job: Job) -> list[Row]:
     """The rows of one run."""
     torch.set_num_threads(1)  # small networks are fastest so, and other runs need the cores
-    s, rows, start = job.setting, [], time.perf_counter()
-    pieces = {"pieces": s.pieces} if s.pieces else {}
-    students = train_one(
-        METHODS[s.method], job.data, job.seed, cost=s.cost, updates=s.updates or None, lr=s.lr,
-        ema_rate=s.ema_rate, teacher=s.teacher, subpaths=s.subpaths, loss=s.loss, **pieces,
-    )  # fmt: skip
+    method, rows, start = METHODS[job.setting.method], [], time.perf_counter()
+    students = train_one(method, job.data, job.seed, **job.setting.options())
     held = points(job.data, job.seed)
     for student in students:
         if student.updates in job.after:

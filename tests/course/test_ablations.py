@@ -115,13 +115,6 @@ def test_a_random_hop_is_consistency_distillation_on_it(conditioning):
     assert [len(net.calls) for net in ours.values()] == [2, 1, 1]
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"teacher_steps": 2}, r"teacher_steps is 2 with random hops"),
-        ({"conditioning": "level", "coupling": "linear", "reach": 2.0}, r"reach is 2.0 with rand"),
-    ],
-)
-def test_random_hops_refuse(config, message):
-    with pytest.raises(ValueError, match=message):
-        RandomHopDistiller(SD, DistillConfig(**config))
+def test_random_hops_refuse_several_teacher_steps():
+    with pytest.raises(ValueError, match=r"teacher_steps is 2 with random hops"):
+        RandomHopDistiller(SD, DistillConfig(teacher_steps=2))

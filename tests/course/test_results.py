@@ -1,22 +1,11 @@
-"""Shipped results in the plane, and paired ratios."""
+"""Paired ratios."""
 
 import math
 
 import pytest
 from scipy import stats
 
-from slam_course.ablations import GAMMA_LAWS
-from slam_course.results import (
-    CD,
-    METHODS,
-    ToyResults,
-    ToyRow,
-    ToySetting,
-    paired_ratio,
-    read_toy_rows,
-    toy_results,
-)
-from slam_edu.io import data_path
+from slam_course.results import paired_ratio
 
 
 def test_a_paired_ratio_is_that_of_the_logarithms_of_seeds_that_have_all():
@@ -36,51 +25,3 @@ def test_one_seed_has_no_interval_and_none_no_ratio():
     assert str(paired_ratio({("a", 0): 1.0}, {("a", 0): 2.0}, ["a"])) == "0.50"
     with pytest.raises(ValueError, match="no seed was run for both settings on all of a"):
         paired_ratio({("a", 0): 1.0}, {("a", 1): 2.0}, ["a"])
-
-
-def test_values_and_means_are_of_the_setting_the_data_and_the_updates():
-    rows = [
-        ToyRow(CD, data, seed, after, {"sw_1": 0.1 * (seed + 1)})
-        for data in ("ring", "spiral") for seed in (0, 3) for after in (500, 2000)
-    ]  # fmt: skip
-    results = ToyResults(rows)
-    assert results.values(CD, ["ring"], "sw_1", 500) == {("ring", 0): 0.1, ("ring", 3): 0.4}
-    assert results.mean(CD, ["ring"], "sw_1") == pytest.approx(0.2)
-    assert results.by_seed(CD, ["ring", "spiral"], "sw_1") == pytest.approx([0.1, 0.4])
-    assert math.isnan(results.mean(METHODS["SLAM"], ["ring"], "sw_1"))
-
-
-def test_every_method_was_run_eight_times():
-    results = toy_results()
-    assert all(len(results.values(s, ["ring"], "sw_1")) == 8 for s in METHODS.values())
-
-
-def test_a_file_that_cannot_be_read_is_named(tmp_path):
-    text = data_path("study/runs.csv").read_text("utf-8").splitlines()[:3]
-    path = tmp_path / "runs.csv"
-    assert read_toy_rows(path) == []
-    path.write_text("\n".join([text[0], text[1].replace("2000", "many", 1)]), "utf-8")
-    with pytest.raises(ValueError, match=r"runs\.csv, line 2: .*'many'"):
-        read_toy_rows(path)
-    path.write_text(text[0].replace("hop", "jump"), "utf-8")
-    with pytest.raises(ValueError, match=r"differs in the columns \['hop', 'jump'\]"):
-        read_toy_rows(path)
-
-
-def test_names_of_laws_become_laws():
-    assert METHODS["SLAM, gamma in [1.5, 3]"].distill.gammas is GAMMA_LAWS["upper_half"]
-    assert METHODS["SLAM"].distill.gammas == "uniform"
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"hop": "long"}, "hop is 'long'; allowed: 'full', 'random'"),
-        ({"gammas": "two"}, "gammas is 'two'; allowed: 'uniform', 'one', 'upper_half'"),
-        ({"conditioning": "gamma"}, "gamma_input is None with conditioning='gamma'"),
-        ({"lr": -1.0}, "lr is -1.0"),
-    ],
-)
-def test_wrong_settings(changes, message):
-    with pytest.raises(ValueError, match=message):
-        ToySetting(**changes)

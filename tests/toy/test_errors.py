@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from slam_edu import DistillConfig, Level, NoiseSchedule, SubPathDistiller, boundary_scalings
+from slam_edu import NoiseSchedule
 from slam_edu.toy import GaussianMixture, two_moons
 from slam_edu.toy.errors import (
     effects_at_end,
@@ -13,10 +13,8 @@ from slam_edu.toy.errors import (
     local_errors,
     measured_order,
     one_hop,
-    student_errors,
-    sub_path_errors,
 )
-from tests.helpers import assert_near, column, f64, noise
+from tests.helpers import assert_near, noise
 
 SCHEDULE = NoiseSchedule.stable_diffusion(torch.float64)
 START, END = SCHEDULE(999), SCHEDULE(0)
@@ -80,78 +78,3 @@ def test_effects_of_one_gaussian_in_closed_form():
 def test_wrong_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
-
-
-LEVEL = {"conditioning": "level", "coupling": "linear"}
-GAMMA = {"conditioning": "gamma", "coupling": "markov"}
-
-
-def distiller_for(**config) -> SubPathDistiller:
-    """Of a student that predicts x0, so that a test can make it say what it wants."""
-    return SubPathDistiller(SCHEDULE, DistillConfig(student_prediction_type="sample", **config))
-
-
-class Saying:
-    """A student whose consistency function is say(x, t, gamma), for t > 0 where it is not x."""
-
-    def __init__(self, say):
-        self.say, self.calls = say, []
-
-    def __call__(self, x, t, cond=None, gamma=None):
-        self.calls.append((x, t, gamma))
-        c_skip, c_out = (column(value, x) for value in boundary_scalings(t, dtype=x.dtype))
-        return (self.say(x, t, gamma) - c_skip * x) / c_out
-
-
-def gaussian_end(x, level):
-    """f* of one Gaussian: its z keeps its ratio to the standard deviation, down to timestep 0."""
-    z = x / column(level.alpha.expand(len(x)), x)
-    shrink = growth(END.rho) / growth(level.rho)
-    return END.alpha * z * column(shrink.expand(len(x)), x)
-
-
-@pytest.mark.parametrize("config", [LEVEL, GAMMA])
-@pytest.mark.parametrize("t", [1, 999])
-def test_error_of_a_student_that_says_one_point(config, t):
-    """The distance of that point to f*, in closed form."""
-    point, x = f64([0.3, -0.4]), SCHEDULE(t).sigma * noise(20, 2)
-    student = Saying(lambda x, t, gamma: point.expand_as(x))
-    errors = student_errors(distiller_for(**config), student, GAUSSIAN, x, t, tol=1e-10)
-    expected = ((point - gaussian_end(x, SCHEDULE(t))) ** 2).sum(dim=1) ** 0.5
-    assert errors.shape == (20,)
-    assert_near(errors, expected, rtol=1e-8)
-    [(_, told, gamma)] = student.calls
-    assert told.tolist() == [t] * 20
-    assert gamma is None if config is LEVEL else gamma.tolist() == [1.0] * 20
-
-
-@pytest.mark.parametrize("config", [LEVEL, GAMMA, {**LEVEL, "reach": 2.0}])
-@pytest.mark.parametrize("index", [0, 44])
-def test_errors_along_a_sub_path_in_closed_form(config, index):
-    """One Gaussian: teacher's hop, chord, its level and the exact end from there, written out."""
-    x0, eps = STD * noise(8, 2), noise(8, 2, seed=1)
-    gammas = [0.0 if index else 0.01, 0.25, 0.7, 1.0] + [1.5, 2.0] * ("reach" in config)
-
-    def say(x, t, gamma):
-        return (1.0 if gamma is None else 1 + column(gamma, x)) * f64([0.3, -0.4]).expand_as(x)
-
-    errors = sub_path_errors(
-        distiller_for(**config), Saying(say), GAUSSIAN, x0, eps, index, gammas, tol=1e-10
-    )
-    assert errors.shape == (len(gammas), 8)
-
-    t, s = SCHEDULE(20 * index + 19), SCHEDULE(max(20 * index - 1, 0))
-    x_t = t.alpha * x0 + t.sigma * eps
-    e = t.rho / (STD**2 + t.rho**2) * x_t / t.alpha  # the slope dz/drho of one Gaussian
-    x_s = s.alpha * (x_t / t.alpha + (s.rho - t.rho) * e)
-    a = t.alpha / s.alpha
-    for gamma, row in zip(gammas, errors, strict=True):
-        x = gamma * x_t + (1 - gamma) * a * x_s
-        if config is GAMMA:
-            low = (a * s.sigma) ** 2
-            sigma = (low + gamma**2 * (t.sigma**2 - low)).sqrt()
-        else:
-            sigma = gamma * t.sigma + (1 - gamma) * a * s.sigma
-        said = f64([0.3, -0.4]) * (1 + gamma if config is GAMMA else 1)
-        expected = (said - gaussian_end(x, Level(t.alpha, sigma))).norm(dim=1)
-        assert_near(row, expected, rtol=1e-7)
