@@ -101,6 +101,9 @@ class Counted:
         """The network's output, counted."""
         return self._evaluate(x, t, cond, gamma)
 
+    def __deepcopy__(self, memo: dict) -> Counted:
+        raise TypeError("a counted network cannot be copied; allowed: Networks.freeze")
+
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
             f"{name!r} of a counted network cannot be reached; allowed: to call it, as "

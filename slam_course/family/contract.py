@@ -9,19 +9,17 @@ networks themselves, so that none can be made past the count.
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import io
 import math
-import random
 import sys
 import types
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import is_dataclass
 from numbers import Integral, Real
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -29,7 +27,6 @@ from slam_course.family import METHODS
 from slam_course.family.base import Counted, Method, Networks
 from slam_course.family.results import Setting
 from slam_course.family.training import STEPS, TIMES, make
-from slam_edu.embedding import GAMMA_INPUTS
 from slam_edu.schedule import NoiseSchedule
 from slam_edu.toy.networks import LevelMLP
 
@@ -144,17 +141,17 @@ def check(method_type: type[Method], setting: Setting) -> None:
 class _Watched(nn.Module):
     """A network that reports the samples of every call; a module, so that it can be copied."""
 
-    def __init__(self, network, report) -> None:
+    def __init__(self, network: Callable[..., Tensor], report: Callable[[int], None]) -> None:
         super().__init__()
         self.network, self.report = network, report
 
-    def forward(self, x: Tensor, *args, **options) -> Tensor:
+    def forward(self, x: Tensor, *args: object, **options: object) -> Tensor:
         self.report(len(x))
         return self.network(x, *args, **options)
 
 
 class _Rehearsal:
-    """A method with networks of its own; seeds of data, draws and weights."""
+    """A method with small networks of its own; data, draws and weights are seeds."""
 
     def __init__(
         self, method_type: type[Method], setting: Setting, data: int = 0, draws: int = 0,
@@ -162,24 +159,19 @@ class _Rehearsal:
     ) -> None:  # fmt: skip
         self.module, self.cost = method_type.__module__, setting.cost
         self.mixture, schedule = make("ring"), NoiseSchedule.stable_diffusion()
+        self.data, self.draws = (torch.Generator().manual_seed(seed) for seed in (data, draws))
+        made = {"teacher": self.mixture.network(schedule)}
         with self.during("__init__"):
             self.method = method_type(schedule, **options_of(setting))
-        self.data, self.draws = (torch.Generator().manual_seed(seed) for seed in (data, draws))
-        share, kind = self.method.share, self.method.gamma_input
-        if not 0 < share <= 1:
-            raise Broken(f"share is {share!r}; allowed: 0 < share <= 1")
-        if kind not in (None, *GAMMA_INPUTS):
-            raise Broken(f"gamma_input is {kind!r}; allowed: None, {', '.join(GAMMA_INPUTS)}")
-        self.size = round(BATCH * share)
-        made = {"teacher": self.mixture.network(schedule)}
-        for name, seed in (("student", 2), ("target", 3 + weights)):
-            made[name] = LevelMLP(16, 2, gamma=kind, generator=torch.Generator().manual_seed(seed))
-            for p in made[name].parameters():  # the output would start at zero
-                nn.init.normal_(p, std=0.2, generator=torch.Generator().manual_seed(seed))
+            for name, seed in (("student", 2), ("target", 3 + weights)):
+                generator = torch.Generator().manual_seed(seed)
+                made[name] = LevelMLP(16, 2, gamma=self.method.gamma_input, generator=generator)
+                for p in made[name].parameters():  # the output would start at zero
+                    nn.init.normal_(p, std=0.2, generator=generator)
         made["target"].requires_grad_(False)
-        self.modules = {n: _Watched(net, self._reporter(n)) for n, net in made.items()}
+        self.nets = {name: _Watched(net, self.reporter(name)) for name, net in made.items()}
         self.networks = Networks(**{
-            n: Counted(net, n, frozen=n != "student") for n, net in self.modules.items()
+            name: Counted(net, name, frozen=name != "student") for name, net in self.nets.items()
         })  # fmt: skip
 
     def all(self) -> tuple[Tensor, Tensor]:
@@ -190,87 +182,61 @@ class _Rehearsal:
 
     def update(self, used: float) -> Tensor:
         """The loss of a batch, and its gradient."""
-        self.networks.used, generator = used, self.draws
-        x0 = self.mixture.sample(self.size, self.data)
-        most = self.cost / LEAST_UPDATES * BATCH
+        self.networks.used = used
+        x0 = self.mixture.sample(round(BATCH * self.method.share), self.data)
+        least = self.cost / LEAST_UPDATES
         why = (
-            f"an update costs so many evaluations that {self.cost:g} pay for fewer than "
-            f"{LEAST_UPDATES}; allowed: {self.cost / LEAST_UPDATES:g} a sample, or a higher cost"
+            f"loss costs so much that {self.cost:g} pay for fewer than {LEAST_UPDATES} updates; "
+            f"allowed: {least:g} evaluations a sample, backward ones counted twice"
         )
-        self.begin("loss", most, why)
-        with self.during("draw"), self.unchanged("draw", {"x0": x0}):
-            batch = self.method.draw(x0, generator)
-        fixed = {"x0": x0, "the batch": batch} | {
-            f"a weight of the {name}": list(module.parameters())
-            for name, module in self.modules.items()
-        }
-        with self.during("loss"), self.unchanged("loss", fixed):
+        with self.during("draw", {"x0": x0}):
+            batch = self.method.draw(x0, self.draws)
+        weights = {f"a weight of the {n}": list(net.parameters()) for n, net in self.nets.items()}
+        with self.during("loss", {"x0": x0, "the batch": batch} | weights, least * BATCH, why):
             loss = self.method.loss(x0, batch, self.networks)
         if not isinstance(loss, Tensor) or loss.shape != ():
-            shape = tuple(loss.shape) if isinstance(loss, Tensor) else type(loss).__name__
-            raise Broken(f"loss has shape {shape}; allowed: (), a scalar, the mean over the batch")
+            raise Broken(f"loss is {_form(loss)}; allowed: a scalar, the mean over the batch")
         if not loss.isfinite():
             raise Broken(f"loss is {loss.item()} after {used:.0%} of the budget; allowed: finite")
         if not loss.requires_grad:
             called = "without gradient" if self.seen["student"] else "never"
             raise Broken(f"loss calls networks.student {called}; allowed: with gradient")
-        with self.during("loss, in its gradient,"):
+        try:
             loss.backward()
-        for name, module in self.modules.items():
-            there = [p.grad for p in module.parameters() if p.grad is not None]
-            if name != "student" and there:
-                raise Broken(f"loss has a gradient for the {name}; allowed: for the student alone")
-            if name == "student" and not any(bool((g != 0).any()) for g in there):
-                raise Broken("loss has no gradient for the student; allowed: one that trains it")
-            if not all(bool(g.isfinite().all()) for g in there):
-                raise Broken("loss has a gradient that is not finite; allowed: finite")
-            module.zero_grad()
-        if self.networks.cost() > most:
+        except RuntimeError as error:
+            raise Broken(f"loss cannot be differentiated: {error}") from error
+        gradients = [p.grad for p in self.nets["student"].parameters() if p.grad is not None]
+        if not all(bool(g.isfinite().all()) for g in gradients):
+            raise Broken("the gradient of loss is not finite; allowed: finite")
+        if not any(bool(g.any()) for g in gradients):
+            raise Broken("the gradient of loss is 0; allowed: one that trains the student")
+        self.nets["student"].zero_grad()
+        if self.networks.cost() > least * BATCH:
             raise Broken(why)
-        self.compare("loss")
         return loss.detach()
 
     def samples(self) -> Tensor:
-        """Samples in 1, 2, 4, 8 steps; f* is asked for too."""
+        """Samples in 1, 2, 4 and 8 steps; and what solve answers is looked at."""
         found, target = [], self.networks.target
         x = torch.randn(BATCH, 2, generator=torch.Generator().manual_seed(9))
         for n in STEPS:
             what = f"sample in {n} steps"
-            self.begin(what, n * BATCH, f"{what} calls the student more than {n} times; allowed: "
-                       f"once a step", teacher=False)  # fmt: skip
-            with self.during(what), self.unchanged(what, {"x": x}):
-                drawn = self.method.sample(target, x, n, torch.Generator().manual_seed(8))
+            why = f"{what} calls the student more than {n} times; allowed: once a step"
+            with self.during(what, {"x": x}, n * BATCH, why, teacher=False):
+                found.append(self.method.sample(target, x, n, torch.Generator().manual_seed(8)))
             if not self.seen:
                 raise Broken(f"{what} never calls the student; allowed: once a step")
-            found.append(self.points(drawn, x, what))
+            _check_points(found[-1], x, what)
         for t in TIMES:
-            self.begin("solve", math.inf, "", teacher=False)
-            with self.during("solve"), self.unchanged("solve", {"x": x}):
+            with self.during("solve", {"x": x}, teacher=False):
                 end = self.method.solve(target, x, torch.full((BATCH,), t))
-            self.points(end, x, "solve")
+            _check_points(end, x, "solve")
         return torch.stack(found)
 
-    def points(self, y: Tensor, x: Tensor, what: str) -> Tensor:
-        """y, which must be finite and like x."""
-        if not isinstance(y, Tensor) or (y.shape, y.dtype) != (x.shape, x.dtype):
-            form = (tuple(y.shape), y.dtype) if isinstance(y, Tensor) else type(y).__name__
-            raise Broken(f"{what} gives {form}; allowed: {(tuple(x.shape), x.dtype)}, that of x")
-        if not y.isfinite().all():
-            raise Broken(f"{what} gives NaN or Inf; allowed: finite points")
-        self.compare(what)
-        return y
+    def reporter(self, name: str) -> Callable[[int], None]:
+        """Counts at a network itself, and stops at once what may not be."""
 
-    # Counting.
-
-    def begin(self, what: str, most: float, why: str, *, teacher: bool = True) -> None:
-        """Count from 0; so many evaluations are allowed."""
-        self.what, self.most, self.why, self.teacher = what, most, why, teacher
-        self.seen: Counter[str] = Counter()
-        for name in self.modules:
-            getattr(self.networks, name).calls.clear()
-
-    def _reporter(self, name: str):
-        def report(count: int) -> None:  # a function, because those are not copied
+        def report(count: int) -> None:
             self.seen[name] += count
             if name == "teacher" and not self.teacher:
                 raise Broken(f"{self.what} calls the teacher; allowed: the student alone")
@@ -279,24 +245,28 @@ class _Rehearsal:
 
         return report
 
-    def compare(self, what: str) -> None:
-        """Both counts must agree."""
-        for name in self.modules:
-            counted = getattr(self.networks, name).calls.forward
-            if counted != self.seen[name]:
-                raise Broken(
-                    f"{what} evaluates the {name} for {self.seen[name]} samples, of which "
-                    f"{counted} are counted; allowed: networks.{name}(x, t, cond, gamma) alone"
-                )
+    @contextmanager
+    def during(
+        self, what: str, fixed: dict[str, object] | None = None, most: float = math.inf,
+        why: str = "", *, teacher: bool = True,
+    ) -> Iterator[None]:  # fmt: skip
+        """Watch over a call of the method's.
 
-    # What must not happen on the side.
-
-    @contextlib.contextmanager
-    def during(self, what: str) -> Iterator[None]:
-        """What is raised, printed or drawn elsewhere is an error of the method."""
-        before, said = _global_generators(), io.StringIO()
+        Nothing in ``fixed`` may change, networks may be evaluated for ``most`` samples (else
+        ``why``), all of them counted; nothing may be printed or drawn from the global generator.
+        """
+        self.what, self.most, self.why, self.teacher = what, most, why, teacher
+        self.seen: Counter[str] = Counter()
+        counted = {} if what == "__init__" else vars(self.networks)
+        counted = {name: n for name, n in counted.items() if isinstance(n, Counted)}
+        for network in counted.values():
+            network.calls.clear()
+        before = [
+            (k, x, x.detach().clone()) for k, v in (fixed or {}).items() for x in _tensors(v)
+        ]
+        state, said = torch.get_rng_state(), io.StringIO()
         try:
-            with contextlib.redirect_stdout(said):
+            with redirect_stdout(said):
                 yield
         except Broken:
             raise
@@ -309,34 +279,36 @@ class _Rehearsal:
             raise Broken(f"{what} raises {type(error).__name__}{line}: {error}") from error
         if said.getvalue():
             raise Broken(f"{what} prints {said.getvalue()[:40]!r}; allowed: nothing")
-        if _global_generators() != before:
-            raise Broken(f"{what} draws from a global generator; allowed: the one it is given")
-
-    @contextlib.contextmanager
-    def unchanged(self, what: str, values: Mapping[str, object]) -> Iterator[None]:
-        """Tensors that must stay as they are."""
-        tensors = [
-            (name, x, x.detach().clone()) for name in values for x in _tensors(values[name])
-        ]
-        yield
-        for name, x, before in tensors:
-            if not torch.equal(x, before):
+        if not torch.equal(torch.get_rng_state(), state):
+            raise Broken(f"{what} draws from the global generator; allowed: the one it is given")
+        for name, x, was in before:
+            if not torch.equal(x, was):
                 raise Broken(f"{what} changes {name} in place; allowed: new tensors")
+        for name, network in counted.items():
+            if network.calls.forward != self.seen[name]:
+                raise Broken(
+                    f"{what} evaluates the {name} for {self.seen[name]} samples, but "
+                    f"{network.calls.forward} are counted; allowed: networks.{name}(x, t)"
+                )
 
 
-def _tensors(value: object) -> Iterator[Tensor]:
+def _check_points(y: object, x: Tensor, what: str) -> None:
+    if not isinstance(y, Tensor) or (y.shape, y.dtype) != (x.shape, x.dtype):
+        raise Broken(f"{what} gives {_form(y)}; allowed: {_form(x)}, as x is")
+    if not y.isfinite().all():
+        raise Broken(f"{what} gives NaN or Inf; allowed: finite points")
+
+
+def _form(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}, {value.dtype}"
+    return f"a {type(value).__name__}"
+
+
+def _tensors(value: object) -> list[Tensor]:
     """All tensors in tuples, lists, dictionaries and dataclasses."""
     if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for each in value:
-            yield from _tensors(each)
-    elif isinstance(value, dict):
-        yield from _tensors(list(value.values()))
-    elif dataclasses.is_dataclass(value):
-        yield from _tensors([getattr(value, field.name) for field in dataclasses.fields(value)])
-
-
-def _global_generators() -> tuple:
-    state = np.random.get_state()
-    return torch.get_rng_state().tolist(), random.getstate(), state[1].tobytes(), state[2]
+        return [value]
+    value = vars(value) if is_dataclass(value) else value
+    value = list(value.values()) if isinstance(value, dict) else value
+    return [x for v in value for x in _tensors(v)] if isinstance(value, (list, tuple)) else []

@@ -62,8 +62,9 @@ class Placement:
         text = _aligned([head, *(cells for _, cells in sorted(lines, key=lambda line: line[0]))])
         missing = [name for name in METHODS if name not in self.others]
         if missing:
-            text += (f"\n\nNo rows are stored at cost {self.setting.cost:g} on these data sets "
-                     f"and seeds for: {'; '.join(missing)}.")  # fmt: skip
+            names = "; ".join(missing) if self.others else "any method"
+            text += (f"\nNo rows are stored at cost {self.setting.cost:g} on these data sets "
+                     f"and seeds for {names}.")  # fmt: skip
         return text + "\nRatios are of your method to the row's; below 1, yours is better."
 
 

@@ -8,7 +8,7 @@ from slam_course.family.base import Method
 class MyMethod(Method):
     """Consistency distillation with a hop drawn log-uniformly between 1 and k = T/N timesteps."""
 
-    name = "my method"
+    name = "log-uniform hop"
     # Beside these: pieces, loss_name ("l2" or "huber"), two_times (a second time for the network).
     lr, ema_rate, subpaths = 4e-3, 0.9, 20
 
