@@ -274,6 +274,16 @@ def test_a_shortcut_of_no_length_is_the_velocity():
     assert_near(found, expected, rtol=1e-9)
 
 
+def test_a_shortcut_is_two_of_half_its_length():
+    method, target = METHODS[SHORTCUT](SD), TinyNet(2)
+    x0, batch = batch_of(method)
+    method.loss(x0, batch, networks(TinyNet(1), target))
+    (_, t, _, gamma), (_, middle, _, other) = target.calls
+    half = batch[0][batch[0] > 0] / 2
+    for found, expected in ((t - middle, half), ((1 - gamma) * T, half), ((1 - other) * T, half)):
+        assert_near(found, expected, atol=1e-9)
+
+
 def test_the_first_stage_is_two_ddim_steps_of_the_teacher():
     method, student = METHODS[PROGRESSIVE](SD), TinyNet(1)
     x0, (place, eps) = batch_of(method)
