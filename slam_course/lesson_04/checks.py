@@ -1,4 +1,4 @@
-"""Checks of lesson 04: a point on the chord, its noise, and how to ask a network about it."""
+"""Checks of lesson 04: a point on the chord, its noise, asking there, and the target's error."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from slam_course.checks import call, compare, exercise, require
+from slam_course.checks import (
+    call,
+    compare,
+    exercise,
+    number,
+    refuse_numbers,
+    require,
+    require_function,
+)
 from slam_edu.schedule import Level, NoiseSchedule
 from slam_edu.subpath import chord_point, sub_level
 from slam_edu.toy import two_moons
@@ -222,3 +230,62 @@ def data_guess(answer: Callable[[Callable[..., Tensor], Tensor, Level], Tensor])
         f"The values are right, but the network was asked {calls} times; once is enough.",
     )
     return "The scale of a point is arithmetic; what it holds is decided by sigma over alpha."
+
+
+@exercise("Exercise 4, where the target is exact")
+def target_error(
+    error: Callable[[Tensor, float], Tensor], exact_at: Callable[[float], float]
+) -> str:
+    r"""``error(gamma, gamma0)``, the target minus the truth in units of b; its zero above 0.
+
+    ``gamma`` has shape ``(n,)``; the chord touches the true path at the number ``gamma0``.
+    """
+    g, touch = torch.linspace(0.05, 0.95, 10, dtype=torch.float64), 0.35
+    delta = call(error, (10,), gamma=g, gamma0=touch)
+    there, clean = -((g - touch) ** 2), torch.full_like(g, -(touch**2))  # chord minus path
+    right = clean - there
+    mistakes = (
+        (-right, "The sign is wrong: this is the truth minus the target."),
+        (there, "This is how far the chord is from the true path at gamma. The path through "
+         "x_gamma keeps that distance; the target is wrong by how much x_s differs from it."),
+        (-there, "This is how far the chord is from the true path at gamma. The deviation of "
+         "x_s is missing."),
+        (clean, "This is the deviation of x_s, for every gamma. The path that starts at x_gamma "
+         "does not end on the path that the chord touches: subtract the deviation at gamma."),
+        (clean + there, "The two deviations are added. The path through x_gamma keeps its "
+         "distance, so the target is wrong by their difference."),
+        (-((1 - touch) ** 2) - there, "You compare x_gamma with x_t, gamma = 1. The target is "
+         "the end of x_s: take the chord's deviation at gamma = 0."),
+        (-g * (2 - g), "This is the error with the slope of the end for every gamma0; put gamma0 "
+         "in the place of 1 in the chord's deviation."),
+        (-g * (1 - g), "This is the error with the slope of the middle for every gamma0."),
+        (g - 2 * touch, "One power of gamma is missing: a deviation grows with the square of the "
+         "distance from the point where the chord touches."),
+        (right / 2, "The factor 1/2 is in b already."),
+    )  # fmt: skip
+    compare(
+        delta,
+        right,
+        mistakes,
+        "The shape fits, the values do not. The chord's deviation is -(gamma - gamma0)^2 b. Take "
+        "it at x_s, and subtract the one at x_gamma.",
+        **_CLOSE,
+    )
+    require_function(exact_at)
+    zero, what = number(exact_at(touch), "What exact_at returns"), "exact_at gives"
+    refuse_numbers(
+        zero,
+        (
+            (touch, f"{what} the position where the chord touches. The target is x_s's end, and "
+             "at x_s the chord has left the path."),
+            (0.0, f"{what} 0, where the target is trivially correct; give the other zero."),
+            (1.0, f"{what} 1 for every gamma0; that holds for one gamma0 alone."),
+            (1 - touch, f"{what} 1 - gamma0. Where is the chord as far from the path as at x_s?"),
+            (touch / 2, f"{what} gamma0 / 2. Where is the chord as far from the path as at x_s?"),
+        ),
+    )  # fmt: skip
+    require(
+        abs(zero - 2 * touch) < 1e-6,
+        f"{what} {zero:.3g} for gamma0 = {touch}, where target_error does not vanish.",
+    )
+    return "A chord that touches in its middle makes the target exact at gamma = 1, to this order."

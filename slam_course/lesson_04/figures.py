@@ -1,4 +1,4 @@
-r"""Figures of lesson 04: sub-paths and their chords, two sigmas, what is taught at gamma.
+r"""Figures of lesson 04: sub-paths and their chords, two sigmas, the error of the target.
 
 Points on a chord are purple; the grey dashes are what one gets without the drift factor. As in
 the other figures noise is on the left and data on the right where an axis shows :math:`\rho` or t.
@@ -8,7 +8,7 @@ of the unit circle there, and a ray from the origin holds the levels of one :mat
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from matplotlib.axes import Axes
@@ -36,6 +36,8 @@ _FAINT = "#d4d4d4"  # data that are there for orientation alone
 _NAIVE = "#8c8c8c"
 _INK = "#333333"
 _STYLES = ("-", "--", "-.", ":")
+_STYLE = {"end": "-", "middle": "--"}
+_TOUCH = {"end": 1.0, "middle": 0.5}  # the gamma at which a chord of this slope touches the path
 
 
 def cut_paths(
@@ -141,55 +143,52 @@ def _triangle(ax: Axes, t: Tensor, s: Tensor, a: float) -> None:
     ax.plot(*(a * s), "o", mfc="white", mec=COLORS["teacher"], mew=1.6, ms=8, zorder=5)
 
 
-def chord_beside_path(
-    rho: Tensor, curve: Tensor, teacher: Tensor, exact: Tensor, gammas: Tensor,
+def two_slopes(
+    rho: Tensor, curve: Tensor, chords: Mapping[str, Tensor], gammas: Tensor,
     measured: Mapping[str, Mapping[str, Tensor]],
 ) -> CourseFigure:  # fmt: skip
     r"""Left, one sub-path and its two chords, z over :math:`\rho`; right, how far they leave it.
 
-    One coordinate of the true curve, the teacher's chord and the exact one at falling ``rho``, all
-    ``(m,)``; ``measured`` has by sub-path and chord the deviation in units of b at ``gammas``,
+    One coordinate of the true curve and, by slope, of the chords at falling ``rho``, all ``(m,)``
+    with m odd; ``measured`` has by slope and sub-path the deviation in units of b at ``gammas``,
     ``(n,)``.
     """
     fig, (left, right) = figure(
         2,
-        size=(4.3, 3.6),
-        alt="Left: z over rho, a green curve with a solid purple line that touches it at the "
-        "noisy end and leaves it towards the clean end, and a dashed one that joins both ends. "
-        "Right: measured deviations over gamma lie on two curves, minus (1 - gamma) squared for "
-        "the solid line and gamma (1 - gamma) for the dashed one.",
+        size=(4.5, 3.7),
+        alt="Left: z over rho, a green curve; a solid purple line touches it at the noisy end and "
+        "leaves it towards the clean end, a dashed one touches it in the middle and stays closer. "
+        "Right: measured deviations over gamma lie on two parabolas, minus (1 - gamma) squared "
+        "for the slope of the end and minus (gamma - 1/2) squared for that of the middle.",
     )
-    left.plot(rho, curve, color=COLORS["path"], lw=2.4)
-    left.plot(rho, teacher, color=COLORS["chord"], lw=2)
-    left.plot(rho, exact, "--", color=COLORS["chord"], lw=2)
-    for i, name in ((0, "$t$"), (-1, "$s$")):
+    left.plot(rho, curve, color=COLORS["path"], lw=2.4, label="true sub-path")
+    for i, name in ((0, "$t$"), (len(rho) // 2, "$m$"), (-1, "$s$")):
         left.axvline(rho[i].item(), color="#d0d0d0", lw=0.8, zorder=0)
         style = {"xycoords": ("data", "axes fraction"), "color": "#707070"}
-        note(left, name, (rho[i].item(), 0), (4 if i == 0 else -10, 5), 11, **style)
-    left.plot(rho[0], curve[0], "o", color="#7d7d7d", ms=7, zorder=5)
-    left.plot(rho[-1], teacher[-1], "o", color=COLORS["teacher"], ms=7, zorder=5)
-    left.plot(rho[-1], curve[-1], "o", color=COLORS["path"], ms=7, zorder=5)
-    left.margins(0.06)
-    left.invert_xaxis()
-    labels = {"xlabel": r"$\rho$", "ylabel": "z, in the direction of its bend"}
-    open_axes(left, title="a long sub-path", **labels)
-    entries = {
-        "true sub-path": ("path", "-"),
-        "chord to the DDIM step": ("chord", "-"),
-        "chord to the true end": ("chord", "--"),
-    }
-    left.legend(handles=legend_lines(entries, 1.8), frameon=False, fontsize=8.5)
+        note(left, name, (rho[i].item(), 0), (4 if i == 0 else -11, 5), 11, **style)
     line = torch.linspace(0, 1, 101)
     right.axhline(0, color="#d0d0d0", lw=0.8, zorder=0)
-    right.plot(line, -((1 - line) ** 2), color=COLORS["chord"], lw=1.6)
-    right.plot(line, line * (1 - line), "--", color=COLORS["chord"], lw=1.6)
-    for marker, (name, by_chord) in zip("osD^", measured.items(), strict=False):
-        for values, label in ((by_chord["teacher"], name), (by_chord["exact"], None)):
+    for slope, chord in chords.items():
+        touch, i = _TOUCH[slope], 0 if slope == "end" else len(rho) // 2
+        style = {"ls": _STYLE[slope], "color": COLORS["chord"]}
+        left.plot(rho, chord, lw=2, label=f"chord, slope of the {slope}", **style)
+        left.plot(rho[i], chord[i], "o", color="#7d7d7d", ms=7, zorder=5)
+        left.plot(rho[-1], chord[-1], "o", color=COLORS["teacher"], ms=7, zorder=5)
+        right.plot(line, -((line - touch) ** 2), lw=1.6, **style)
+        for marker, (name, values) in zip("os", measured[slope].items(), strict=False):
+            label = name if slope == "end" else None
             right.plot(gammas, values, marker, mfc="none", mec=COLORS["path"], ms=5, label=label)
-    note(right, r"$-(1-\gamma)^2$", (0.5, -0.25), (-8, -16), ha="right")
-    note(right, r"$\gamma(1-\gamma)$", (0.5, 0.25), (0, 7), ha="center")
-    title = r"chord minus curve, in units of $b = \frac{1}{2}h^2 z''$"
-    limits = {"xlim": (1.05, -0.05), "ylim": (-1.25, 0.55)}
+    left.margins(0.06, 0.14)
+    left.invert_xaxis()
+    left.legend(frameon=False, fontsize=8.5)
+    open_axes(
+        left, title="a long sub-path and its two chords", xlabel=r"$\rho$",
+        ylabel="z, in the direction of its bend",
+    )  # fmt: skip
+    note(right, r"end: $-(1-\gamma)^2$", (0.36, -0.41), (-6, -16), ha="right")
+    note(right, r"middle: $-(\gamma-\frac{1}{2})^2$", (0.5, 0), (0, 8), ha="center")
+    title = r"chord minus path, in units of $b = \frac{1}{2}h^2 z''$"
+    limits = {"xlim": (1.05, -0.05), "ylim": (-1.25, 0.25)}
     open_axes(right, title=title, xlabel=r"$\gamma$", **limits)
     right.legend(
         frameon=False, fontsize=8.5, loc="lower left", title="measured on", title_fontsize=8.5
@@ -278,58 +277,59 @@ def two_noises(
     return fig
 
 
-def taught_law(
-    rho: Mapping[float, Tensor], off: Mapping[float, Tensor], gammas: Tensor,
-    measured: Mapping[str, Tensor],
+def target_errors(
+    off: Mapping[str, Mapping[float, tuple[Tensor, Tensor]]], gammas: Tensor,
+    measured: Mapping[str, Mapping[str, Tensor]], law: Callable[[Tensor, float], Tensor],
+    exact_at: Callable[[float], float],
 ) -> CourseFigure:  # fmt: skip
-    r"""Left, true curves from points of one chord, seen from it; right, the law of delta(gamma).
+    r"""Where points of one chord really end, a panel for each slope; right, the target's error.
 
-    By gamma, ``rho`` falls to :math:`\rho_s` and ``off`` is the curve minus the chord, ``(m,)``;
-    ``measured`` is by sub-path the true end minus the taught one at ``gammas``, ``(n,)``. In units
-    of b.
+    ``off`` has by slope and gamma falling :math:`\rho` and the chord minus the true curve from
+    the chord's point at gamma, ``(m,)`` each; ``measured`` by slope and sub-path the target minus
+    the true end at ``gammas``, ``(n,)``. All in units of b. ``law`` and ``exact_at`` are the
+    answers to exercise 4.
     """
-    fig, (left, right) = figure(
-        2,
-        size=(4.5, 3.8),
+    fig, axes = figure(
+        3,
+        size=(3.4, 3.8),
         sharey=True,
-        alt="Left: the chord is a horizontal line; green curves start on it at several gammas and "
-        "end at rho_s off it, furthest for gamma = 1, nearly on it for gamma = 2. Right: the "
-        "distances at the end over gamma from 0 to 3 lie on the parabola gamma (2 - gamma): 0 at "
-        "0, 1 at gamma = 1, 0 at gamma = 2, -3 at 3.",
+        alt="Left and middle: the chord is a horizontal line, green curves start on it at gamma = "
+        "0.5 and 1. With the slope of the end they end off it at s, furthest for gamma = 1; with "
+        "the slope of the middle the one from gamma = 1 comes back to it. Right: the distances at "
+        "s over gamma lie on two parabolas; the one of the end is -1 at gamma = 1, that of the "
+        "middle at most 1/4 from 0, and 0 at gamma = 0 and 1.",
     )
-    ends = {gamma: values[-1].item() for gamma, values in off.items()}
-    left.axhline(0, color=COLORS["chord"], lw=2.2, zorder=1)
-    for gamma, values in off.items():
-        left.plot(rho[gamma], values, color=COLORS["path"], lw=1.6, zorder=2)
-        left.plot(rho[gamma][0], 0, "o", color=COLORS["chord"], ms=7, zorder=4)
-        left.plot(rho[gamma][-1], ends[gamma], "o", color=COLORS["path"], ms=6, zorder=4)
-        start, end = rho[gamma][0].item(), rho[gamma][-1].item()
-        note(left, f"{gamma:g}", (start, 0), (0, -16 if gamma <= 1 else 8), 9, ha="center")
-        note(left, rf"$\gamma = {gamma:g}$", (end, ends[gamma]), (6, -3), 9)
-    last = next(iter(rho.values()))[-1].item()
-    left.plot(last, 0, "o", color=COLORS["teacher"], ms=7, zorder=5)
-    note(left, r"$x_s$", (last, 0), (2, -16), 11, color=COLORS["teacher"])
-    first = max(r[0].item() for r in rho.values())
-    left.set(xlim=(first + 0.05 * (first - last), last - 0.17 * (first - last)))
-    open_axes(
-        left, title="where points of the chord really end", xlabel=r"$\rho$",
-        ylabel="true curve minus chord, in units of b",
-    )  # fmt: skip
-    line = torch.linspace(0, 3, 151)
+    right, line = axes[2], torch.linspace(0, 1, 101)
     right.axhline(0, color="#d0d0d0", lw=0.8, zorder=0)
-    right.plot(line, line * (2 - line), color=COLORS["chord"], lw=1.8, label=r"$\gamma(2-\gamma)$")
-    for marker, (name, values) in zip("osD^", measured.items(), strict=False):
-        right.plot(gammas, values, marker, mfc="none", mec=COLORS["path"], ms=6, label=name)
-    note(right, "consistency distillation", (1, 1.5), (0, 6), 9, ha="center")
-    note(right, "slope of\nthe middle", (2, 0), (10, 6), 9)
-    for gamma in (1, 2):
-        right.plot(gamma, gamma * (2 - gamma), "o", color=COLORS["chord"], ms=9, alpha=0.5)
-    right.axvspan(0, 1, color="#f2f2f2", zorder=-1, lw=0)
-    right.text(0.5, -2.9, "the paper's chord", ha="center", fontsize=9, color="#606060")
-    right.legend(frameon=False, fontsize=9, loc="lower left", bbox_to_anchor=(0, 0.1))
+    for ax, (slope, by_gamma) in zip(axes, off.items(), strict=False):
+        style = {"ls": _STYLE[slope], "color": COLORS["chord"]}
+        ax.axhline(0, lw=2.2, zorder=1, **style)
+        for gamma, (rho, values) in by_gamma.items():
+            start, last, end = rho[0].item(), rho[-1].item(), values[-1].item()
+            ax.plot(rho, values, color=COLORS["path"], lw=1.6, zorder=2)
+            ax.plot(start, 0, "o", color=COLORS["chord"], ms=7, zorder=4)
+            ax.plot(last, end, "o", color=COLORS["path"], ms=6, zorder=4)
+            shift = (0, 8) if slope == "end" else (-14, -17)  # away from the curves
+            note(ax, rf"$\gamma = {gamma:g}$", (start, 0), shift, 9, ha="center")
+            note(ax, f"{gamma:g}", (last, end), (7, -3), 9)
+        ax.plot(last, 0, "o", color=COLORS["teacher"], ms=7, zorder=5)
+        note(ax, "$x_s$", (last, 0), (0, 8), 11, color=COLORS["teacher"], ha="center")
+        length = by_gamma[1.0][0][0].item() - last
+        ax.set_xlim(last + 1.22 * length, last - 0.2 * length)
+        open_axes(ax, title=f"slope of the {slope}", xlabel=r"$\rho$")
+        touch = _TOUCH[slope]
+        right.plot(line, law(line, touch), lw=1.8, label=f"slope of the {slope}", **style)
+        zero = exact_at(touch)
+        if zero <= 1:
+            right.plot(zero, 0, "o", color=COLORS["chord"], ms=10, alpha=0.5)
+        for marker, (name, values) in zip("osD", measured[slope].items(), strict=False):
+            label = name if slope == "middle" else None
+            right.plot(gammas, values, marker, mfc="none", mec=COLORS["path"], ms=5, label=label)
+    axes[0].set_ylabel("chord minus true path, in units of b")
+    legend_below(fig, right.get_legend_handles_labels()[0], 5)
     open_axes(
-        right, title="true end minus taught end, in units of b", xlim=(-0.05, 3.1),
-        ylim=(-3.2, 1.9), xlabel=r"$\gamma$", xticks=[0, 0.5, 1, 1.5, 2, 2.5, 3],
+        right, title="at s: target minus true end", xlim=(1.05, -0.05), ylim=(-1.5, 0.25),
+        xlabel=r"$\gamma$",
     )  # fmt: skip
     return fig
 

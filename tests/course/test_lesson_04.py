@@ -6,7 +6,13 @@ import torch
 
 from slam_course.lesson_04 import explorer
 from slam_course.lesson_04 import figures as plots
-from slam_course.lesson_04.checks import _Network, chord_sigma, data_guess, interpolate
+from slam_course.lesson_04.checks import (
+    _Network,
+    chord_sigma,
+    data_guess,
+    interpolate,
+    target_error,
+)
 from slam_course.lesson_04.explorer import sub_path_figure
 from slam_edu import Level, NoiseSchedule, sub_level
 from slam_edu import interpolate as library_interpolate
@@ -177,10 +183,59 @@ WRONG_GUESS += trying.formulas("network, x, c", globals(), {
     "(ask(network, x, c), ask(network, x, c))[0]": "asked 2 times; once is enough",
     "ask(network, x.div_(2), c)": "changes x_gamma itself",
 })  # fmt: skip
+
+# -------------------------------------------------------------------- exercise 4
+
+
+def delta(g, g0):
+    return (g - g0) ** 2 - g0**2
+
+
+def twice(g0):
+    return 2 * g0
+
+
+RIGHT_LAW = ((delta, twice), (lambda g, g0: (g * (g - 2 * g0)).float(), lambda g0: f64(2 * g0)))
+WRONG_DELTA = trying.formulas("g, g0", globals(), {
+    "-delta(g, g0)": "this is the truth minus the target",
+    "-((g - g0) ** 2)": "The path through x_gamma keeps that distance",
+    "(g - g0) ** 2": "The deviation of x_s is missing",
+    "-(g0**2) * torch.ones_like(g)": "This is the deviation of x_s, for every gamma",
+    "-(g0**2) - (g - g0) ** 2": "The two deviations are added",
+    "(g - g0) ** 2 - (1 - g0) ** 2": "You compare x_gamma with x_t",
+    "-g * (2 - g)": "slope of the end for every gamma0",
+    "-g * (1 - g)": "slope of the middle for every gamma0",
+    "g - 2 * g0": "One power of gamma is missing",
+    "delta(g, g0) / 2": "The factor 1/2 is in b already",
+    "0.9 * delta(g, g0)": "values do not",
+    "delta(g.mul_(2), g0)": "changes gamma itself",
+    "delta(g, g0).mean()": "has shape ()",
+})  # fmt: skip
+WRONG_ZERO = trying.formulas("g0", globals(), {
+    "g0": "position where the chord touches",
+    "0.0": "give the other zero",
+    "1.0": "holds for one gamma0 alone",
+    "1 - g0": "exact_at gives 1 - gamma0",
+    "g0 / 2": "exact_at gives gamma0 / 2",
+    "3 * g0": "where target_error does not vanish",
+    "...": "There is no answer yet",
+    "torch.full((2,), 2 * g0)": "return one number",
+})  # fmt: skip
+WRONG_LAW = [((wrong, twice), words) for wrong, words in WRONG_DELTA]
+WRONG_LAW += [((delta, wrong), words) for wrong, words in WRONG_ZERO]
+WRONG_LAW += [((delta, 0.7), "give it your function")]
+
+
+def both(answers):
+    """The check of exercise 4, of its two answers as one."""
+    return target_error(*answers)
+
+
 GROUPS = [
     (interpolate, RIGHT_POINT, WRONG_POINT),
     (chord_sigma, RIGHT_SIGMA, WRONG_SIGMA),
     (data_guess, RIGHT_GUESS, WRONG_GUESS),
+    (both, RIGHT_LAW, WRONG_LAW),
 ]
 test_accepts, test_rejects = trying.tests(GROUPS)
 
@@ -200,35 +255,38 @@ def test_both_panels_of_the_triangle_show_the_same_points():
     np.testing.assert_allclose(right @ basis, left, atol=1e-12)
 
 
-def measured_and_law(data_set, t, k, gamma):
+def measured_and_law(data_set, t, k, slope, gamma):
     """The two distances in the figure's description."""
-    words = sub_path_figure(data_set, t, k, gamma).alt.split()
+    words = sub_path_figure(data_set, t, k, slope, gamma).alt.split()
     return float(words[words.index("off") - 1]), float(words[-1].rstrip("."))
 
 
 def test_measured_and_law_agree_on_short_sub_paths():
-    for gamma in (0.5, 1.0, 1.5):
-        measured, law = measured_and_law("two_moons", 199, 20, gamma)
+    for slope, gamma in (("end", 0.5), ("end", 1.0), ("middle", 0.25), ("middle", 0.75)):
+        measured, law = measured_and_law("two_moons", 199, 20, slope, gamma)
         assert measured == pytest.approx(law, rel=0.15)
-    assert measured_and_law("two_moons", 199, 20, 0.0) == (0, 0)
+    assert measured_and_law("two_moons", 199, 20, "end", 0.0) == (0, 0)
+    assert measured_and_law("two_moons", 199, 20, "middle", 1.0)[1] == 0
 
 
 def test_answers_of_the_lesson():
     """The three findings of the section "Play"."""
 
-    def off(t, k, gamma):
-        return measured_and_law("two_moons", t, k, gamma)[0]
+    def off(t, k, slope="end"):
+        return measured_and_law("two_moons", t, k, slope, 1.0)[0]
 
     def gain(t, k):
-        return off(t, k, 2.0) / off(t, k, 1.0)
+        return off(t, k, "middle") / off(t, k)
 
-    assert max(gain(t, 20) for t in (99, 999)) < 0.4
-    assert min(gain(19, 20), gain(399, 250)) > 0.7
-    assert 20 < off(199, 100, 1.0) / off(199, 20, 1.0) < 30
-    assert off(999, 20, 1.0) < off(199, 20, 1.0)
+    assert max(gain(t, 20) for t in (99, 999)) < 0.08
+    assert 0.15 < gain(19, 20) < 1
+    assert 0.15 < gain(399, 250) < 1
+    assert 20 < off(199, 100) / off(199, 20) < 30
+    assert off(199, 100, "middle") / off(199, 20, "middle") > 100
+    assert off(999, 20) < off(199, 20)
 
 
 def test_explorer_follows_its_controls_and_starts_where_asked():
     box = explorer.sub_paths(["ring"])
-    assert "ring, sub-path from 199 to 99, gamma = 0.5" in box.children[-1].value
+    assert "ring, sub-path from 199 to 99, slope of the end, gamma = 0.5" in box.children[-1].value
     trying.walk(box)
