@@ -13,7 +13,6 @@ import io
 import math
 import sys
 import types
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import is_dataclass
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from slam_course.family import METHODS
-from slam_course.family.base import Counted, Method, Networks
+from slam_course.family.base import Calls, Counted, Method, Networks
 from slam_course.family.results import Setting
 from slam_course.family.training import STEPS, TIMES, make
 from slam_edu.schedule import NoiseSchedule
@@ -139,15 +138,18 @@ def check(method_type: type[Method], setting: Setting) -> None:
 
 
 class _Watched(nn.Module):
-    """A network that reports the samples of every call; a module, so that it can be copied."""
+    """A network that reports what Counted should; a module, so that it can be copied."""
 
-    def __init__(self, network: Callable[..., Tensor], report: Callable[[int], None]) -> None:
+    def __init__(self, network: Callable[..., Tensor], report: Callable[..., None]) -> None:
         super().__init__()
         self.network, self.report = network, report
 
     def forward(self, x: Tensor, *args: object, **options: object) -> Tensor:
-        self.report(len(x))
-        return self.network(x, *args, **options)
+        self.report(forward=len(x))
+        output = self.network(x, *args, **options)
+        if output.requires_grad:
+            output.register_hook(lambda gradient: self.report(backward=len(gradient)))
+        return output
 
 
 class _Rehearsal:
@@ -160,7 +162,7 @@ class _Rehearsal:
         self.module, self.cost = method_type.__module__, setting.cost
         self.mixture, schedule = make("ring"), NoiseSchedule.stable_diffusion()
         self.data, self.draws = (torch.Generator().manual_seed(seed) for seed in (data, draws))
-        made = {"teacher": self.mixture.network(schedule)}
+        made, self.nets = {"teacher": self.mixture.network(schedule)}, {}
         with self.during("__init__"):
             self.method = method_type(schedule, **options_of(setting))
             for name, seed in (("student", 2), ("target", 3 + weights)):
@@ -194,26 +196,25 @@ class _Rehearsal:
         weights = {f"a weight of the {n}": list(net.parameters()) for n, net in self.nets.items()}
         with self.during("loss", {"x0": x0, "the batch": batch} | weights, least * BATCH, why):
             loss = self.method.loss(x0, batch, self.networks)
-        if not isinstance(loss, Tensor) or loss.shape != ():
-            raise Broken(f"loss is {_form(loss)}; allowed: a scalar, the mean over the batch")
-        if not loss.isfinite():
-            raise Broken(f"loss is {loss.item()} after {used:.0%} of the budget; allowed: finite")
-        if not loss.requires_grad:
-            called = "without gradient" if self.seen["student"] else "never"
-            raise Broken(f"loss calls networks.student {called}; allowed: with gradient")
-        try:
+            self.check_loss(loss, used)
             loss.backward()
-        except RuntimeError as error:
-            raise Broken(f"loss cannot be differentiated: {error}") from error
         gradients = [p.grad for p in self.nets["student"].parameters() if p.grad is not None]
         if not all(bool(g.isfinite().all()) for g in gradients):
             raise Broken("the gradient of loss is not finite; allowed: finite")
         if not any(bool(g.any()) for g in gradients):
             raise Broken("the gradient of loss is 0; allowed: one that trains the student")
         self.nets["student"].zero_grad()
-        if self.networks.cost() > least * BATCH:
-            raise Broken(why)
         return loss.detach()
+
+    def check_loss(self, loss: object, used: float) -> None:
+        """A finite scalar with a gradient for the student."""
+        if not isinstance(loss, Tensor) or loss.shape != ():
+            raise Broken(f"loss is {_form(loss)}; allowed: a scalar, the mean over the batch")
+        if not loss.isfinite():
+            raise Broken(f"loss is {loss.item()} after {used:.0%} of the budget; allowed: finite")
+        if not loss.requires_grad:
+            called = "without gradient" if self.seen["student"].forward else "never"
+            raise Broken(f"loss calls networks.student {called}; allowed: with gradient")
 
     def samples(self) -> Tensor:
         """Samples in 1, 2, 4 and 8 steps; and what solve answers is looked at."""
@@ -224,7 +225,7 @@ class _Rehearsal:
             why = f"{what} calls the student more than {n} times; allowed: once a step"
             with self.during(what, {"x": x}, n * BATCH, why, teacher=False):
                 found.append(self.method.sample(target, x, n, torch.Generator().manual_seed(8)))
-            if not self.seen:
+            if not self.spent:
                 raise Broken(f"{what} never calls the student; allowed: once a step")
             _check_points(found[-1], x, what)
         for t in TIMES:
@@ -233,17 +234,23 @@ class _Rehearsal:
             _check_points(end, x, "solve")
         return torch.stack(found)
 
-    def reporter(self, name: str) -> Callable[[int], None]:
+    def reporter(self, name: str) -> Callable[..., None]:
         """Counts at a network itself, and stops at once what may not be."""
 
-        def report(count: int) -> None:
-            self.seen[name] += count
+        def report(forward: int = 0, backward: int = 0) -> None:
+            self.seen[name].forward += forward
+            self.seen[name].backward += backward
             if name == "teacher" and not self.teacher:
                 raise Broken(f"{self.what} calls the teacher; allowed: the student alone")
-            if self.seen.total() > self.most:
+            if self.spent > self.most:
                 raise Broken(self.why)
 
         return report
+
+    @property
+    def spent(self) -> int:
+        """What the call has cost."""
+        return sum(calls.cost() for calls in self.seen.values())
 
     @contextmanager
     def during(
@@ -252,15 +259,13 @@ class _Rehearsal:
     ) -> Iterator[None]:  # fmt: skip
         """Watch over a call of the method's.
 
-        Nothing in ``fixed`` may change, networks may be evaluated for ``most`` samples (else
-        ``why``), all of them counted; nothing may be printed or drawn from the global generator.
+        Nothing in ``fixed`` may change, evaluations may cost ``most`` (else ``why``) and are all
+        counted; nothing may be printed, or drawn from the global generator.
         """
         self.what, self.most, self.why, self.teacher = what, most, why, teacher
-        self.seen: Counter[str] = Counter()
-        counted = {} if what == "__init__" else vars(self.networks)
-        counted = {name: n for name, n in counted.items() if isinstance(n, Counted)}
-        for network in counted.values():
-            network.calls.clear()
+        self.seen = {name: Calls() for name in self.nets}
+        for name in self.nets:
+            getattr(self.networks, name).calls.clear()
         before = [
             (k, x, x.detach().clone()) for k, v in (fixed or {}).items() for x in _tensors(v)
         ]
@@ -284,11 +289,13 @@ class _Rehearsal:
         for name, x, was in before:
             if not torch.equal(x, was):
                 raise Broken(f"{what} changes {name} in place; allowed: new tensors")
-        for name, network in counted.items():
-            if network.calls.forward != self.seen[name]:
+        for name, seen in self.seen.items():
+            calls = getattr(self.networks, name).calls
+            if (calls.forward, calls.backward) != (seen.forward, seen.backward):
                 raise Broken(
-                    f"{what} evaluates the {name} for {self.seen[name]} samples, but "
-                    f"{network.calls.forward} are counted; allowed: networks.{name}(x, t)"
+                    f"{what} evaluates the {name} for {seen.forward} samples and {seen.backward} "
+                    f"backward, but {calls.forward} and {calls.backward} are counted; allowed: "
+                    f"calls of networks.{name}(x, t) alone"
                 )
 
 
@@ -309,6 +316,6 @@ def _tensors(value: object) -> list[Tensor]:
     """All tensors in tuples, lists, dictionaries and dataclasses."""
     if isinstance(value, Tensor):
         return [value]
-    value = vars(value) if is_dataclass(value) else value
+    value = getattr(value, "__dict__", value) if is_dataclass(value) else value
     value = list(value.values()) if isinstance(value, dict) else value
     return [x for v in value for x in _tensors(v)] if isinstance(value, (list, tuple)) else []
