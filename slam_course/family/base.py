@@ -31,7 +31,6 @@ from torch.autograd import forward_ad
 
 from slam_edu.losses import mse, pseudo_huber
 from slam_edu.prediction import Prediction, read_output, to_output
-from slam_edu.sampling import consistency_timesteps
 from slam_edu.schedule import Level, NoiseSchedule
 
 
@@ -176,9 +175,10 @@ class Method:
     ) -> Tensor:
         """Samples from noise ``(B, D)`` in n steps: jump to data, add fresh noise, jump again.
 
-        The times are of the grid; of one as fine as the steps where these are more than N.
+        At n of the grid's noisy ends, evenly by index, as latent consistency models do; where n is
+        more than N, some of them come twice.
         """
-        times = consistency_timesteps(steps, self.schedule, max(self.subpaths, steps))
+        times = self.grid.t.flip(0)[torch.arange(steps) * self.subpaths // steps]
         for i, t in enumerate(times):
             x = self.solve(student, x, t.expand(len(x)))
             if i + 1 < steps:
@@ -232,6 +232,11 @@ class Method:
     def distance(self, p: Tensor, y: Tensor) -> Tensor:
         """The loss between prediction and target."""
         return mse(p, y) if self.loss_name == "l2" else pseudo_huber(p, y)
+
+    def grid_times(self, steps: int) -> Tensor:
+        """``steps + 1`` of the grid's ends, from T-1 to 0, evenly by index."""
+        ends = torch.cat([self.grid.s[:1], self.grid.t])
+        return ends[torch.linspace(self.subpaths, 0, steps + 1).round().long()]
 
     def spaced(self, steps: int) -> Tensor:
         """Real timesteps ``steps + 1`` from T-1 to 0, evenly."""

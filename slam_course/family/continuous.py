@@ -15,6 +15,8 @@ warmed up. Source: Lu and Song 2024 (sCM, arXiv 2410.11081), equations 6 to 8, a
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -26,12 +28,13 @@ class ContinuousConsistency(Method):
     """theta is the arctangent of a lognormal number, as in the paper."""
 
     name = "continuous-time consistency (sCM)"
-    mean, std, c, warmup = -0.8, 1.6, 0.1, 0.2
+    mean, std, c, warmup = -0.8 + math.log(2), 1.6, 0.1, 0.2  # of log rho; sigma_d is 1, not 1/2
 
     def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """rho, within the schedule, and noise."""
         rho = (self.mean + self.std * torch.randn(len(x0), generator=generator)).exp()
-        low, high = self.schedule.rho[0], self.schedule.rho[-1]
+        # Inside the schedule, where the derivative of its timestep is defined.
+        low, high = 1.001 * self.schedule.rho[0], 0.999 * self.schedule.rho[-1]
         return rho.clamp(low, high), torch.randn(x0.shape, generator=generator)
 
     def loss(self, x0: Tensor, batch: tuple[Tensor, Tensor], networks: Networks) -> Tensor:

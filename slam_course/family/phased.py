@@ -6,7 +6,7 @@ The timesteps are cut at :math:`e_0 = 0 < e_1 < \dots < e_K = T - 1`; for t in
 .. math:: J_\theta(x_t, t \to e_m) \to J_{\theta^-}(x_s, s \to e_m), \qquad
     x_s = \text{DDIM}(x_t, t \to s),
 
-and at :math:`s = e_m` the jump is the identity. K jumps draw a sample without fresh noise. Source:
+and at :math:`s = e_m` the jump is the identity, whatever the network says. K jumps draw a sample without fresh noise. Source:
 Wang et al. 2024 (phased consistency model, arXiv 2405.18407), section 3.2.
 """
 
@@ -50,7 +50,6 @@ class PhasedConsistency(Method):
         x_s = self.move(self.teach(networks, x_t, t), s)
         with torch.no_grad():
             y = self.jump(networks.target, x_s, s, e)
-            y = torch.where((s == e)[:, None], x_s, y)
         return self.distance(self.jump(networks.student, x_t, t, e), y)
 
     def sample(
@@ -58,11 +57,10 @@ class PhasedConsistency(Method):
     ) -> Tensor:
         """At n evenly spaced times: to the next one, or past it to the edge and noised again.
 
-        With n = K these are the K jumps from edge to edge.
+        With n = K these are the K jumps from edge to edge. Within a phase fresh noise is added, as
+        consistency models do.
         """
-        index = torch.linspace(self.subpaths, 0, steps + 1).round().long()
-        times = torch.cat([torch.zeros(1, dtype=torch.long), self.grid.t])[index]
-        for t, following in itertools.pairwise(times):
+        for t, following in itertools.pairwise(self.grid_times(steps)):
             edge = self.edge(t)
             to = torch.minimum(edge, following)
             x = self.jump(student, x, t.expand(len(x)), to.expand(len(x)))

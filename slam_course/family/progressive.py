@@ -66,7 +66,7 @@ class Progressive(Method):
         return self.walk(self.student_of(student, steps), x, self.spaced(steps))
 
     def solve(self, student: Counted, x: Tensor, t: Tensor) -> Tensor:
-        """In the 8 steps of its stage, and a shorter one at the start."""
+        """In the 8 steps of its stage, and a shorter one, which was not trained, at the start."""
         student, hop, t = self.student_of(student, 8), (self.T - 1) / 8, t.to(x.dtype)
         for i in range(7, -1, -1):
             s = torch.minimum(t, torch.full_like(t, i * hop))

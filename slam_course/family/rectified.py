@@ -48,8 +48,8 @@ class PiecewiseRectified(Method):
         for time, following in itertools.pairwise(times):
             x = self.move(self.teach(networks, x, time), following)
         line = self.line(x_t, level_t, x, level_s)
-        rho = gamma * level_t.rho + (1 - gamma) * level_s.rho
-        level, time = self.schedule.locate(rho)
+        time = s + gamma * (t - s)
+        level = self.schedule.at(time)
         v = self.v(self.predict(networks.student, level.mix(line.x0, line.eps), time), level)
         return self.distance(v, self.v(line, level))
 
@@ -67,7 +67,7 @@ class PiecewiseRectified(Method):
         return torch.lerp(edges[low], edges[low + 1], at - low)
 
     def solve(self, student: Counted, x: Tensor, t: Tensor) -> Tensor:
-        """One step to each edge on the way."""
+        """One step to each edge on the way; only from an edge is it what was trained."""
         t = t.to(self.schedule.dtype)
         edges = torch.cat([torch.zeros(1), self.grid.t.to(t)])
         for edge in edges[:-1].flip(0):

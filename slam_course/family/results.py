@@ -144,17 +144,16 @@ class Results:
         }
 
     def mean(self, setting: Setting, data: Sequence[str], metric: str, after: int = 0) -> float:
-        """Geometric mean over data sets and seeds; NaN if nothing is there."""
-        values = list(self.values(setting, data, metric, after).values())
-        return float(np.exp(np.mean(np.log(values)))) if values else math.nan
+        """Mean over data sets and seeds, geometric but for shares; NaN if nothing is there."""
+        return _mean(list(self.values(setting, data, metric, after).values()), metric)
 
     def by_seed(
         self, setting: Setting, data: Sequence[str], metric: str, after: int = 0
     ) -> list[float]:
-        """For each seed that ran on all data sets the geometric mean over them."""
+        """For each seed that ran on all data sets the mean over them."""
         values = self.values(setting, data, metric, after)
         seeds = sorted({seed for _, seed in values if all((d, seed) in values for d in data)})
-        return [float(np.exp(np.mean([np.log(values[d, seed]) for d in data]))) for seed in seeds]
+        return [_mean([values[d, seed] for d in data], metric) for seed in seeds]
 
     def seeds(self, setting: Setting, data: Sequence[str]) -> int:
         """On how many seeds it ran on all of the data sets."""
@@ -166,6 +165,15 @@ class Results:
         """The paired ratio of two settings; see :func:`slam_course.results.paired_ratio`."""
         a, b = (self.values(setting, data, metric, after) for setting in (above, below))
         return paired_ratio(a, b, data)
+
+
+def _mean(values: Sequence[float], metric: str) -> float:
+    """Geometric, of shares (which may be 0) and of the bias (which has a sign) arithmetic."""
+    if not values:
+        return math.nan
+    if metric.startswith(("off", "bias")):
+        return float(np.mean(values))
+    return float(np.exp(np.mean(np.log(values))))
 
 
 def family_results() -> Results:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from slam_course.family.base import Counted, Method, Networks
+from slam_edu.prediction import Prediction
+from slam_edu.schedule import Level
 
 
 class Shortcut(Method):
@@ -22,6 +24,14 @@ class Shortcut(Method):
     name = "shortcut models"
     two_times = True
     lengths = 7  # T/2^(lengths - 1), ..., T/2, T
+
+    def predict(
+        self, network: Counted, x: Tensor, t: Tensor, s: Tensor | None = None,
+        level: Level | None = None,
+    ) -> Prediction:  # fmt: skip
+        """As of the base; the slope is asked for as a jump of half the shortest length."""
+        shortest = (self.T - 1) / 2**self.lengths
+        return super().predict(network, x, t, torch.minimum(s, t - shortest), level)
 
     def draw(self, x0: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Length (0 for three quarters), place, and noise."""
@@ -58,3 +68,14 @@ class Shortcut(Method):
     ) -> Tensor:
         """n jumps of one length."""
         return self.walk(student, x, self.spaced(steps))
+
+    def solve(self, student: Counted, x: Tensor, t: Tensor) -> Tensor:
+        """In jumps of the lengths that were trained: t in binary digits, the shortest first."""
+        t = t.to(self.schedule.dtype)
+        for exponent in range(self.lengths - 1, -1, -1):
+            length = (self.T - 1) / 2**exponent
+            # What is left above a multiple of twice the length.
+            s = t - t % (2 * length) if exponent else torch.zeros_like(t)
+            x = torch.where((s < t)[:, None], self.jump(student, x, t, s), x)
+            t = s
+        return x

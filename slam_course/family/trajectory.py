@@ -3,7 +3,8 @@ r"""Consistency trajectory models: one network for the jump between any two time
 .. math:: J_\theta(x_t, t \to s) \to J_{\theta^-}(x_u, u \to s), \qquad
     x_u = \text{DDIM}(x_t, t \to u), \quad s \le u < t.
 
-The two are compared at s, as trajectory consistency distillation does. With s = 0 everywhere this
+The two are compared at s, as trajectory consistency distillation does, without CTM's denoising
+and adversarial losses. With s = 0 everywhere this
 is consistency distillation. Source: Kim et al. 2024 (CTM, arXiv 2310.02279), section 3; Zheng et
 al. 2024 (TCD, arXiv 2402.19159), equation 15.
 """
@@ -43,5 +44,5 @@ class ConsistencyTrajectory(Method):
     def sample(
         self, student: Counted, x: Tensor, steps: int, generator: torch.Generator
     ) -> Tensor:
-        """Jump from each of n evenly spaced times to the next (TCD's sampler at eta = 0)."""
-        return self.walk(student, x, self.spaced(steps))
+        """Jump from each of n times of the grid to the next (TCD's sampler at eta = 0)."""
+        return self.walk(student, x, self.grid_times(steps))

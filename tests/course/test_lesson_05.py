@@ -1,4 +1,4 @@
-"""Lesson 05: its checks, its figures, its explorers, and students as the study has them."""
+"""Lesson 05: its checks, its figures, its explorers, and students trained with a loss."""
 
 import math
 
@@ -6,10 +6,13 @@ import pytest
 import torch
 from scipy import stats
 
+from slam_course.family import training
+from slam_course.family.results import Results, Row, Setting, chosen
+from slam_course.family.training import TIMES
 from slam_course.lesson_05 import explorer, figures, students
 from slam_course.lesson_05.checks import loss, multistep, paired_ratio
-from slam_course.results import METHODS, STEPS, TIMES, Ratio, ToySetting, toy_results
-from slam_edu import add_noise, toy
+from slam_course.results import Ratio
+from slam_edu import TrainConfig, add_noise, toy
 from tests.course import trying
 
 # -------------------------------------------------------------------- checks
@@ -163,54 +166,59 @@ test_accepts, test_rejects = trying.tests(GROUPS)
 # -------------------------------------------------------------------- students
 
 
+CD, PAPER, MIDDLE = NAMES = ("consistency distillation", "SLAM (paper)", "SLAM, middle slope")
+SHORT = {"cost": 0.0, "updates": 3, "subpaths": 10}
+
+
 @pytest.fixture(scope="module", autouse=True)
 def few_points():
+    caches = (training.diffusion_model, training._solved, training.floor)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(students, "POINTS", 500)
-        patch.setattr(students, "MAP_POINTS", 20)
+        for name, value in {
+            "POINTS": 500, "MAP_POINTS": 20, "INIT": TrainConfig(updates=3, batch=8)
+        }.items():  # fmt: skip
+            patch.setattr(training, name, value)
+        for cached in caches:
+            cached.cache_clear()
         yield
-    students._solved.cache_clear()
-    students.floor.cache_clear()
+    for cached in caches:
+        cached.cache_clear()
 
 
-SHORT = {"updates": 3, "batch": 8, "width": 8, "depth": 2, "init": "random"}
+def slam(student, target, x_t, x_s, x_gamma, level_t, level_s, level_gamma):
+    return (student(x_gamma, level_gamma) - target(x_s, level_s).detach()).square().mean()
 
 
-def weights(setting):
-    *_, (_, student) = students.train(setting, "ring", 4)
-    return torch.cat([p.flatten() for p in student.network.parameters()])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_learners_loss_trains_the_librarys_student(name):
+    setting = Setting(method=name, **SHORT)
+    own, ours = (
+        students.follow(setting, "ring", 4, loss=given)[0].network(X, T, None, GAMMA[name])
+        for given in (slam, None)
+    )
+    assert torch.allclose(own, ours, atol=1e-6)
 
 
-def test_a_training_depends_on_its_setting_and_seed_alone():
-    first = weights(METHODS["SLAM"].replace(**SHORT))
-    assert torch.equal(first, weights(METHODS["SLAM"].replace(**SHORT)))
-    for name in ("CD", "random hop", "SLAM, gamma in [1.5, 3]"):
-        assert not torch.equal(first, weights(METHODS[name].replace(**SHORT))), name
-
-
-def test_a_solvers_levels_end_clean():
-    """Even in log rho, one evaluation is a jump from t = 999 and eight are close to the data."""
-    setting = ToySetting(solver="dpmpp_2m", levels="log_rho")
-    points = students.reference("ring", 0)
-    drawn = students.teacher_samples(setting, points.mixture, points.noise)
-    distances = [students.distances(drawn(n), points.data, n)[f"sw_{n}"] for n in (1, 8)]
-    assert distances[1] < 0.3 < distances[0]
-    assert students.floor("ring", 0)["sw_1"] < 0.3
+X, T = torch.randn(50, 2, generator=torch.Generator().manual_seed(0)), torch.full((50,), 499.0)
+GAMMA = {CD: None, PAPER: torch.ones(50), MIDDLE: None}
 
 
 def test_following_looks_after_the_updates_that_are_asked_for():
     seen = []
-    setting = METHODS["CD"].replace(**SHORT)
-    student, moments = students.follow(setting, "ring", 1, (1, 3), seen.append, samples=20)
+    student, moments = students.follow(
+        Setting(method=MIDDLE, **SHORT), "ring", 1, (1, 3), on_update=seen.append, samples=20
+    )
     assert (seen, list(moments)) == ([1, 2, 3], [1, 3])
-    points = students.reference("ring", 1)
-    assert moments[3].errors == {t: students.error(student, points, t) for t in TIMES}
-    assert moments[3].samples.shape == (20, 2)
+    points = training.reference("ring", 1)
+    measured = training.measure(student, points, 1)
+    assert moments[3].errors == {t: measured[f"map_{t}"] for t in TIMES}
+    drawn = students.draw(student, points.noise, 2, 1)
+    assert students.off_support(drawn, points) == measured["off_2"]
+    assert torch.equal(moments[3].samples, students.draw(student, points.noise[:20], 1, 1))
 
 
 # -------------------------------------------------------------------- explorers and figures
 
-NAMES = ("CD", "SLAM", "SLAM, gamma = 2")
 DATA = toy.ring().sample(300, torch.Generator().manual_seed(0))
 MOMENTS = {
     name: {n: students.Moment(DATA + i, {t: t / 999 / (i + 1) / n for t in TIMES}) for n in (1, 5)}
@@ -223,59 +231,51 @@ def test_learning_shows_the_student_at_the_moment():
         assert f"{name} after {updates} updates" in alt
 
 
-def test_changes_are_settings_and_some_are_refused():
-    for change, fields in explorer.CHANGES.items():
-        setting = explorer.setting_of("SLAM", change, 100)
-        assert setting == METHODS["SLAM"].replace(updates=100, **fields)
-    with pytest.raises(ValueError, match="reach is 2"):
-        explorer.setting_of("SLAM, gamma = 2", "gamma embedding, official", 100)
-    menus = explorer.ablation().children
-    assert set(menus[1].options) == set(METHODS)
-    assert tuple(menus[2].options) == tuple(explorer.CHANGES)
-
-
 def test_an_ablation_trains_both_and_describes_what_it_found(monkeypatch):
     trained, follow = [], students.follow
 
-    def shorter(setting, data, seed, at, on_update):
+    def shorter(setting, data, seed, on_update):
         trained.append((setting, data, seed))
-        return follow(setting.replace(**SHORT), data, seed, at, on_update)
+        return follow(setting.replace(updates=3), data, seed, on_update=on_update)
 
     monkeypatch.setattr(explorer, "follow", shorter)
     shares = []
     drawn = explorer.ablation_figure(
-        shares.append, "ring", "SLAM", "only 10 sub-paths", updates=6, steps=2, seed=4
+        shares.append, "ring", MIDDLE, "5 sub-paths", updates=6, steps=2, seed=4
     )
-    wanted = [METHODS["CD"].replace(updates=6), METHODS["SLAM"].replace(updates=6, subpaths=10)]
+    base = {name: setting.replace(cost=0.0, updates=6) for name, setting in chosen().items()}
+    wanted = [base[CD].replace(subpaths=10), base[MIDDLE].replace(subpaths=5)]
     assert trained == [(setting, "ring", 4) for setting in wanted]
     assert shares == pytest.approx([1 / 12, 2 / 12, 3 / 12, 7 / 12, 8 / 12, 9 / 12])
     trying.described(drawn)
 
 
 def test_figures_are_described():
-    numbers = {name: {1: 0.1 * i, 2: 0.2} for i, name in enumerate(NAMES, 1)}
+    numbers = {name: {1: (0.1 * i, 0.2), 2: (0.2, 0.1)} for i, name in enumerate(NAMES, 1)}
     grid = figures.sample_grid({name: {1: DATA, 2: DATA} for name in NAMES}, DATA, numbers)
-    assert "CD is closest to the data, at 0.10" in grid.alt
+    assert "consistency distillation is closest to the data, at 0.10, with 20 %" in grid.alt
     values = torch.linspace(0, 1, 64)
-    maps = figures.error_maps({"CD": values, "SLAM": values / 2}, DATA, 499, limit=2, most=0.4)
-    assert "CD 0.50, SLAM 0.25" in maps.alt
-    along = figures.errors_along({"CD": {999: 0.3, 99: 0.1}}, {"CD": {0.0: 0.2, 1.0: 0.3}}, 999)
+    maps = figures.error_maps({CD: values, MIDDLE: values / 2}, DATA, 499, limit=2, most=0.4)
+    assert "distillation 0.50, SLAM, middle slope 0.25" in maps.alt
     errors = {name: {9: [0.1], 20: [0.05]} for name in NAMES}
     arrival = figures.arrival(errors, (299,), "Errors fall with updates.")
-    results, pair = toy_results(), ("two_moons", "checkerboard")
-    floor = dict.fromkeys(pair, 0.02)
-    steps = figures.steps_against_quality(results, METHODS, pair, floor)
-    wanted = [results.mean(METHODS["SLAM"], ["two_moons"], f"sw_{n}") for n in STEPS]
-    assert list(steps.axes[0].lines[1].get_ydata()) == pytest.approx(wanted)
-    subpaths = figures.over_subpaths(results, students.SUBPATHS, pair, floor)
-    updates = figures.over_updates(results, students.BUDGET, pair, floor)
-    ratios = figures.ratios({"SLAM": {"sw_1": Ratio(0.8, 0.7, 0.9)}})
-    for fig in (grid, maps, along, arrival, steps, subpaths, updates, ratios):
+    settings = [Setting(method=m, subpaths=n) for n in (10, 20) for m in (CD, MIDDLE)]
+    rows = [
+        Row(setting, "ring", seed, 9, True, dict.fromkeys(METRICS, setting.subpaths / 100))
+        for setting in settings for seed in (0, 1)
+    ]  # fmt: skip
+    sweep = figures.over("subpaths", Results(rows), settings, ["ring"], {"ring": 0.02})
+    assert "SLAM, middle slope from 0.10 at 10 to 0.20 at 20" in sweep.alt
+    ratios = figures.ratios({PAPER: {"sw_1": Ratio(0.8, 0.7, 0.9)}})
+    for fig in (grid, maps, arrival, sweep, ratios):
         trying.described(fig)
 
 
+METRICS = ("sw_1", "off_1", "map_999")
+
+
 def test_an_animation_repeats_to_the_byte():
-    moments = {n: (m.samples, m.errors) for n, m in MOMENTS["CD"].items()}
-    made = figures.learning(moments, DATA, "CD", milliseconds=100)
-    assert made.gif() == figures.learning(moments, DATA, "CD", milliseconds=100).gif()
+    moments = {n: (m.samples, m.errors) for n, m in MOMENTS[CD].items()}
+    made = figures.learning(moments, DATA, CD, milliseconds=100)
+    assert made.gif() == figures.learning(moments, DATA, CD, milliseconds=100).gif()
     assert "from 1.0 to 0.2" in made.alt
