@@ -49,7 +49,7 @@ class Placement:
             return "-"
 
     def __str__(self) -> str:
-        """The table, best first, and what it lacks."""
+        """The table, best at 1 step first, and what it lacks."""
         lines = []
         for name, its in {**self.others, self.setting.method: self.setting}.items():
             means = [self.results.mean(its, self.data, metric) for metric in SHOWN]

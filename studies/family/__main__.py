@@ -1,4 +1,7 @@
-"""``python -m studies.family``: run what is missing, then write the report."""
+"""``python -m studies.family``: run what is missing, then write the report.
+
+``--mine FILE`` places a method of your own (``--mine FILE --help``).
+"""
 
 from __future__ import annotations
 
