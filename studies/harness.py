@@ -15,8 +15,9 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ class Failure:
 def run_all(
     jobs: Sequence[Any],
     run: Callable[[Any], Any],
-    keep: Callable[[Any], None],
+    keep: Callable[[Any], Iterable[Any] | None],
     *,
     workers: int,
     unit: str = "run",
@@ -55,7 +56,8 @@ def run_all(
     Args:
         jobs: those that are missing.
         run: a module's function of a job, called in a process of its own.
-        keep: is called in this process with each result, in the order in which they come.
+        keep: is called in this process with each result, in the order in which they come; it may
+            return further jobs.
         workers: processes, of one thread each.
         unit: what a job is called.
 
@@ -67,32 +69,41 @@ def run_all(
     """
     from tqdm import tqdm
 
-    failed = []
+    failed, jobs = [], deque(jobs)
     bar = tqdm(total=len(jobs), desc=f"{unit}s", unit=unit, smoothing=0.02)
     with bar, closing(results_of(run, jobs, workers)) as results:
         for result in results:
             if isinstance(result, Failure):
                 failed.append(result.why)
-            else:
-                keep(result)
+            elif further := list(keep(result) or ()):
+                jobs.extend(further)
+                bar.total += len(further)
             bar.update()
     return failed
 
 
-def results_of(run: Callable[[Any], Any], jobs: Sequence[Any], workers: int) -> Iterator[Any]:
-    """What ``run`` gives of each job as it ends, in any order."""
-    workers = min(workers, len(jobs))
+def results_of(run: Callable[[Any], Any], jobs: Collection[Any], workers: int) -> Iterator[Any]:
+    """What ``run`` gives of each job as it ends, in any order.
+
+    A ``deque`` of jobs is emptied, and may be given further ones on the way.
+    """
+    jobs = jobs if isinstance(jobs, deque) else deque(jobs)
     if workers <= 1:
-        yield from map(run, jobs)
+        while jobs:
+            yield run(jobs.popleft())
         return
     # Spawned, because a fork of a process whose torch has started threads may hang.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        waiting = [pool.submit(run, job) for job in jobs]
+        waiting: set[Future] = set()
         try:
-            for future in as_completed(waiting):
-                yield future.result()
+            while jobs or waiting:
+                while jobs:
+                    waiting.add(pool.submit(run, jobs.popleft()))
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -57,15 +57,28 @@ def _row(job: Job, student: Student, held: Reference, start: float, *, last: boo
     )
 
 
-def run_missing(wanted: Sequence[Job], path: Path, workers: int) -> list[Row]:
-    """Run the jobs whose rows are not in the file yet; it is whole after every one."""
-    rows = {row.key: row for row in read_rows(path)}
+def run_missing(
+    wanted: Callable[[list[Row]], Iterable[Job]], path: Path, workers: int
+) -> list[Row]:
+    """Run the jobs whose rows are not in the file yet; it is whole after every one.
 
-    def keep(new: list[Row]) -> None:
+    ``wanted`` says which, from the rows that are there; it is asked again after each.
+    """
+    rows, asked = {row.key: row for row in read_rows(path)}, set()
+
+    def further() -> list[Job]:
+        found = [
+            job for job in dict.fromkeys(wanted(list(rows.values())))
+            if job not in asked and not all(key in rows for key in job.keys)
+        ]  # fmt: skip
+        asked.update(found)
+        return found
+
+    def keep(new: list[Row]) -> list[Job]:
         rows.update({row.key: row for row in new})
         write_text(path, rows_text(rows.values()))
+        return further()
 
-    missing = [job for job in dict.fromkeys(wanted) if not all(k in rows for k in job.keys)]
-    if missing:
+    if missing := further():
         run_all(missing, run, keep, workers=workers)
     return list(rows.values())

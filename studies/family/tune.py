@@ -77,17 +77,15 @@ def search(
 
 def tune(path: Path, names: Iterable[str], workers: int, out: Path) -> None:
     """Run every search to its end, and write what was chosen."""
-    while True:
-        rows = run_missing([], path, workers)
-        found = {name: _search(name, rows) for name in names}
-        jobs = [
+
+    def wanted(rows: list[Row]) -> list[Job]:
+        return [
             Job(setting, TUNED_ON, seed)
-            for _, missing in found.values() for setting in missing for seed in range(SEEDS)
+            for name in names for setting in _search(name, rows)[1] for seed in range(SEEDS)
         ]  # fmt: skip
-        if not jobs:
-            break
-        run_missing(jobs, path, workers)
-    save(out, {name: best for name, (best, _) in found.items()})
+
+    rows = run_missing(wanted, path, workers)
+    save(out, {name: _search(name, rows)[0] for name in names})
 
 
 def _search(name: str, rows: list[Row]) -> tuple[Setting, list[Setting]]:
