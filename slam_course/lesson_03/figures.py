@@ -201,8 +201,8 @@ def accounts(
         len(runs),
         size=(4.2, 3.3),
         alt="For each student three curves over t: the defect of each single hop is small, the "
-        "size of their sum grows from t = 0 on, about like the square root of the number of hops, "
-        "and stays far below the sum of their sizes. A line marks the hops' own error.",
+        "size of their sum grows over the lowest hops and then stays level, where that of "
+        "independent ones would go on growing. A line marks the hops' own error.",
         sharey=True,
     )
     for ax, (title, (t, defect, total)) in zip(axes, runs.items(), strict=True):
