@@ -57,7 +57,7 @@ BECOMES = {
     "data/digits-sd/README.md": "results/digits-sd",
     "data/digits-student": "results/digits-student",
     "data/digits-student/README.md": "results/digits-student",
-    "data/study/report.md": "results/study",
+    "data/family/report.md": "results/family",
     "docs/anywhere.md": "anywhere",
     "docs/teaching.md": "teaching",
 }

@@ -145,7 +145,7 @@ class Results:
 
     def mean(self, setting: Setting, data: Sequence[str], metric: str, after: int = 0) -> float:
         """Mean over data sets and seeds, geometric but for shares; NaN if nothing is there."""
-        return _mean(list(self.values(setting, data, metric, after).values()), metric)
+        return mean_of(list(self.values(setting, data, metric, after).values()), metric)
 
     def by_seed(
         self, setting: Setting, data: Sequence[str], metric: str, after: int = 0
@@ -153,7 +153,7 @@ class Results:
         """For each seed that ran on all data sets the mean over them."""
         values = self.values(setting, data, metric, after)
         seeds = sorted({seed for _, seed in values if all((d, seed) in values for d in data)})
-        return [_mean([values[d, seed] for d in data], metric) for seed in seeds]
+        return [mean_of([values[d, seed] for d in data], metric) for seed in seeds]
 
     def seeds(self, setting: Setting, data: Sequence[str]) -> int:
         """On how many seeds it ran on all of the data sets."""
@@ -167,8 +167,8 @@ class Results:
         return paired_ratio(a, b, data)
 
 
-def _mean(values: Sequence[float], metric: str) -> float:
-    """Geometric, of shares (which may be 0) and of the bias (which has a sign) arithmetic."""
+def mean_of(values: Sequence[float], metric: str) -> float:
+    """The mean of a metric: geometric, of shares (which may be 0) and of the bias (which has a sign) arithmetic."""
     if not values:
         return math.nan
     if metric.startswith(("off", "bias")):

@@ -18,6 +18,9 @@ MAPPED = (
 """The methods whose dependence on N, budget, teacher and loss is measured."""
 
 PAIR = ("two_moons", "checkerboard")
+NAMES = ("main", "subpaths", "updates", "teacher", "budget", "loss", "hard")
+"""Of the groups, in the order in which they are run and reported."""
+
 COSTS = (2_500, 5_000, 10_000, 20_000, 40_000, 80_000)
 
 
@@ -65,9 +68,6 @@ def groups(chosen: Mapping[str, Setting]) -> dict[str, Group]:
             title="All methods at their own best, at equal cost", settings=there, below=flat,
             data=HELD_OUT, seeds=8,
         ),
-        "hard": Group(
-            title="The same on harder data", settings=there, below=flat, data=tuple(HARD), seeds=4
-        ),
         "subpaths": Group(
             title="Number N of sub-paths", data=PAIR, seeds=4,
             **swept("subpaths", (5, 10, 20, 50, 100), with_grid),
@@ -85,5 +85,8 @@ def groups(chosen: Mapping[str, Setting]) -> dict[str, Group]:
         ),
         "loss": Group(
             title="Loss", data=PAIR, seeds=4, **swept("loss", ("l2", "huber"), mapped)
+        ),
+        "hard": Group(
+            title="The same on harder data", settings=there, below=flat, data=tuple(HARD), seeds=4
         ),
     }  # fmt: skip

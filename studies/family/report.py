@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from slam_course.family.results import TUNED_ON, Results, Row, Setting
+from slam_course.family.results import TUNED_ON, Results, Row, Setting, mean_of
 from slam_course.family.training import STEPS, floor
 from studies.family.groups import Group
 from studies.harness import REPORT, table, write_text
@@ -38,7 +37,8 @@ Written by `python -m studies.family`; every number comes from `runs.csv` beside
   of consistency distillation.
 - **sw n**: sliced Wasserstein distance to the data at n steps; **off n**: share of points off the
   support, where the data's density is below its 0.1 % quantile; **f\\* t**: mean distance to the
-  exact end of the PF-ODE from timestep t. Geometric means over data sets and seeds.
+  exact end of the PF-ODE from timestep t. Means over data sets and seeds, geometric but for
+  shares.
 - A **ratio** below 1 says that the first is better. In brackets the 95 % interval over the paired
   seeds; `slam_course/results.py` has the formula.
 """
@@ -80,11 +80,9 @@ def _group(results: Results, group: Group) -> str:
 
 @cache
 def floors(data: tuple[str, ...]) -> dict[str, float]:
-    """What a second sample of the data has, geometric means over the data sets and four seeds."""
+    """What a second sample of the data has, means over the data sets and four seeds."""
     found = [floor(name, seed) for name in data for seed in range(4)]
-    means = {}
-    for column in COLUMNS:
-        kind = column.split("_")[0]
-        if kind in found[0]:
-            means[column] = math.exp(sum(math.log(each[kind]) for each in found) / len(found))
-    return means
+    return {
+        column: mean_of([each[kind] for each in found], column)
+        for column in COLUMNS if (kind := column.split("_")[0]) in found[0]
+    }  # fmt: skip

@@ -9,7 +9,7 @@ WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 # The narrow page is the hard one.
 PAGES = {
     "desktop": ("index", LESSON),
-    "phone": ("index", LESSON, "glossary", "gallery", "api/slam_edu.sd", "results/study"),
+    "phone": ("index", LESSON, "glossary", "gallery", "api/slam_edu.sd", "results/family"),
 }
 
 
