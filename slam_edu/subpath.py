@@ -32,23 +32,21 @@ from slam_edu.schedule import Level, expand
 COUPLINGS = ("markov", "linear")
 
 
-def interpolate(
-    x_t: Tensor, x_s: Tensor, level_t: Level, level_s: Level, gamma: Tensor, reach: float = 1.0
-) -> Tensor:
+def interpolate(x_t: Tensor, x_s: Tensor, level_t: Level, level_s: Level, gamma: Tensor) -> Tensor:
     r"""The point :math:`\gamma x_t + (1-\gamma)\, a\, x_s`, with :math:`a = \alpha_t/\alpha_s`.
 
     :math:`\gamma = 1` gives :math:`x_t`; :math:`\gamma = 0` gives :math:`a\,x_s`, which has s's
     signal-to-noise ratio at t's signal coefficient.
 
-    The samples have shape ``(B, *)``; their levels, and gamma in [0, reach] (see
-    :func:`sub_level`), ``(B,)`` or ``()``. s is to be cleaner than t.
+    The samples have shape ``(B, *)``; their levels, and gamma in [0, 1], ``(B,)`` or ``()``. s is
+    to be cleaner than t.
     """
     check_samples(x_t, "x_t")
     check_samples(x_s, "x_s", like=x_t)
     _check_ends(level_t, level_s)
     check_per_sample(level_t.alpha, x_t, "level_t")
     check_per_sample(gamma, x_t, "gamma")
-    check_gamma(gamma, reach)
+    check_between(gamma, 0.0, 1.0, "gamma")
     return chord_point(x_t, x_s, level_t, level_s, gamma)
 
 
@@ -59,9 +57,7 @@ def chord_point(x_t: Tensor, x_s: Tensor, level_t: Level, level_s: Level, gamma:
     return g * x_t + (1 - g) * a * x_s
 
 
-def sub_level(
-    level_t: Level, level_s: Level, gamma: Tensor, coupling: str = "markov", reach: float = 1.0
-) -> Level:
+def sub_level(level_t: Level, level_s: Level, gamma: Tensor, coupling: str = "markov") -> Level:
     r"""The level :math:`(\alpha_t, \sigma_\gamma)` of a sub-path point.
 
     How the noise in :math:`x_t` and :math:`x_s` belongs together decides :math:`\sigma_\gamma`:
@@ -77,9 +73,8 @@ def sub_level(
     :math:`\sigma_\text{linear}^2 - \sigma_\text{markov}^2 = 2\gamma(1-\gamma)\,a\sigma_s(\sigma_t
     - a\sigma_s)`.
 
-    The levels of the noisy and the clean end have shape ``(B,)`` or ``()``; gamma in [0, reach]
-    broadcasts with them. With a ``reach`` above 1 the chord goes on, straight, past :math:`x_t` to
-    noisier levels, of which the linear coupling alone is exact.
+    The levels of the noisy and the clean end have shape ``(B,)`` or ``()``; gamma in [0, 1]
+    broadcasts with them.
     """
     check_choice(coupling, COUPLINGS, "coupling")
     _check_ends(level_t, level_s)
@@ -88,7 +83,7 @@ def sub_level(
             f"gamma is {gamma.dtype} on {gamma.device}; allowed: that of the levels, "
             f"{level_t.alpha.dtype} on {level_t.alpha.device}"
         )
-    check_gamma(gamma, reach)
+    check_between(gamma, 0.0, 1.0, "gamma")
     return chord_level(level_t, level_s, gamma, coupling)
 
 
@@ -112,12 +107,6 @@ def chord(
     """
     z = [interpolate(x_t, x_s, level_t, level_s, gamma) / level_t.alpha for gamma in gammas]
     return torch.stack(z), gammas * level_t.rho + (1 - gammas) * level_s.rho
-
-
-def check_gamma(gamma: Tensor, reach: float) -> None:
-    """Require ``0 <= gamma <= reach`` of a tensor on the CPU."""
-    # The bound in gamma's dtype: in float32, 1.1 is larger than Python's 1.1.
-    check_between(gamma, 0.0, torch.tensor(reach, dtype=gamma.dtype).item(), "gamma")
 
 
 def _check_ends(level_t: Level, level_s: Level) -> None:

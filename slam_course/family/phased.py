@@ -6,8 +6,9 @@ The timesteps are cut at :math:`e_0 = 0 < e_1 < \dots < e_K = T - 1`; for t in
 .. math:: J_\theta(x_t, t \to e_m) \to J_{\theta^-}(x_s, s \to e_m), \qquad
     x_s = \text{DDIM}(x_t, t \to s),
 
-and at :math:`s = e_m` the jump is the identity, whatever the network says. K jumps draw a sample without fresh noise. Source:
-Wang et al. 2024 (phased consistency model, arXiv 2405.18407), section 3.2.
+and at :math:`s = e_m` the jump is the identity, whatever the network says. K jumps draw a sample
+without fresh noise. Source: Wang et al. 2024 (phased consistency model, arXiv 2405.18407), section
+3.2.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ class Results:
 
 
 def mean_of(values: Sequence[float], metric: str) -> float:
-    """The mean of a metric: geometric, of shares (which may be 0) and of the bias (which has a sign) arithmetic."""
+    """Geometric; of shares, which may be 0, and of the bias, which has a sign, arithmetic."""
     if not values:
         return math.nan
     if metric.startswith(("off", "bias")):

@@ -103,7 +103,7 @@ def deviations(
         level_m = tangent_level(level_t, level_s, chord)
         x_m = solution_map(mixture, x_t, level_t, level_m, tol=tol).x
         x_t, x_s = _ends(mixture, x_m, level_t, level_s, chord)
-    on_chord = _points(x_t, x_s, level_t, level_s, gammas, 1.0)
+    on_chord = _points(x_t, x_s, level_t, level_s, gammas)
     rho = gammas * level_t.rho + (1 - gammas) * level_s.rho
     start = _in_z(level_t.rho.expand_as(rho))
     return on_chord - _exact(mixture, z_t.expand_as(on_chord), start, rho, tol)
@@ -126,19 +126,17 @@ def taught_errors(
     The chord touches the trajectory at ``x``, which is at :func:`tangent_level`: :math:`x_t` at
     ``level_t``, or with ``slope="middle"`` :math:`x_m`. :math:`x_s` is its clean end; the true end
     is where the exact solution map takes :math:`x_\gamma` from the level that ``coupling``
-    (:func:`slam_edu.subpath.sub_level`) gives it. Above :math:`\gamma = 1` the chord goes on past
-    :math:`x_t`. The two ends are compared at ``end``, a level no noisier than s (default s).
-    Shape ``(n, B, D)``.
+    (:func:`slam_edu.subpath.sub_level`) gives it. The two ends are compared at ``end``, a level no
+    noisier than s (default s). Shape ``(n, B, D)``.
 
     Raises:
-        ValueError: for an unknown ``coupling`` or ``slope``, a negative gamma, an s that is not
-            cleaner than t, or an ``end`` noisier than s.
+        ValueError: for an unknown ``coupling`` or ``slope``, a gamma outside [0, 1], an s that is
+            not cleaner than t, or an ``end`` noisier than s.
     """
-    reach = max(1.0, gammas.max().item())
     x_t, x_s = _ends(mixture, x, level_t, level_s, slope)
-    z = _points(x_t, x_s, level_t, level_s, gammas, reach)
+    z = _points(x_t, x_s, level_t, level_s, gammas)
     # At gamma = 0 rounding may put the level below s.
-    rho = sub_level(level_t, level_s, gammas, coupling, reach).rho.clamp(min=level_s.rho.item())
+    rho = sub_level(level_t, level_s, gammas, coupling).rho.clamp(min=level_s.rho.item())
     rho_end = level_s.rho if end is None else end.rho
     taught = x_s / level_s.alpha
     if end is not None:
@@ -168,11 +166,9 @@ def _ends(
     return x if slope == "end" else ddim_step(prediction, level_t), ddim_step(prediction, level_s)
 
 
-def _points(
-    x_t: Tensor, x_s: Tensor, level_t: Level, level_s: Level, gammas: Tensor, reach: float
-) -> Tensor:
+def _points(x_t: Tensor, x_s: Tensor, level_t: Level, level_s: Level, gammas: Tensor) -> Tensor:
     """z of the chord's points, ``(n, B, D)``."""
-    points = [interpolate(x_t, x_s, level_t, level_s, gamma, reach) for gamma in gammas]
+    points = [interpolate(x_t, x_s, level_t, level_s, gamma) for gamma in gammas]
     return torch.stack(points) / level_t.alpha
 
 

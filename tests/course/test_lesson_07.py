@@ -344,7 +344,9 @@ def test_other_figures_are_described(tmp_path):
     batch = figures.errors_by_timestep(t, error, "Errors fall to the right.")
     middles = [line.get_segments()[0][0][1] for line in batch.axes[0].collections[1:]]
     assert middles == pytest.approx([0.001, 0.01, 0.2])
-    rates = figures.rates({"teacher, DDIM": {4: 0.1, 8: 0.9}, "after": {1: 0.5}}, "Two lines that rise.")
+    rates = figures.rates(
+        {"teacher, DDIM": {4: 0.1, 8: 0.9}, "after": {1: 0.5}}, "Two lines that rise."
+    )
     paths = [tmp_path / "00000000.png", tmp_path / "00001250.png"]
     for path in paths:
         Image.new("RGB", (1800, 40), "red").save(path)

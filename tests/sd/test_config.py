@@ -86,9 +86,11 @@ def test_what_cannot_be_read_is_named(tmp_path):
 
 
 def test_latent_consistency_distillation_is_gamma_one():
-    config = load_config("digits", settings=["method=lcd", "reach=2", "gammas=uniform"])
+    wanted = ["method=lcd", "reach=2", "gammas=uniform"]
+    config = load_config("digits", settings=wanted)
     distill = config.distill("v_prediction")
-    assert (distill.gammas, distill.reach) == ("one", 1.0)
+    assert (distill.gammas, distill.slope, config.continued) == ("one", "end", False)
+    assert load_config("digits", settings=[*wanted, "method=slam"]).continued
     assert distill.teacher_prediction_type == "v_prediction"
 
 

@@ -100,7 +100,7 @@ def test_deviations_follow_taylors_formula():
 @pytest.mark.parametrize(
     ("slope", "law"),
     [
-        ("end", {0: 0, 0.5: -0.75, 1: -1, 2: 0, 3: 3}),  # -gamma (2 - gamma)
+        ("end", {0: 0, 0.5: -0.75, 1: -1}),  # -gamma (2 - gamma)
         ("middle", {0: 0, 0.5: -0.25, 0.75: -0.1875, 1: 0}),  # -gamma (1 - gamma)
     ],
 )
@@ -119,7 +119,7 @@ def test_what_is_taught_by_halving_the_hop(t, slope, law):
     order = (errors[0] / errors[1]).log2()
     for i, gamma in enumerate(law):
         if gamma:
-            assert rests[1][i] < (0.1 if gamma > 1 else 0.01)
+            assert rests[1][i] < 0.01
             assert 1.9 < rests[0][i] / rests[1][i] < 2.1  # what is left is a higher order's
             assert order[i].item() == pytest.approx(2 if law[gamma] else 3, abs=0.05)
 
