@@ -48,7 +48,11 @@ def sliced_wasserstein(
     lines = torch.randn(
         x.shape[1], projections, generator=generator, dtype=torch.float64, device=generator.device
     )
-    x, y, lines = (tensor.cpu().numpy() for tensor in (x, y, lines / lines.norm(dim=0)))
+    lines = lines / lines.norm(dim=0)
+    if len(x) == len(y):  # equal quantiles are then pairs of sorted numbers: much faster
+        a, b = ((points.to(lines.device) @ lines).sort(dim=0).values for points in (x, y))
+        return (a - b).square().mean().sqrt().item()
+    x, y, lines = (tensor.cpu().numpy() for tensor in (x, y, lines))
     return float(ot.sliced_wasserstein_distance(x, y, projections=lines, p=2))
 
 

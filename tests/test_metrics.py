@@ -90,9 +90,10 @@ def test_wrong_input(x, y, message):
 @properties
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 4), st.integers(0, 1000))
 def test_sliced_wasserstein_pairs_equal_quantiles(n, m, dim, seed):
-    x, y = noise(n, dim, seed=seed), 0.3 + 2 * noise(m, dim, seed=seed + 1)
-    ours = sliced_wasserstein(x, y, projections=20, generator=generator(seed))
-    assert ours == pytest.approx(paired_quantiles(x, y, directions(20, dim, seed)), rel=1e-9)
+    for count in (n, m):  # as many, and perhaps others
+        x, y = noise(n, dim, seed=seed), 0.3 + 2 * noise(count, dim, seed=seed + 1)
+        ours = sliced_wasserstein(x, y, projections=20, generator=generator(seed))
+        assert ours == pytest.approx(paired_quantiles(x, y, directions(20, dim, seed)), rel=1e-9)
 
 
 def test_sliced_wasserstein_of_a_shift():

@@ -98,7 +98,7 @@ class SDConfig:
         huber_c="c of the pseudo-Huber loss",
         timestep_scaling="of the boundary scalings")
     reach: float = _setting(
-        1.0, "gamma is multiplied by this; above 1 the chord goes on past x_t", low=1, high=1000)
+        1.0, "gamma is drawn up to this; above 1 the chord goes on past x_t", low=1, high=1000)
 
     train: str = _setting(
         "full", "all of the UNet's weights, or low-rank adapters", ("full", "lora"))

@@ -1,6 +1,7 @@
 """The editions: fresh, whole, without a solution where none may be, and of use to a learner."""
 
 import ast
+import csv
 import json
 import os
 import re
@@ -131,10 +132,14 @@ def test_filled_in_solutions_pass_and_stubs_do_not(name, outcomes):
     assert outcomes[name]["stub"].endswith("not yet. There is no answer yet: replace the `...`.")
 
 
-def written(file):
-    """Pieces of sentences in a file of slam_course, those of f-strings too."""
-    tree = ast.parse((ROOT / "slam_course" / file).read_text("utf-8"))
+def written(folder):
+    """Pieces of sentences in the checks of a folder of slam_course, those of f-strings too."""
+    tree = ast.parse((ROOT / "slam_course" / folder / "checks.py").read_text("utf-8"))
     texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    table = ROOT / "slam_course" / folder / "mistakes.csv"
+    if table.exists():
+        with table.open(newline="", encoding="utf-8") as file:
+            texts |= {row["sentence"] for row in csv.DictReader(file)}
     return {text for text in texts if isinstance(text, str) and len(text) > 14}
 
 
@@ -144,7 +149,7 @@ def test_instructor_edition_has_solutions_and_rubrics(name, made):
     nb = nbformat.reads(text, as_version=4)
     nbformat.validate(nb)
     mistakes = json.loads(editions.MISTAKES.read_text("utf-8"))[f"lesson_{name[:2]}"]
-    words = written(f"lesson_{name[:2]}/checks.py") | written("checks.py")
+    words = written(f"lesson_{name[:2]}") | written("")
     for each in find_exercises(LESSONS[name]):
         solution = LESSONS[name].cells[each.solution]
         [index] = [i for i, cell in enumerate(nb.cells) if cell.id == solution.id]
