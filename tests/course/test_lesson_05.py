@@ -253,7 +253,7 @@ def test_an_ablation_trains_both_and_describes_what_it_found(monkeypatch):
 def test_figures_are_described():
     numbers = {name: {1: (0.1 * i, 0.2), 2: (0.2, 0.1)} for i, name in enumerate(NAMES, 1)}
     grid = figures.sample_grid({name: {1: DATA, 2: DATA} for name in NAMES}, DATA, numbers)
-    assert "consistency distillation is closest to the data, at 0.10, with 20 %" in grid.alt
+    assert "consistency distillation is closest to the data, at 0.10." in grid.alt
     values = torch.linspace(0, 1, 64)
     maps = figures.error_maps({CD: values, MIDDLE: values / 2}, DATA, 499, limit=2, most=0.4)
     assert "distillation 0.50, SLAM, middle slope 0.25" in maps.alt
