@@ -192,9 +192,16 @@ def arrival(
 
 def ratios(found: Mapping[str, Mapping[str, Ratio]], title: str = "") -> CourseFigure:
     """Ratios with their intervals, a row for each comparison, a panel for each metric."""
-    shown = {metric: _METRICS[metric] for row in found.values() for metric in row}
+    shown = {metric: _short(metric) for row in found.values() for metric in row}
     return ratio_plot(found, shown, lambda name: style_of(name.split(";")[0])["color"], {},
                       title=title)  # fmt: skip
+
+
+def _short(metric: str) -> str:
+    kind, number = metric.split("_")
+    if kind == "sw":
+        return f"distance,\n{number} step{'s' * (number != '1')}"
+    return f"error to f*,\nt = {number}"
 
 
 # -------------------------------------------------------------------- a quantity that is swept
@@ -215,7 +222,7 @@ def _over(
             band(ax, values, method, lw=1.6, **style_of(method))
         if metric.startswith("sw"):
             ax.axhline(level, color="#8c8c8c", lw=1, zorder=0)
-            ax.text(ticks[0], 0.97 * level, "floor", fontsize=8, va="top", color="#555555")
+            ax.text(ticks[0], 1.02 * level, "floor", fontsize=8, va="bottom", color="#555555")
         ax.set(xscale="log", yscale="log", xlabel=xlabel)
         ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.xaxis.set_minor_locator(NullLocator())
