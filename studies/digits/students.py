@@ -150,7 +150,10 @@ class StudentPlan:
         """What a student is, as its row has it: its settings but the seed."""
         if name == START:
             return {"updates": 0}
-        return {"hop": "full", **identity(self.config(name, 0)), **ABLATED.get(name, {})}
+        found = identity(self.config(name, 0))
+        for later in ("slope", "off_grid"):  # settings that the rows do not have yet
+            del found[later]
+        return {"hop": "full", **found, **ABLATED.get(name, {})}
 
     def replace(self, **changes: object) -> StudentPlan:
         """A copy with some fields changed, validated again."""
