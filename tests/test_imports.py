@@ -78,3 +78,12 @@ def test_the_method_stands_alone():
 
 def test_no_files_import_each_other():
     list(TopologicalSorter(IMPORTS).static_order())  # a CycleError names the ring
+
+
+def test_no_two_classes_share_a_name():
+    found = {}
+    for module, path in FILES.items():
+        for node in ast.parse(path.read_text("utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(module)
+    assert {name: modules for name, modules in found.items() if len(modules) > 1} == {}

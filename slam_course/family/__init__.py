@@ -6,7 +6,7 @@ Each module has one method, or one with its variants, and knows no other: :mod:`
 :mod:`.training` trains and measures one.
 """
 
-from slam_course.family.base import Calls, Counted, Method, Networks
+from slam_course.family.base import Calls, Counted, Method, Trio
 from slam_course.family.consistency import (
     ConsistencyDistillation,
     HeunTeacher,
@@ -40,4 +40,4 @@ METHODS: dict[str, type[Method]] = {
 }  # fmt: skip
 """All methods by name."""
 
-__all__ = ["METHODS", "Calls", "Counted", "Method", "Networks"]
+__all__ = ["METHODS", "Calls", "Counted", "Method", "Trio"]

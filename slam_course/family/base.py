@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from slam_edu.distill import DistillConfig, SubPathDistiller, SubPathSample
 from slam_edu.losses import mse, pseudo_huber
 from slam_edu.prediction import Prediction, read_output, to_output
 from slam_edu.schedule import Level, NoiseSchedule
@@ -101,17 +102,17 @@ class Counted:
         return self._evaluate(x, t, cond, gamma)
 
     def __deepcopy__(self, memo: dict) -> Counted:
-        raise TypeError("a counted network cannot be copied; allowed: Networks.freeze")
+        raise TypeError("a counted network cannot be copied; allowed: Trio.freeze")
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
             f"{name!r} of a counted network cannot be reached; allowed: to call it, as "
-            f"network(x, t, cond, gamma), or Networks.freeze for a copy of it"
+            f"network(x, t, cond, gamma), or Trio.freeze for a copy of it"
         )
 
 
 @dataclass
-class Networks:
+class Trio:
     """The three networks of a distillation, and how far its budget is used up."""
 
     teacher: Counted
@@ -166,7 +167,7 @@ class Method:
         """What is random in a batch."""
         raise NotImplementedError
 
-    def loss(self, x0: Tensor, batch: Any, networks: Networks) -> Tensor:
+    def loss(self, x0: Tensor, batch: Any, networks: Trio) -> Tensor:
         """The loss of a batch, a scalar."""
         raise NotImplementedError
 
@@ -204,7 +205,7 @@ class Method:
         level = level or self.schedule.at(t)
         return read_output(network(x, t, None, gamma), x, level, "v_prediction")
 
-    def teach(self, networks: Networks, x: Tensor, t: Tensor) -> Prediction:
+    def teach(self, networks: Trio, x: Tensor, t: Tensor) -> Prediction:
         """The teacher's prediction, without gradient."""
         with torch.no_grad():
             output = networks.teacher(x, t)
@@ -247,3 +248,37 @@ class Method:
         for t, s in itertools.pairwise(times):
             x = self.jump(student, x, t.expand(len(x)), s.expand(len(x)))
         return x
+
+
+class ByDistiller(Method):
+    """A method whose step is the library's, with ``settings`` of its ``DistillConfig``."""
+
+    distiller_type: ClassVar[type[SubPathDistiller]] = SubPathDistiller
+    settings: ClassVar[dict[str, object]] = {}
+
+    def __init__(self, *args, **options) -> None:
+        super().__init__(*args, **options)
+        self.distiller = self.distil(self.subpaths)
+
+    def distil(self, subpaths: int) -> SubPathDistiller:
+        """The library's step on a grid."""
+        config = DistillConfig(
+            subpaths=subpaths, loss=self.loss_name, teacher_prediction_type=self.teacher_type,
+            student_prediction_type="v_prediction",
+            **{"conditioning": "level", "coupling": "linear"} | self.settings,
+        )  # fmt: skip
+        return self.distiller_type(self.schedule, config)
+
+    def draw(self, x0: Tensor, generator: torch.Generator) -> SubPathSample:
+        """A sub-path, a position on it, and noise for every sample."""
+        return self.distiller.draw(x0, generator)
+
+    def loss(self, x0: Tensor, batch: SubPathSample, networks: Trio) -> Tensor:
+        """Of :class:`slam_edu.distill.SubPathDistiller`."""
+        return self.distiller.step(
+            x0, batch, teacher=networks.teacher, student=networks.student, target=networks.target
+        ).loss
+
+    def solve(self, student: Counted, x: Tensor, t: Tensor) -> Tensor:
+        """The consistency function."""
+        return self.distiller.predict(student, x, t)

@@ -11,50 +11,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from slam_course.ablations import RandomHopDistiller
-from slam_course.family.base import Counted, Method, Networks
-from slam_edu.distill import DistillConfig, SubPathDistiller, SubPathSample
+from slam_course.family.base import ByDistiller, Trio
+from slam_edu.distill import SubPathDistiller, SubPathSample
 from slam_edu.prediction import Prediction
 from slam_edu.schedule import Level
 
 
-class ConsistencyDistillation(Method):
+class ConsistencyDistillation(ByDistiller):
     """One hop of the grid, one call of the teacher, which is a DDIM step."""
 
     name = "consistency distillation"
     tuned = ("subpaths",)
-    distiller_type: ClassVar[type[SubPathDistiller]] = SubPathDistiller
     settings: ClassVar[dict[str, object]] = {"gammas": "one"}
-
-    def __init__(self, *args, **options) -> None:
-        super().__init__(*args, **options)
-        self.distiller = self.distil(self.subpaths)
-
-    def distil(self, subpaths: int) -> SubPathDistiller:
-        """The library's step on a grid."""
-        config = DistillConfig(
-            subpaths=subpaths, loss=self.loss_name, teacher_prediction_type=self.teacher_type,
-            student_prediction_type="v_prediction",
-            **{"conditioning": "level", "coupling": "linear"} | self.settings,
-        )  # fmt: skip
-        return self.distiller_type(self.schedule, config)
-
-    def draw(self, x0: Tensor, generator: torch.Generator) -> SubPathSample:
-        """A sub-path, a position on it, and noise for every sample."""
-        return self.distiller.draw(x0, generator)
-
-    def loss(self, x0: Tensor, batch: SubPathSample, networks: Networks) -> Tensor:
-        """Of :class:`slam_edu.distill.SubPathDistiller`."""
-        return self.distiller.step(
-            x0, batch, teacher=networks.teacher, student=networks.student, target=networks.target
-        ).loss
-
-    def solve(self, student: Counted, x: Tensor, t: Tensor) -> Tensor:
-        """The consistency function."""
-        return self.distiller.predict(student, x, t)
 
 
 class RandomHop(ConsistencyDistillation):
@@ -80,7 +51,7 @@ class HopCurriculum(ConsistencyDistillation):
         coarser = [n for n in self.grids if n < self.subpaths]
         self.stages = [self.distil(n) for n in (*coarser, self.subpaths)]
 
-    def loss(self, x0: Tensor, batch: SubPathSample, networks: Networks) -> Tensor:
+    def loss(self, x0: Tensor, batch: SubPathSample, networks: Trio) -> Tensor:
         """On the grid of the moment; the index is drawn for the finest, and coarsened."""
         stage = self.stages[int(networks.used * len(self.stages))]
         index = batch.index * len(stage.grid) // len(self.distiller.grid)

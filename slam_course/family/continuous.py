@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from slam_course.family.base import Counted, Method, Networks
+from slam_course.family.base import Counted, Method, Trio
 
 
 class ContinuousConsistency(Method):
@@ -37,7 +37,7 @@ class ContinuousConsistency(Method):
         low, high = 1.001 * self.schedule.rho[0], 0.999 * self.schedule.rho[-1]
         return rho.clamp(low, high), torch.randn(x0.shape, generator=generator)
 
-    def loss(self, x0: Tensor, batch: tuple[Tensor, Tensor], networks: Networks) -> Tensor:
+    def loss(self, x0: Tensor, batch: tuple[Tensor, Tensor], networks: Trio) -> Tensor:
         """Between F and F moved along the tangent, as a constant."""
         rho, noise = batch
         level, t = self.schedule.locate(rho)

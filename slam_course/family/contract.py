@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from slam_course.family import METHODS
-from slam_course.family.base import Calls, Counted, Method, Networks
-from slam_course.family.results import Setting
+from slam_course.family.base import Calls, Counted, Method, Trio
+from slam_course.family.results import Choice
 from slam_course.family.training import STEPS, TIMES, make
 from slam_edu.schedule import NoiseSchedule
 from slam_edu.toy.networks import LevelMLP
@@ -68,7 +68,7 @@ def load(path: Path) -> type[Method]:
     return methods[0]
 
 
-def setting_of(method_type: type[Method], **options: object) -> Setting:
+def setting_of(method_type: type[Method], **options: object) -> Choice:
     """The method's setting: its class's attributes, and options that are not None over them.
 
     Raises:
@@ -98,20 +98,20 @@ def setting_of(method_type: type[Method], **options: object) -> Setting:
         fits, allowed = rules.get(key, (lambda v: False, f"one of {', '.join(rules)}"))
         if not fits(value):
             raise Broken(f"{key} is {value!r}; allowed: {allowed}")
-    return Setting(method=name, **values)
+    return Choice(method=name, **values)
 
 
 def _is(value: object, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
 
 
-def options_of(setting: Setting) -> dict[str, object]:
+def options_of(setting: Choice) -> dict[str, object]:
     """A method's own options, in the form in which it takes them."""
     pieces = {"pieces": setting.pieces} if setting.pieces else {}
     return {"subpaths": setting.subpaths, "loss": setting.loss, **pieces}
 
 
-def check(method_type: type[Method], setting: Setting) -> None:
+def check(method_type: type[Method], setting: Choice) -> None:
     """Rehearse a method: once, once more, and with other data, draws and weights.
 
     Raises:
@@ -156,7 +156,7 @@ class _Rehearsal:
     """A method with small networks of its own; data, draws and weights are seeds."""
 
     def __init__(
-        self, method_type: type[Method], setting: Setting, data: int = 0, draws: int = 0,
+        self, method_type: type[Method], setting: Choice, data: int = 0, draws: int = 0,
         weights: int = 0,
     ) -> None:  # fmt: skip
         self.module, self.cost = method_type.__module__, setting.cost
@@ -172,7 +172,7 @@ class _Rehearsal:
                     nn.init.normal_(p, std=0.2, generator=generator)
         made["target"].requires_grad_(False)
         self.nets = {name: _Watched(net, self.reporter(name)) for name, net in made.items()}
-        self.networks = Networks(**{
+        self.networks = Trio(**{
             name: Counted(net, name, frozen=name != "student") for name, net in self.nets.items()
         })  # fmt: skip
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from slam_course.family.base import Counted, Method, Networks
+from slam_course.family.base import Counted, Method, Trio
 from slam_edu.schedule import Level
 
 
@@ -49,7 +49,7 @@ class MeanFlow(Method):
         """From the straight path's scale to the schedule's."""
         return (level.alpha + level.sigma)[:, None]
 
-    def loss(self, x0: Tensor, batch: tuple[Tensor, Tensor, Tensor], networks: Networks) -> Tensor:
+    def loss(self, x0: Tensor, batch: tuple[Tensor, Tensor, Tensor], networks: Trio) -> Tensor:
         """Between u and the identity's other side, which is taken as a constant."""
         t, s, noise = batch
         level = self.schedule.at(t)

@@ -18,7 +18,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from slam_course.family.base import Counted, Method, Networks
+from slam_course.family.base import Counted, Method, Trio
 
 
 class PhasedConsistency(Method):
@@ -42,7 +42,7 @@ class PhasedConsistency(Method):
         index = torch.randint(self.subpaths, (len(x0),), generator=generator)
         return index, torch.randn(x0.shape, generator=generator)
 
-    def loss(self, x0: Tensor, batch: tuple[Tensor, Tensor], networks: Networks) -> Tensor:
+    def loss(self, x0: Tensor, batch: tuple[Tensor, Tensor], networks: Trio) -> Tensor:
         """Between the two jumps, in z at the edge."""
         index, noise = batch
         t, s = self.grid.ends(index)

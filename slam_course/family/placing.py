@@ -16,23 +16,23 @@ import torch
 
 from slam_course.family import METHODS
 from slam_course.family.base import Method
-from slam_course.family.contract import Broken, check, load, options_of, setting_of
-from slam_course.family.results import HELD_OUT, Results, Row, Setting
+from slam_course.family.contract import Broken, check, load, setting_of
+from slam_course.family.results import HELD_OUT, Choice, Results, Row
 from slam_course.family.training import STEPS, measure, reference, train_one
 from slam_course.results import Ratio, paired_ratio
 
 SHOWN = tuple(f"sw_{n}" for n in STEPS)
-Job = tuple[type[Method] | Path, Setting, str, int]
+Job = tuple[type[Method] | Path, Choice, str, int]
 
 
 @dataclass(frozen=True)
 class Placement:
     """A method's own rows, and the stored rows of ``others`` on the same data sets and seeds."""
 
-    setting: Setting
+    setting: Choice
     rows: Sequence[Row]
     data: Sequence[str]
-    others: Mapping[str, Setting]
+    others: Mapping[str, Choice]
     results: Results
 
     def figures(self) -> dict[str, Ratio]:
@@ -74,7 +74,7 @@ def _aligned(lines: Sequence[Sequence[str]]) -> str:
 
 
 def place(
-    source: type[Method] | Path, stored: Iterable[Row], chosen: Mapping[str, Setting], *,
+    source: type[Method] | Path, stored: Iterable[Row], chosen: Mapping[str, Choice], *,
     data: Sequence[str] = HELD_OUT, seeds: int = 4,
     run: Callable[[Callable[[Job], Row], Sequence[Job]], Iterable[Row]] = map, **options: object,
 ) -> Placement:  # fmt: skip
@@ -118,10 +118,7 @@ def run_one(job: Job) -> Row:
     method_type = load(source) if isinstance(source, Path) else source
     torch.set_num_threads(1)
     start = time.perf_counter()
-    for student in train_one(
-        method_type, data, seed, cost=setting.cost, lr=setting.lr, ema_rate=setting.ema_rate,
-        teacher=setting.teacher, **options_of(setting),
-    ):  # fmt: skip
+    for student in train_one(method_type, data, seed, **setting.options()):
         if student.cost > setting.cost * (1 + 1 / student.updates):
             raise Broken(
                 f"update {student.updates} makes the cost {student.cost:g}; allowed: "

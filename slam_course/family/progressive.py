@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from slam_course.family.base import Counted, Method, Networks
+from slam_course.family.base import Counted, Method, Trio
 
 
 class Progressive(Method):
@@ -30,7 +30,7 @@ class Progressive(Method):
         """A place among a stage's steps, in [0, 1), and noise."""
         return torch.rand(len(x0), generator=generator), torch.randn(x0.shape, generator=generator)
 
-    def loss(self, x0: Tensor, batch: tuple[Tensor, Tensor], networks: Networks) -> Tensor:
+    def loss(self, x0: Tensor, batch: tuple[Tensor, Tensor], networks: Trio) -> Tensor:
         """Between v of the student and v of the straight line to where two steps lead."""
         place, noise = batch
         stage = int(networks.used * len(self.stages))

@@ -18,7 +18,7 @@ import itertools
 import torch
 from torch import Tensor
 
-from slam_course.family.base import Counted, Method, Networks
+from slam_course.family.base import Counted, Method, Trio
 
 
 class PiecewiseRectified(Method):
@@ -38,7 +38,7 @@ class PiecewiseRectified(Method):
         gamma = torch.rand(len(x0), generator=generator)
         return index, gamma, torch.randn(x0.shape, generator=generator)
 
-    def loss(self, x0: Tensor, batch: tuple[Tensor, Tensor, Tensor], networks: Networks) -> Tensor:
+    def loss(self, x0: Tensor, batch: tuple[Tensor, Tensor, Tensor], networks: Trio) -> Tensor:
         """Between v of the student and v of the window's straight line."""
         index, gamma, noise = batch
         t, s = self.grid.ends(index)

@@ -1,6 +1,6 @@
 """Results of the family study: what was run, and paired ratios of what was measured.
 
-``data/family/runs.csv`` has a row a measurement: the fields of :class:`Setting`, data set, seed,
+``data/family/runs.csv`` has a row a measurement: the fields of :class:`Choice`, data set, seed,
 the updates ``after`` which it was measured, what was measured, network evaluations and seconds.
 :mod:`slam_course.results` has the ratio's formula.
 """
@@ -29,7 +29,7 @@ HELD_OUT = ("ring", "two_moons", "pinwheel", "checkerboard")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setting:
+class Choice:
     """A method with all that was chosen for it.
 
     ``cost`` is the budget in evaluations over the batch, 0 if it is a number of ``updates``;
@@ -46,7 +46,7 @@ class Setting:
     updates: int = 0
     teacher: str = "exact"
 
-    def replace(self, **changes: object) -> Setting:
+    def replace(self, **changes: object) -> Choice:
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
@@ -63,7 +63,7 @@ class Setting:
 class Row:
     """One measured student."""
 
-    setting: Setting
+    setting: Choice
     data: str
     seed: int
     after: int  # updates
@@ -73,12 +73,12 @@ class Row:
     seconds: float = 0.0
 
     @property
-    def key(self) -> tuple[Setting, str, int, int]:
+    def key(self) -> tuple[Choice, str, int, int]:
         """What identifies the row."""
         return self.setting, self.data, self.seed, 0 if self.last else self.after
 
 
-_FIELDS = {field.name: field for field in dataclasses.fields(Setting)}
+_FIELDS = {field.name: field for field in dataclasses.fields(Choice)}
 _KINDS = {"int": int, "float": float, "str": str}
 
 
@@ -101,7 +101,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _row(line: dict[str, str]) -> Row:
-    setting = Setting(**{n: _KINDS[f.type](line.pop(n)) for n, f in _FIELDS.items()})
+    setting = Choice(**{n: _KINDS[f.type](line.pop(n)) for n, f in _FIELDS.items()})
     names = ("data", "seed", "after", "last", "calls", "seconds")
     data, seed, after, last, calls, seconds = (line.pop(name) for name in names)
     measured = {name: float(value) for name, value in line.items() if value}
@@ -134,7 +134,7 @@ class Results:
         self._by_key = {row.key: row.measured for row in rows}
 
     def values(
-        self, setting: Setting, data: Sequence[str], metric: str, after: int = 0
+        self, setting: Choice, data: Sequence[str], metric: str, after: int = 0
     ) -> dict[tuple[str, int], float]:
         """A metric by data set and seed, at the end or ``after`` some updates."""
         return {
@@ -143,24 +143,29 @@ class Results:
             if its == setting and name in data and when == after and metric in measured
         }
 
-    def mean(self, setting: Setting, data: Sequence[str], metric: str, after: int = 0) -> float:
+    def mean(self, setting: Choice, data: Sequence[str], metric: str, after: int = 0) -> float:
         """Mean over data sets and seeds, geometric but for shares; NaN if nothing is there."""
         return mean_of(list(self.values(setting, data, metric, after).values()), metric)
 
     def by_seed(
-        self, setting: Setting, data: Sequence[str], metric: str, after: int = 0
+        self, setting: Choice, data: Sequence[str], metric: str, after: int = 0
     ) -> list[float]:
         """For each seed that ran on all data sets the mean over them."""
         values = self.values(setting, data, metric, after)
         seeds = sorted({seed for _, seed in values if all((d, seed) in values for d in data)})
         return [mean_of([values[d, seed] for d in data], metric) for seed in seeds]
 
-    def seeds(self, setting: Setting, data: Sequence[str]) -> int:
+    def seeds(self, setting: Choice, data: Sequence[str]) -> int:
         """On how many seeds it ran on all of the data sets."""
         return len(self.by_seed(setting, data, "sw_1"))
 
     def ratio(
-        self, above: Setting, below: Setting, data: Sequence[str], metric: str, after: int = 0
+        self,
+        above: Choice,
+        below: Choice,
+        data: Sequence[str],
+        metric: str,
+        after: int = 0,
     ) -> Ratio:
         """The paired ratio of two settings; see :func:`slam_course.results.paired_ratio`."""
         a, b = (self.values(setting, data, metric, after) for setting in (above, below))
@@ -181,8 +186,8 @@ def family_results() -> Results:
     return Results(read_rows(data_path("family/runs.csv")))
 
 
-def chosen(path: Path | None = None) -> dict[str, Setting]:
+def chosen(path: Path | None = None) -> dict[str, Choice]:
     """What was chosen for each method on ``TUNED_ON``, by the method's name."""
     path = path or data_path("family/chosen.json")
     found = json.loads(path.read_text("utf-8"))
-    return {name: Setting(method=name, **values) for name, values in found.items()}
+    return {name: Choice(method=name, **values) for name, values in found.items()}

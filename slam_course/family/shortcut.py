@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from slam_course.family.base import Counted, Method, Networks
+from slam_course.family.base import Counted, Method, Trio
 from slam_edu.prediction import Prediction
 from slam_edu.schedule import Level
 
@@ -42,7 +42,7 @@ class Shortcut(Method):
         place = torch.rand(len(x0), generator=generator)
         return length, place, torch.randn(x0.shape, generator=generator)
 
-    def loss(self, x0: Tensor, batch: tuple[Tensor, Tensor, Tensor], networks: Networks) -> Tensor:
+    def loss(self, x0: Tensor, batch: tuple[Tensor, Tensor, Tensor], networks: Trio) -> Tensor:
         """Between v of the student and v of the teacher, or of the line of two jumps."""
         length, place, noise = batch
         long = length > 0

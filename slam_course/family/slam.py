@@ -8,41 +8,15 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
-from torch import Tensor
-
 from slam_course.ablations import GAMMA_LAWS
-from slam_course.family.base import Counted, Method, Networks
-from slam_edu.distill import DistillConfig, SubPathDistiller, SubPathSample
+from slam_course.family.base import ByDistiller
 
 
-class SlamLevel(Method):
+class SlamLevel(ByDistiller):
     """The paper's chord; the student is conditioned on its point's own level."""
 
     name = "SLAM, level-conditioned"
     tuned = ("subpaths",)
-    settings: ClassVar[dict[str, object]] = {"conditioning": "level", "coupling": "linear"}
-
-    def __init__(self, *args, **options) -> None:
-        super().__init__(*args, **options)
-        self.distiller = SubPathDistiller(self.schedule, DistillConfig(
-            subpaths=self.subpaths, loss=self.loss_name, teacher_prediction_type=self.teacher_type,
-            student_prediction_type="v_prediction", **self.settings,
-        ))  # fmt: skip
-
-    def draw(self, x0: Tensor, generator: torch.Generator) -> SubPathSample:
-        """A sub-path, a position on it, and noise for every sample."""
-        return self.distiller.draw(x0, generator)
-
-    def loss(self, x0: Tensor, batch: SubPathSample, networks: Networks) -> Tensor:
-        """Of :class:`slam_edu.distill.SubPathDistiller`."""
-        return self.distiller.step(
-            x0, batch, teacher=networks.teacher, student=networks.student, target=networks.target
-        ).loss
-
-    def solve(self, student: Counted, x: Tensor, t: Tensor) -> Tensor:
-        """The consistency function."""
-        return self.distiller.predict(student, x, t)
 
 
 class SlamPaper(SlamLevel):
@@ -57,24 +31,21 @@ class SlamMiddle(SlamLevel):
     """The slope of the middle, gamma = 1."""
 
     name = "SLAM, middle slope"
-    settings: ClassVar[dict[str, object]] = SlamLevel.settings | {
-        "slope": "middle",
-        "gammas": "one",
-    }
+    settings: ClassVar[dict[str, object]] = {"slope": "middle", "gammas": "one"}
 
 
 class SlamMiddleUniform(SlamLevel):
     """The slope of the middle, gamma uniform."""
 
     name = "SLAM, middle slope, gamma uniform"
-    settings: ClassVar[dict[str, object]] = SlamLevel.settings | {"slope": "middle"}
+    settings: ClassVar[dict[str, object]] = {"slope": "middle"}
 
 
 class SlamMiddleHalf(SlamLevel):
     """The slope of the middle, half of the gammas at 1."""
 
     name = "SLAM, middle slope, half of gamma at 1"
-    settings: ClassVar[dict[str, object]] = SlamLevel.settings | {
+    settings: ClassVar[dict[str, object]] = {
         "slope": "middle",
         "gammas": GAMMA_LAWS["half_one"],
     }

@@ -19,7 +19,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from slam_course.family.base import Counted, Method, Networks
+from slam_course.family.base import Counted, Method, Trio
 from slam_edu.ema import ema_copy
 from slam_edu.metrics import sliced_wasserstein
 from slam_edu.prediction import add_noise
@@ -168,7 +168,7 @@ def train_one(
     )
     student.load_state_dict(model.state_dict(), strict=False)  # an input for gamma starts at zero
     average = ema_copy(student)
-    networks = Networks(
+    networks = Trio(
         teacher=Counted(model if learned else mixture.network(schedule), "teacher", frozen=True),
         student=Counted(student, "student"),
         target=Counted(average, "target", frozen=True),
@@ -192,7 +192,7 @@ def train_one(
 
 
 def _affordable(
-    method: Method, networks: Networks, mixture: GaussianMixture, size: int, cost: float
+    method: Method, networks: Trio, mixture: GaussianMixture, size: int, cost: float
 ) -> int:
     """Number of updates that cost so much: one is made on the side and counted."""
     generator = torch.Generator().manual_seed(0)

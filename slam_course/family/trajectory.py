@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from slam_course.family.base import Counted, Method, Networks
+from slam_course.family.base import Counted, Method, Trio
 
 
 class ConsistencyTrajectory(Method):
@@ -30,7 +30,7 @@ class ConsistencyTrajectory(Method):
         share = torch.rand(len(x0), generator=generator)
         return index, share, torch.randn(x0.shape, generator=generator)
 
-    def loss(self, x0: Tensor, batch: tuple[Tensor, Tensor, Tensor], networks: Networks) -> Tensor:
+    def loss(self, x0: Tensor, batch: tuple[Tensor, Tensor, Tensor], networks: Trio) -> Tensor:
         """Between the two jumps to s."""
         index, share, noise = batch
         t, u = self.grid.ends(index)

@@ -146,7 +146,7 @@ def chord_sigma(answer: Callable[[Level, Level, Tensor], Tensor]) -> str:
     return "The same noise in both ends, so its amounts are mixed as the points are."
 
 
-class _Network:
+class _Denoiser:
     """``network(x, level) -> eps``, exact for two moons, for levels of the schedule alone.
 
     Attributes:
@@ -176,7 +176,7 @@ def data_guess(answer: Callable[[Callable[..., Tensor], Tensor, Level], Tensor])
     gamma = torch.tensor(0.4, dtype=torch.float64)
     x = chord_point(x_t, x_s, t, s, gamma)
     level = sub_level(t, s, gamma, "linear")
-    network = _Network()
+    network = _Denoiser()
     guess = call(answer, (_COUNT, 2), network=network, x_gamma=x, level_gamma=level)
     calls = network.calls
     n = level.norm

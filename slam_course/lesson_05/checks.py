@@ -24,7 +24,7 @@ from slam_edu.schedule import Level, NoiseSchedule
 _CLOSE = {"rtol": 1e-5, "atol": 1e-7}
 
 
-class _Network(nn.Module):
+class _Consistency(nn.Module):
     """A consistency function of two numbers, which depends on its input and its level."""
 
     def __init__(self, a: float, b: float) -> None:
@@ -50,13 +50,13 @@ def loss(answer: Callable[..., Tensor]) -> str:
     sigma = gamma * level_t.sigma + (1 - gamma) * level_t.alpha / level_s.alpha * level_s.sigma
     level_gamma = Level(level_t.alpha, sigma)
     x_t, x_s, x_gamma = torch.randn(3, 5, 2, generator=generator, dtype=torch.float64)
-    student, target = _Network(0.7, 0.3), _Network(0.9, -0.2)
+    student, target = _Consistency(0.7, 0.3), _Consistency(0.9, -0.2)
     value = call(
         answer, (), student=student, target=target, x_t=x_t, x_s=x_s, x_gamma=x_gamma,
         level_t=level_t, level_s=level_s, level_gamma=level_gamma,
     )  # fmt: skip
 
-    def of(f: _Network, x: Tensor, level: Level) -> Tensor:
+    def of(f: _Consistency, x: Tensor, level: Level) -> Tensor:
         return f(x, level).detach()
 
     y, p = of(target, x_s, level_s), of(student, x_gamma, level_gamma)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from slam_course.family import METHODS
-from slam_course.family.results import Setting, chosen
+from slam_course.family.results import Choice, chosen
 from slam_course.family.training import TIMES, reference
 from slam_course.figures import CourseFigure, figure, plane, points
 from slam_course.lesson_05.figures import learning_figure, style_of
@@ -49,7 +49,7 @@ CHANGES: dict[str, dict[str, object]] = {
 """What an ablation changes, by its name in the menu."""
 
 
-def setting_of(method: str, change: str, updates: int) -> Setting:
+def setting_of(method: str, change: str, updates: int) -> Choice:
     """The chosen setting of a method at N = 10, with one change."""
     found = chosen()[method].replace(subpaths=10, cost=0.0, updates=updates)
     return found.replace(**CHANGES[change])

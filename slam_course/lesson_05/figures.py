@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import NullLocator, ScalarFormatter
 from torch import Tensor
 
-from slam_course.family.results import Results, Setting
+from slam_course.family.results import Choice, Results
 from slam_course.family.training import STEPS, TIMES
 from slam_course.figures import (
     COLORS,
@@ -236,7 +236,7 @@ def _over(
 def over(
     field: str,
     results: Results,
-    settings: Sequence[Setting],
+    settings: Sequence[Choice],
     data: Sequence[str],
     floor: Mapping[str, float],
     metrics: Sequence[str] = ("sw_1", "off_1", "map_999"),

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from slam_course.family import METHODS
-from slam_course.family.base import Method, Networks
-from slam_course.family.results import Setting
+from slam_course.family.base import Method, Trio
+from slam_course.family.results import Choice
 from slam_course.family.training import TIMES, Reference, Student, reference, train_one
 from slam_edu.distill import SubPathSample
 from slam_edu.sampling import last, sample_ddim
@@ -35,7 +35,7 @@ def with_loss(method_type: type[Method], loss: Loss) -> type[Method]:
     """
 
     class WithLoss(method_type):
-        def loss(self, x0: Tensor, batch: SubPathSample, networks: Networks) -> Tensor:
+        def loss(self, x0: Tensor, batch: SubPathSample, networks: Trio) -> Tensor:
             path = self.distiller.sub_path(x0, batch, teacher=networks.teacher)
             f, ones = self.distiller.consistency, torch.ones_like(path.gamma)
             return loss(
@@ -48,7 +48,7 @@ def with_loss(method_type: type[Method], loss: Loss) -> type[Method]:
 
 
 def follow(
-    setting: Setting,
+    setting: Choice,
     data: str,
     seed: int,
     at: Iterable[int] = (),

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from slam_course.family import METHODS
-from slam_course.family.results import HELD_OUT, Setting
+from slam_course.family.results import HELD_OUT, Choice
 from slam_course.family.training import HARD
 from studies.family.runs import Job
 
@@ -33,7 +33,7 @@ class Group:
     """
 
     title: str
-    settings: Mapping[str, Setting]
+    settings: Mapping[str, Choice]
     data: Sequence[str]
     seeds: int
     below: Mapping[str, str]
@@ -48,12 +48,12 @@ class Group:
         ]
 
 
-def groups(chosen: Mapping[str, Setting]) -> dict[str, Group]:
+def groups(chosen: Mapping[str, Choice]) -> dict[str, Group]:
     """The study, in the order in which it is run, from what was chosen for each method."""
     there = {name: chosen[name] for name in METHODS if name in chosen}
     mapped = {name: there[name] for name in MAPPED if name in there}
 
-    def swept(field: str, values: Sequence[object], names: Mapping[str, Setting]):
+    def swept(field: str, values: Sequence[object], names: Mapping[str, Choice]):
         settings = {
             f"{name}; {field} = {value}": s.replace(**{field: value})
             for value in values for name, s in names.items()

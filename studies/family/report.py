@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from slam_course.family.results import TUNED_ON, Results, Row, Setting, mean_of
+from slam_course.family.results import TUNED_ON, Choice, Results, Row, mean_of
 from slam_course.family.training import STEPS, floor
 from studies.family.groups import Group
 from studies.harness import REPORT, table, write_text
@@ -17,7 +17,7 @@ COLUMNS = {f"sw_{n}": f"sw {n}" for n in STEPS} | {
 RATIOS = [c for c in COLUMNS if not c.startswith("off")]
 
 
-def write_report(rows: list[Row], chosen: Mapping[str, Setting], groups: Mapping[str, Group],
+def write_report(rows: list[Row], chosen: Mapping[str, Choice], groups: Mapping[str, Group],
                  out: Path) -> None:  # fmt: skip
     """Write ``report.md`` into a folder that exists; what is still to run is said so."""
     results = Results(rows)
@@ -44,7 +44,7 @@ Written by `python -m studies.family`; every number comes from `runs.csv` beside
 """
 
 
-def _choices(chosen: Mapping[str, Setting]) -> str:
+def _choices(chosen: Mapping[str, Choice]) -> str:
     lines = [
         [name, f"{s.lr:g}", f"{s.ema_rate:g}", s.loss, str(s.subpaths), str(s.pieces or "")]
         for name, s in chosen.items()

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from slam_course.family import METHODS
-from slam_course.family.results import Row, Setting, read_rows, rows_text
+from slam_course.family.results import Choice, Row, read_rows, rows_text
 from slam_course.family.training import Reference, Student, measure, reference, train_one
 from studies.harness import run_all, write_text
 
@@ -20,7 +20,7 @@ from studies.harness import run_all, write_text
 class Job:
     """A setting on a data set with a seed, measured at its end and after some updates."""
 
-    setting: Setting
+    setting: Choice
     data: str
     seed: int
     after: tuple[int, ...] = ()

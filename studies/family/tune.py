@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from slam_course.family import METHODS
-from slam_course.family.results import TUNED_ON, Results, Row, Setting
+from slam_course.family.results import TUNED_ON, Choice, Results, Row
 from slam_course.family.training import STEPS
 from studies.family.runs import Job, run_missing
 from studies.harness import write_text
@@ -36,12 +36,12 @@ def axes(name: str) -> list[str]:
     return ["lr", "loss", "ema_rate", *has, "lr"]
 
 
-def start(name: str) -> Setting:
+def start(name: str) -> Choice:
     """Where every method's search begins."""
-    return Setting(method=name, pieces=4 if "pieces" in METHODS[name].tuned else 0)
+    return Choice(method=name, pieces=4 if "pieces" in METHODS[name].tuned else 0)
 
 
-def score(results: Results, setting: Setting) -> float | None:
+def score(results: Results, setting: Choice) -> float | None:
     """Geometric mean of the distances; infinite if one is not finite, None if not all is run."""
     if results.seeds(setting, [TUNED_ON]) < SEEDS:
         return None
@@ -50,9 +50,7 @@ def score(results: Results, setting: Setting) -> float | None:
     return value if math.isfinite(value) else math.inf
 
 
-def search(
-    name: str, score_of: Callable[[Setting], float | None]
-) -> tuple[Setting, list[Setting]]:
+def search(name: str, score_of: Callable[[Choice], float | None]) -> tuple[Choice, list[Choice]]:
     """The best setting so far, and those to run before the search can go on; none at its end."""
     best = start(name)
     for _ in range(ROUNDS):
@@ -88,12 +86,12 @@ def tune(path: Path, names: Iterable[str], workers: int, out: Path) -> None:
     save(out, {name: _search(name, rows)[0] for name in names})
 
 
-def _search(name: str, rows: list[Row]) -> tuple[Setting, list[Setting]]:
+def _search(name: str, rows: list[Row]) -> tuple[Choice, list[Choice]]:
     results = Results(row for row in rows if row.setting.method == name)
     return search(name, lambda setting: score(results, setting))
 
 
-def save(out: Path, settings: dict[str, Setting]) -> None:
+def save(out: Path, settings: dict[str, Choice]) -> None:
     """The choices as JSON; those of methods that were not tuned now stay."""
     there = json.loads(out.read_text("utf-8")) if out.exists() else {}
     fields = ("subpaths", "pieces", "loss", "lr", "ema_rate")

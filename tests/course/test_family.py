@@ -10,7 +10,7 @@ import dataclasses
 import pytest
 import torch
 
-from slam_course.family import METHODS, Counted, Networks, training
+from slam_course.family import METHODS, Counted, Trio, training
 from slam_edu import DistillConfig, Level, NoiseSchedule, SubPathDistiller
 from slam_edu.consistency import boundary_scalings
 from slam_edu.prediction import to_output, to_prediction
@@ -93,7 +93,7 @@ def exact(method, steps=8):
 def networks(student, target=None, teacher=None, used=0.0):
     teacher, target = (teacher or ONE.network(SD), "teacher"), (target or student, "target")
     teacher, target = (Counted(*of, frozen=True) for of in (teacher, target))
-    return Networks(teacher, Counted(student, "student"), target, used)
+    return Trio(teacher, Counted(student, "student"), target, used)
 
 
 def generator(seed=0):

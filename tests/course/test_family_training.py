@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from slam_course.family import METHODS, training
-from slam_course.family.results import Results, Row, Setting, read_rows, rows_text
+from slam_course.family.results import Choice, Results, Row, read_rows, rows_text
 from slam_edu.toy.mixture import GaussianMixture
 from slam_edu.toy.networks import LevelMLP
 from tests.course import test_family as family
@@ -87,7 +87,10 @@ def test_one_seed_gives_one_student_and_measuring_it_costs_nothing(one):
 
 
 def test_rows_are_read_as_they_were_written(tmp_path):
-    chosen, path = Setting(method=PCM, pieces=4, lr=1 / 3, loss="huber"), tmp_path / "runs.csv"
+    chosen, path = (
+        Choice(method=PCM, pieces=4, lr=1 / 3, loss="huber"),
+        tmp_path / "runs.csv",
+    )
     rows = [
         Row(chosen, "ring", 1, 500, False, {"sw_1": 0.125}, 5000.0, 1.5),
         Row(chosen, "ring", 1, 2000, True, {"sw_1": 0.5, "map_999": 0.25}, 10_000.0, 2.5),
@@ -102,7 +105,7 @@ def test_rows_are_read_as_they_were_written(tmp_path):
 
 def test_ratio_of_a_worked_example():
     """Twice and eight times as far on two seeds: 4, and Student's t for one degree of freedom."""
-    a, b = Setting(method="a"), Setting(method="b")
+    a, b = Choice(method="a"), Choice(method="b")
     distances = {(a, 0): 2.0, (a, 1): 16.0, (a, 2): 1.0, (b, 0): 1.0, (b, 1): 2.0}
     rows = [Row(of, "ring", seed, 9, True, {"sw_1": d}) for (of, seed), d in distances.items()]
     results = Results(rows)

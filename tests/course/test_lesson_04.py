@@ -7,7 +7,7 @@ import torch
 from slam_course.lesson_04 import explorer
 from slam_course.lesson_04 import figures as plots
 from slam_course.lesson_04.checks import (
-    _Network,
+    _Denoiser,
     chord_sigma,
     data_guess,
     interpolate,
@@ -140,9 +140,9 @@ def guess_of(combine):
 
 # Wrong questions, each followed by the right last line.
 QUESTIONS = trying.formulas("x, c, n, unit", globals(), {
-    "(x, c)": _Network.refused,
-    "(x / n, c)": _Network.refused,
-    "(x, Level(c.alpha / (c.alpha + c.sigma), c.sigma / (c.alpha + c.sigma)))": _Network.refused,
+    "(x, c)": _Denoiser.refused,
+    "(x / n, c)": _Denoiser.refused,
+    "(x, Level(c.alpha / (c.alpha + c.sigma), c.sigma / (c.alpha + c.sigma)))": _Denoiser.refused,
     "(x, unit)": "You rescale the level, but ask about x_gamma itself",
     "(x / n, circle(c))": "at the level of t",
     "(x, circle(c))": "holds more noise than x_gamma",

@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from slam_course.family import training
-from slam_course.family.results import Results, Row, Setting, chosen
+from slam_course.family.results import Choice, Results, Row, chosen
 from slam_course.family.training import TIMES
 from slam_course.lesson_05 import explorer, figures, students
 from slam_course.lesson_05.checks import loss, multistep, paired_ratio
@@ -191,7 +191,7 @@ def slam(student, target, x_t, x_s, x_gamma, level_t, level_s, level_gamma):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_learners_loss_trains_the_librarys_student(name):
-    setting = Setting(method=name, **SHORT)
+    setting = Choice(method=name, **SHORT)
     own, ours = (
         students.follow(setting, "ring", 4, loss=given)[0].network(X, T, None, GAMMA[name])
         for given in (slam, None)
@@ -206,7 +206,7 @@ GAMMA = {CD: None, PAPER: torch.ones(50), MIDDLE: None}
 def test_following_looks_after_the_updates_that_are_asked_for():
     seen = []
     student, moments = students.follow(
-        Setting(method=MIDDLE, **SHORT), "ring", 1, (1, 3), on_update=seen.append, samples=20
+        Choice(method=MIDDLE, **SHORT), "ring", 1, (1, 3), on_update=seen.append, samples=20
     )
     assert (seen, list(moments)) == ([1, 2, 3], [1, 3])
     points = training.reference("ring", 1)
@@ -259,7 +259,7 @@ def test_figures_are_described():
     assert "distillation 0.50, SLAM, middle slope 0.25" in maps.alt
     errors = {name: {9: [0.1], 20: [0.05]} for name in NAMES}
     arrival = figures.arrival(errors, (299,), "Errors fall with updates.")
-    settings = [Setting(method=m, subpaths=n) for n in (10, 20) for m in (CD, MIDDLE)]
+    settings = [Choice(method=m, subpaths=n) for n in (10, 20) for m in (CD, MIDDLE)]
     rows = [
         Row(setting, "ring", seed, 9, True, dict.fromkeys(METRICS, setting.subpaths / 100))
         for setting in settings for seed in (0, 1)

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from slam_course.family import METHODS, training
-from slam_course.family.results import TUNED_ON, Row, Setting, chosen, read_rows
+from slam_course.family.results import TUNED_ON, Choice, Row, chosen, read_rows
 from slam_edu.io import data_path
 from slam_edu.training import TrainConfig
 from studies.family import __main__ as family
@@ -52,7 +52,7 @@ SW = [f"sw_{n}" for n in training.STEPS]
 
 
 def test_groups_compare_settings_of_their_own():
-    found = groups({name: Setting(method=name) for name in METHODS})
+    found = groups({name: Choice(method=name) for name in METHODS})
     assert tuple(found) == NAMES
     for name, group in found.items():
         assert set(group.below) == set(group.settings), name

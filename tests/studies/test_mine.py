@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from slam_course.family import METHODS, template, training
-from slam_course.family.base import Counted, Networks
+from slam_course.family.base import Counted, Trio
 from slam_course.family.contract import Broken, check, load, setting_of
 from slam_course.family.placing import place, run_one
-from slam_course.family.results import Row, Setting, rows_text
+from slam_course.family.results import Choice, Row, rows_text
 from slam_edu.io import data_path, sha256_of
 from slam_edu.training import TrainConfig
 from studies.family.__main__ import main
@@ -105,7 +105,7 @@ BROKEN = {
     "prints": (loss(f"print('hello')\n        {RESULT}"), "loss prints 'hello.*allowed: nothing"),
     # Counting and cost.
     "reaches inside": (loss("networks.student.network(x_t, t)"), "'network' of a counted network"),
-    "copies": (loss("import copy; copy.deepcopy(networks.target)"), "Networks.freeze"),
+    "copies": (loss("import copy; copy.deepcopy(networks.target)"), "Trio.freeze"),
     "not counted": (
         loss(f"{INNER.format('target')}(x_t, t)\n        {RESULT}"),
         "evaluates the target for 128 samples and 0 backward, but 64 and 0 are counted",
@@ -200,7 +200,7 @@ def test_a_frozen_copy_stays_as_it_is_and_counts_as_its_network():
     network = torch.nn.Linear(2, 2)
     target = Counted(lambda x, t, cond: network(x), "target")
     learned = Counted(Called(network), "student")
-    networks = Networks(teacher=target, student=learned, target=target)
+    networks = Trio(teacher=target, student=learned, target=target)
     copy, x, t = networks.freeze(learned), torch.ones(3, 2), torch.ones(3)
     before = copy(x, t)
     network.weight.data.add_(1)
@@ -224,7 +224,7 @@ class Called(torch.nn.Module):
 
 DATA = ("ring", "two_moons")
 OF = "methods of one's own in studies.family"
-CD = Setting(method="consistency distillation", cost=60.0)
+CD = Choice(method="consistency distillation", cost=60.0)
 
 
 @pytest.fixture
