@@ -28,6 +28,7 @@ import importlib
 
 from slam_edu.consistency import boundary_scalings, consistency_output
 from slam_edu.distill import (
+    OFFICIAL,
     DistillConfig,
     DistillOutput,
     SubPath,
@@ -78,6 +79,7 @@ from slam_edu.training import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "OFFICIAL",
     "DistillConfig",
     "DistillOutput",
     "Level",

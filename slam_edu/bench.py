@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
-from slam_edu.distill import DistillConfig, SubPathDistiller, SubPathSample
+from slam_edu.distill import OFFICIAL, DistillConfig, SubPathDistiller, SubPathSample
 from slam_edu.ema import ema_copy
 from slam_edu.schedule import NoiseSchedule
 from slam_edu.solver import pf_ode_trajectory
@@ -145,7 +145,7 @@ def step_problem(
         torch.manual_seed(0)
         networks = {"teacher": BenchMLP().requires_grad_(False), "student": BenchMLP()}
     networks["target"] = ema_copy(networks["student"])
-    config = DistillConfig(conditioning=conditioning, coupling=coupling)
+    config = DistillConfig(**OFFICIAL | {"conditioning": conditioning, "coupling": coupling})
     distiller = SubPathDistiller(NoiseSchedule.stable_diffusion(), config)
     generator = torch.Generator().manual_seed(1)
     x0 = torch.randn(BATCH, 2, generator=generator)
@@ -201,7 +201,7 @@ def training(what: str) -> Iterator[TrainState]:
     if what == "teacher":
         return train_teacher(schedule, mixture.sample, network=network, average=average, **options)
     distill = DistillConfig(
-        gammas=TRAININGS[what], conditioning="level", coupling="linear",
+        subpaths=50, slope="end", gammas=TRAININGS[what],
         student_prediction_type="v_prediction",
     )  # fmt: skip
     return train_student(

@@ -69,7 +69,7 @@ class ConsistencyFunction:
     """
 
     schedule: NoiseSchedule
-    conditioning: str = "gamma"
+    conditioning: str = "level"
     prediction_type: str = "epsilon"
     sigma_data: float = 0.5
     timestep_scaling: float = 10.0

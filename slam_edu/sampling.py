@@ -77,7 +77,7 @@ def spaced_timesteps(
     return torch.as_tensor(t.astype(np.int64), device=schedule.device)
 
 
-def consistency_timesteps(steps: int, schedule: NoiseSchedule, subpaths: int = 50) -> Tensor:
+def consistency_timesteps(steps: int, schedule: NoiseSchedule, subpaths: int = 20) -> Tensor:
     """``steps`` of the noisy ends of the ``subpaths`` grid, from T-1 down, evenly by index.
 
     For Stable Diffusion and N = 50: 1 [999]; 2 [999, 499]; 4 [999, 759, 499, 259].
@@ -158,8 +158,8 @@ def sample_consistency(
     steps: int,
     *,
     generator: torch.Generator,
-    subpaths: int = 50,
-    conditioning: str = "gamma",
+    subpaths: int = 20,
+    conditioning: str = "level",
     prediction_type: str = "epsilon",
     cond: object | None = None,
     sigma_data: float = 0.5,

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from slam_edu import (
+    OFFICIAL,
     DistillConfig,
     Level,
     NoiseSchedule,
@@ -37,7 +38,9 @@ RHO = np.sqrt(1 / ABAR - 1)
 
 
 def distiller_for(dtype=torch.float64, **config) -> SubPathDistiller:
-    return SubPathDistiller(NoiseSchedule.stable_diffusion(dtype), DistillConfig(**config))
+    return SubPathDistiller(
+        NoiseSchedule.stable_diffusion(dtype), DistillConfig(**OFFICIAL | config)
+    )
 
 
 def sample_for(*shape, index=None, gamma=None, subpaths=50) -> SubPathSample:
@@ -56,7 +59,7 @@ def float32_on(device, **config) -> tuple[SubPathDistiller, dict[str, TinyNet]]:
     """A distiller and its networks."""
     schedule = NoiseSchedule.stable_diffusion().to(device)
     networks = {name: net.to(device) for name, net in nets(torch.float32).items()}
-    return SubPathDistiller(schedule, DistillConfig(**config)), networks
+    return SubPathDistiller(schedule, DistillConfig(**OFFICIAL | config)), networks
 
 
 def tensors_of(output) -> dict[str, torch.Tensor]:
@@ -311,7 +314,7 @@ LATE = NoiseSchedule.from_alphas_cumprod(torch.cumprod(1 - torch.full((4,), 0.01
 @pytest.mark.parametrize(("schedule", "subpaths"), [(SD, 10), (SD, 100), (SD, 500), (LATE, 2)])
 def test_integer_timesteps(schedule, subpaths):
     """m is the nearest timestep above s, and the middle of a chord that stays on the schedule."""
-    config = DistillConfig(**MIDDLE, subpaths=subpaths, teacher_timesteps="integer")
+    config = DistillConfig(conditioning="gamma", subpaths=subpaths, teacher_timesteps="integer")
     distiller, ours = SubPathDistiller(schedule, config), nets()
     x0, sample = noise(subpaths, 2), sample_for(subpaths, 2, subpaths=subpaths)
     out = distiller.step(x0, sample, **ours)
@@ -495,7 +498,7 @@ def test_float32_algebra_whatever_the_networks_return(config):
 @pytest.mark.parametrize(("config", "late"), [({}, False), (LEVEL | MIDDLE, True)])
 def test_a_device_gives_the_cpus_numbers(config, late, device):
     """Also when the schedule is moved ``late``, after the distiller was made."""
-    config, schedule = DistillConfig(**config), NoiseSchedule.stable_diffusion()
+    config, schedule = DistillConfig(**OFFICIAL | config), NoiseSchedule.stable_diffusion()
     on_cpu = SubPathDistiller(NoiseSchedule.stable_diffusion(), config)
     there = SubPathDistiller(schedule if late else schedule.to(device), config)
     schedule.to(device)
@@ -578,10 +581,10 @@ def test_off_the_grid_t_is_uniform(device):
 
 def test_config():
     config = DistillConfig()
-    assert (config.subpaths, config.guidance, config.coupling) == (50, 8.0, "markov")
-    assert (config.conditioning, config.loss, config.huber_c) == ("gamma", "l2", 1e-3)
-    assert (config.gammas, config.teacher_steps, config.output_type) == ("uniform", 1, "epsilon")
-    assert (config.slope, config.off_grid, config.teacher_timesteps) == ("end", False, "real")
+    assert (config.subpaths, config.guidance, config.coupling) == (20, 8.0, "linear")
+    assert (config.conditioning, config.loss, config.huber_c) == ("level", "l2", 1e-3)
+    assert (config.gammas, config.teacher_steps, config.output_type) == ("one", 1, "epsilon")
+    assert (config.slope, config.off_grid, config.teacher_timesteps) == ("middle", False, "real")
     assert (config.sigma_data, config.timestep_scaling) == (0.5, 10.0)
     other = config.replace(student_prediction_type="v_prediction", subpaths=25, guidance=0.0)
     assert other.output_type == "v_prediction"
@@ -616,7 +619,7 @@ def test_config():
 )
 def test_wrong_config(change, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        DistillConfig().replace(**change)
+        DistillConfig(**OFFICIAL).replace(**change)
 
 
 @pytest.mark.parametrize(
@@ -629,7 +632,7 @@ def test_wrong_config(change, message):
 )
 def test_config_that_does_not_fit_the_schedule(change, message):
     with pytest.raises(ValueError, match=message):
-        SubPathDistiller(SD, DistillConfig(**change))
+        distiller_for(**change)
 
 
 X0, GOOD = noise(4, 2), sample_for(4, 2)

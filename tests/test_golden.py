@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from slam_edu import (
+    OFFICIAL,
     DistillConfig,
     NoiseSchedule,
     Prediction,
@@ -199,7 +200,7 @@ def test_one_step(dtype):
     assert len(g["cases"]) == 3
     for case in g["cases"]:
         config = DistillConfig(
-            subpaths=inputs["num_ddim_timesteps"],
+            **OFFICIAL | {"subpaths": inputs["num_ddim_timesteps"]},
             guidance=case["w_scale"],
             loss=case["loss_type"],
             huber_c=case["huber_c"],

@@ -48,7 +48,7 @@ def problem(device: str = "cpu", **changes):
     """Points of N(0, 1/4), whose denoiser is known, and a v-predicting student."""
     schedule = NoiseSchedule.stable_diffusion().to(device)
     config = DistillConfig(
-        conditioning="level", coupling="linear", teacher_prediction_type="v_prediction"
+        subpaths=50, slope="end", gammas="uniform", teacher_prediction_type="v_prediction"
     )
 
     def teacher(x, t, cond=None):

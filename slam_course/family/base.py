@@ -262,11 +262,11 @@ class ByDistiller(Method):
 
     def distil(self, subpaths: int) -> SubPathDistiller:
         """The library's step on a grid."""
-        config = DistillConfig(
-            subpaths=subpaths, loss=self.loss_name, teacher_prediction_type=self.teacher_type,
-            student_prediction_type="v_prediction",
-            **{"conditioning": "level", "coupling": "linear"} | self.settings,
-        )  # fmt: skip
+        config = DistillConfig(**self.settings | {
+            "subpaths": subpaths, "loss": self.loss_name,
+            "teacher_prediction_type": self.teacher_type,
+            "student_prediction_type": "v_prediction",
+        })  # fmt: skip
         return self.distiller_type(self.schedule, config)
 
     def draw(self, x0: Tensor, generator: torch.Generator) -> SubPathSample:

@@ -25,7 +25,7 @@ class ConsistencyDistillation(ByDistiller):
 
     name = "consistency distillation"
     tuned = ("subpaths",)
-    settings: ClassVar[dict[str, object]] = {"gammas": "one"}
+    settings: ClassVar[dict[str, object]] = {"slope": "end"}
 
 
 class RandomHop(ConsistencyDistillation):
@@ -33,7 +33,7 @@ class RandomHop(ConsistencyDistillation):
 
     name = "consistency distillation, random hop"
     distiller_type = RandomHopDistiller
-    settings: ClassVar[dict[str, object]] = {"gammas": "uniform"}
+    settings: ClassVar[dict[str, object]] = {"slope": "end", "gammas": "uniform"}
 
 
 class HopCurriculum(ConsistencyDistillation):

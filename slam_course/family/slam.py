@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from slam_course.ablations import GAMMA_LAWS
 from slam_course.family.base import ByDistiller
+from slam_edu.distill import OFFICIAL
 
 
 class SlamLevel(ByDistiller):
@@ -17,6 +18,7 @@ class SlamLevel(ByDistiller):
 
     name = "SLAM, level-conditioned"
     tuned = ("subpaths",)
+    settings: ClassVar[dict[str, object]] = {"slope": "end", "gammas": "uniform"}
 
 
 class SlamPaper(SlamLevel):
@@ -24,35 +26,32 @@ class SlamPaper(SlamLevel):
 
     name = "SLAM (paper)"
     gamma_input = "official"
-    settings: ClassVar[dict[str, object]] = {"conditioning": "gamma", "coupling": "markov"}
+    settings: ClassVar[dict[str, object]] = OFFICIAL
 
 
 class SlamMiddle(SlamLevel):
-    """The slope of the middle, gamma = 1."""
+    """The slope of the middle, gamma = 1: the library's defaults."""
 
     name = "SLAM, middle slope"
-    settings: ClassVar[dict[str, object]] = {"slope": "middle", "gammas": "one"}
+    settings: ClassVar[dict[str, object]] = {}
 
 
 class SlamMiddleUniform(SlamLevel):
     """The slope of the middle, gamma uniform."""
 
     name = "SLAM, middle slope, gamma uniform"
-    settings: ClassVar[dict[str, object]] = {"slope": "middle"}
+    settings: ClassVar[dict[str, object]] = {"gammas": "uniform"}
 
 
 class SlamMiddleHalf(SlamLevel):
     """The slope of the middle, half of the gammas at 1."""
 
     name = "SLAM, middle slope, half of gamma at 1"
-    settings: ClassVar[dict[str, object]] = {
-        "slope": "middle",
-        "gammas": GAMMA_LAWS["half_one"],
-    }
+    settings: ClassVar[dict[str, object]] = {"gammas": GAMMA_LAWS["half_one"]}
 
 
 class SlamMiddleOffGrid(SlamLevel):
     """The slope of the middle, gamma = 1, sub-paths drawn off the grid."""
 
     name = "SLAM, middle slope, off the grid"
-    settings: ClassVar[dict[str, object]] = SlamMiddle.settings | {"off_grid": True}
+    settings: ClassVar[dict[str, object]] = {"off_grid": True}

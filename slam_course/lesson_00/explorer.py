@@ -60,13 +60,16 @@ def few_steps(
 
 
 class LiveStudent:
-    """Watches a student while it is distilled: a bar and a picture of its samples.
+    """Watches students while they are distilled: a bar and a picture of their samples.
 
     It is the ``on_update`` of :func:`slam_course.demo.run`; show ``.box`` first. The samples
-    ``draw(student)``, ``(B, 2)``, are shown at the first update, the last, and ``every`` so many.
+    ``draw(name, student)``, ``(B, 2)``, are shown at a student's first update, its last, and
+    ``every`` so many.
     """
 
-    def __init__(self, draw: Callable[[nn.Module], Tensor], updates: int, every: int) -> None:
+    def __init__(
+        self, draw: Callable[[str, nn.Module], Tensor], updates: int, every: int
+    ) -> None:  # fmt: skip
         self._draw, self._every = draw, every
         self._bar = ipywidgets.IntProgress(max=updates, layout=ipywidgets.Layout(width="420px"))
         self._label = ipywidgets.Label("not started")
@@ -74,12 +77,12 @@ class LiveStudent:
         self._picture.add_class("slam-live-figure")
         self.box = ipywidgets.VBox([ipywidgets.HBox([self._bar, self._label]), self._picture])
 
-    def __call__(self, state: TrainState, student: nn.Module) -> None:
+    def __call__(self, name: str, state: TrainState, student: nn.Module) -> None:
         """Draw, if it is time to; the arguments are those of ``on_update``."""
         if state.update % self._every and state.update not in (1, self._bar.max):
             return
         self._bar.value = state.update
-        self._label.value = f"{state.update} of {self._bar.max} updates"
-        title = f"student, 2 steps, after {state.update} updates"
+        self._label.value = f"{name}: {state.update} of {self._bar.max} updates"
+        title = f"{name}, 2 evaluations, after {state.update} updates"
         look = {"colors": "student", "size": 3.6, "limit": 2.6, "alt": title}
-        self._picture.value = snapshots([self._draw(student)], [title], **look).png()
+        self._picture.value = snapshots([self._draw(name, student)], [title], **look).png()

@@ -81,7 +81,7 @@ class SDConfig:
         "slam", "'slam', or 'lcd' for latent consistency distillation, which is gamma = 1 "
         "everywhere", ("slam", "lcd"))
     distillation: DistillConfig = _part(  # noqa: RUF009
-        DistillConfig(guidance=3.0, coupling="linear", conditioning="level"),
+        DistillConfig(subpaths=50, slope="end", gammas="uniform", guidance=3.0),
         subpaths="number N of sub-paths",
         guidance="w of eps_c + w (eps_c - eps_u), distilled into the student; diffusers' scale "
                  "less 1",

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from slam_course.ablations import GAMMA_LAWS, RandomHopDistiller
-from slam_edu import DistillConfig, NoiseSchedule, SubPathDistiller
+from slam_edu import OFFICIAL, DistillConfig, NoiseSchedule, SubPathDistiller
 from tests.helpers import assert_near, column, f64, noise
 from tests.test_distill import SD, nets, sample_for, tensors_of
 
@@ -46,7 +46,7 @@ def test_laws_for_gamma(law):
 
 @pytest.mark.parametrize("conditioning", ["gamma", "level"])
 def test_a_hop_of_full_length_is_the_plain_step(conditioning):
-    config = DistillConfig(conditioning=conditioning)
+    config = DistillConfig(**OFFICIAL | {"conditioning": conditioning})
     ones = torch.ones(50, dtype=torch.float64)
     sample = sample_for(50, 2, index=torch.arange(50), gamma=ones)
     plain, other = (
@@ -65,13 +65,13 @@ def test_length_of_a_random_hop(gamma, hop):
     """t' - s = ceil(20 gamma), at least 1; the lowest sub-path has 19 timesteps."""
     gammas = torch.full((50,), gamma, dtype=torch.float64)
     sample = sample_for(50, 2, index=torch.arange(50), gamma=gammas)
-    out = RandomHopDistiller(SD).step(noise(50, 2), sample, **nets())
+    out = RandomHopDistiller(SD, DistillConfig(**OFFICIAL)).step(noise(50, 2), sample, **nets())
     assert (out.t - out.s).tolist() == [max(1, math.ceil(19 * gamma))] + [hop] * 49
     assert out.s.tolist() == [0, *range(19, 999, 20)]
 
 
 def test_random_hops_are_uniform():
-    distiller = RandomHopDistiller(NoiseSchedule.stable_diffusion())
+    distiller = RandomHopDistiller(NoiseSchedule.stable_diffusion(), DistillConfig(**OFFICIAL))
     x0 = noise(20_000, 2, dtype=torch.float32)
     sample = distiller.draw(x0, torch.Generator().manual_seed(0))
     t, s, gamma = distiller.ends(
@@ -87,7 +87,9 @@ def test_random_hops_are_uniform():
 @pytest.mark.parametrize("conditioning", ["gamma", "level"])
 def test_a_random_hop_is_consistency_distillation_on_it(conditioning):
     """From t' to s with one teacher call at t', the student at t' too."""
-    config = DistillConfig(conditioning=conditioning, guidance=2.0, timestep_scaling=0.02)
+    config = DistillConfig(
+        **OFFICIAL | {"conditioning": conditioning, "guidance": 2.0, "timestep_scaling": 0.02}
+    )
     x0, sample, ours, theirs = noise(12, 3, 2), sample_for(12, 3, 2), nets(), nets()
     cond, uncond = noise(12, 1, 1, seed=7), noise(12, 1, 1, seed=8)
     out = RandomHopDistiller(SD, config).step(x0, sample, **ours, cond=cond, uncond=uncond)
@@ -117,4 +119,4 @@ def test_a_random_hop_is_consistency_distillation_on_it(conditioning):
 
 def test_random_hops_refuse_several_teacher_steps():
     with pytest.raises(ValueError, match=r"teacher_steps is 2 with random hops"):
-        RandomHopDistiller(SD, DistillConfig(teacher_steps=2))
+        RandomHopDistiller(SD, DistillConfig(slope="end", teacher_steps=2))

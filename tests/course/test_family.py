@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from slam_course.family import METHODS, Counted, Trio, training
-from slam_edu import DistillConfig, Level, NoiseSchedule, SubPathDistiller
+from slam_edu import OFFICIAL, DistillConfig, Level, NoiseSchedule, SubPathDistiller
 from slam_edu.consistency import boundary_scalings
 from slam_edu.prediction import to_output, to_prediction
 from slam_edu.solver import ddim_step
@@ -202,15 +202,14 @@ def test_what_is_consistency_distillation():
         assert_near(found, expected, rtol=1e-12)
 
 
-SLAM = {"SLAM (paper)": {"conditioning": "gamma", "coupling": "markov"},
-        "SLAM, middle slope, gamma uniform": {"slope": "middle"},
-        "SLAM, middle slope": {"slope": "middle", "gammas": "one"}}  # fmt: skip
+SLAM = {"SLAM (paper)": OFFICIAL, "SLAM, middle slope, gamma uniform": {"gammas": "uniform"},
+        "SLAM, middle slope": {}}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SLAM)
 def test_slam_is_the_librarys(name):
-    options = {"conditioning": "level", "coupling": "linear"} | SLAM[name]
-    config = DistillConfig(loss="huber", student_prediction_type="v_prediction", **options)
+    options = SLAM[name] | {"subpaths": 50, "loss": "huber"}
+    config = DistillConfig(student_prediction_type="v_prediction", **options)
     library, method = SubPathDistiller(SD, config), METHODS[name](SD, loss="huber")
     (x0, drawn), nets = batch_of(library), networks(TinyNet(1), TinyNet(2))
     roles = {role: getattr(nets, role) for role in ("teacher", "student", "target")}

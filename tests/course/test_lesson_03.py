@@ -55,7 +55,8 @@ def by_library(x, v, t, level):
 RIGHT_CONSISTENCY = (
     by_formula,
     by_library,
-    lambda x, v, t, level: by_formula(x.double(), v.double(), t.double(), level),
+    lambda x, v, t, level: torch.lerp(x0_of(x, v, level), x, skip(10 * t))
+    + (out(10 * t) - 1 + skip(10 * t)) * x0_of(x, v, level),
 )
 # a is skip, b is out, x0 the clean sample, c the level.
 WRONG_CONSISTENCY = trying.formulas("x, v, x0, a, b, tau, c", globals(), {
@@ -76,6 +77,8 @@ WRONG_CONSISTENCY = trying.formulas("x, v, x0, a, b, tau, c", globals(), {
     "a * x": "network's part is missing",
     "b * x0": "part of x is missing",
     "(x.mul_(2), x)[1]": "changes x itself",
+    "(a * x + b * x0).float()": "in torch.float32",
+    "a * x + b * (c.alpha * x - c.sigma * v.detach())": "comes back to v",
 })  # fmt: skip
 
 
@@ -166,7 +169,7 @@ def target_of(combine):
 
 
 WRONG_TARGET = [(target_of(combine), words) for combine, words in WRONG_TARGET]
-WRONG_TARGET.append((with_gradient, "gradient flows into the target"))
+WRONG_TARGET.append((with_gradient, "gradient flows into target"))
 
 # -------------------------------------------------------------------- exercise 3
 
@@ -211,6 +214,11 @@ def shares_memory(target, student, rate):
         ours.data = theirs.data
 
 
+def freezes(target, student, rate):
+    student.requires_grad_(False)
+    update_ema(target, student, rate)
+
+
 RIGHT_AVERAGE = (
     each(lambda a, b, r: a.mul_(r).add_(b, alpha=1 - r)),
     by_data,
@@ -231,7 +239,7 @@ WRONG_AVERAGE = trying.formulas("a, b, r", globals(), {
     "a.lerp_(b, 0.05)": "0.95 is used whatever",
     "a.lerp_(b, 0.3)": "to wrong values",
     "r * a + (1 - r) * b": "The target is as it was",
-    "b.lerp_(a, 1 - r)": "The student has changed",
+    "b.lerp_(a, 1 - r)": "changes an input itself",
     "a.lerp_(b, 1 - r) if a.ndim == 2 else a": "2 of 4 parameters have moved",
 })  # fmt: skip
 WRONG_AVERAGE = [(each(change), words) for change, words in WRONG_AVERAGE] + [
@@ -239,6 +247,7 @@ WRONG_AVERAGE = [(each(change), words) for change, words in WRONG_AVERAGE] + [
     (keeps_graph, "part of a gradient graph"),
     (shares_memory, "share their memory"),
     (lambda target, student, rate: ..., "no answer yet"),
+    (freezes, "leave its parameters, their gradients and their `requires_grad`"),
     (0.9, "was given a float; give it your function"),
 ]
 
@@ -246,12 +255,12 @@ WRONG_AVERAGE = [(each(change), words) for change, words in WRONG_AVERAGE] + [
 
 
 def swapped(one, other):
-    answer = checks.patients()
+    answer = dict(checks._RUNS)
     answer[one], answer[other] = answer[other], answer[one]
     return answer
 
 
-RIGHT_DIAGNOSIS = (checks.patients(), dict(reversed(checks.patients().items())))
+RIGHT_DIAGNOSIS = (checks.clinic(lambda cause: cause), dict(reversed(checks._RUNS.items())))
 WRONG_DIAGNOSIS = [
     (swapped("A", "B"), "Run A is not 'no stop-gradient'"),
     (swapped("A", "C"), "Run A is not 'EMA rate 0'"),
@@ -260,7 +269,7 @@ WRONG_DIAGNOSIS = [
     (dict.fromkeys("ABC", "EMA rate 0"), "it should have A, B, C and D"),
     (dict.fromkeys("ABCD", "EMA"), "the four causes are"),
     (["EMA rate 0"] * 4, "was given a list"),
-    (checks.patients() | {"D": ...}, "no answer yet"),
+    (checks._RUNS | {"D": ...}, "no answer yet"),
 ]
 GROUPS = [
     (checks.consistency, RIGHT_CONSISTENCY, WRONG_CONSISTENCY),
@@ -274,10 +283,10 @@ test_accepts, test_rejects = trying.tests(GROUPS)
 def test_every_wrong_diagnosis_gets_a_sentence_of_its_own():
     """Twelve pairs of a run and a wrong cause; none of the sentences names the solution."""
     sentences = set()
-    for run, cause in checks.patients().items():
+    for run, cause in checks._RUNS.items():
         for other in set(checks.CAUSES) - {cause}:
             # The others are right, so that this run is the first that is wrong.
-            message = checks.diagnosis(checks.patients() | {run: other}).message
+            message = checks.diagnosis(checks._RUNS | {run: other}).message
             assert message.startswith(f"Run {run} is not {other!r}.")
             assert cause not in message
             sentences.add(message)
@@ -290,7 +299,7 @@ def test_the_target_of_the_check_is_the_distillers():
     x0, eps = torch.randn(2, 30, 2, generator=torch.Generator().manual_seed(0))
     index = torch.arange(30) % 10
     config = DistillConfig(
-        subpaths=10, gammas="one", conditioning="level", coupling="linear",
+        subpaths=10, slope="end",
         student_prediction_type="v_prediction",
     )  # fmt: skip
     probes = [checks._Probe(phase) for phase in (0.3, 2.0, 1.2)]

@@ -8,7 +8,7 @@ from slam_edu.sd.continued import ContinuedChord
 from tests.helpers import assert_near, noise
 from tests.test_distill import SD, nets
 
-LEVEL = DistillConfig(conditioning="level", coupling="linear", gammas="one")
+LEVEL = DistillConfig(subpaths=50, slope="end")
 
 
 @pytest.mark.parametrize("reach", [1.1, 2.0, 500.0])

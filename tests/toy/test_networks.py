@@ -74,7 +74,9 @@ def test_distillation_runs_with_it(kind, device):
     """As student and target; one step reaches the gamma input too."""
     schedule, mixture = NoiseSchedule.stable_diffusion().to(device), ring().to(device)
     conditioning = "level" if kind is None else "gamma"
-    distiller = SubPathDistiller(schedule, DistillConfig(conditioning=conditioning))
+    distiller = SubPathDistiller(
+        schedule, DistillConfig(conditioning=conditioning, gammas="uniform")
+    )
     net = network(gamma=kind).to(device)
     x0 = torch.randn(16, 2, generator=torch.Generator().manual_seed(0)).to(device)
     sample = distiller.draw(x0, torch.Generator(device).manual_seed(0))
