@@ -10,10 +10,12 @@ import csv
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,66 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _PACKAGE = Path(__file__).resolve().parent
+#: How the names of this module's temporary files and folders begin, and that of a folder's lock.
+_TEMPORARY, LOCK = ".slam_edu-", ".lock"
+#: A folder's list of what was written there, and its key: other lists have the same name.
+CHECKSUMS, _MARK = "checksums.json", "slam_edu"
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Make errors of the system an ``OSError`` that says where, why, and what to do."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        path, said = Path(path), isinstance(error, OSError) and error.errno is None
+        if said or path.name.startswith(_TEMPORARY):  # the caller names the file
+            raise
+        reason, place = getattr(error, "strerror", None) or str(error), path.resolve()
+        name = str(getattr(error, "filename", None) or path)
+        if _TEMPORARY not in name and name != str(path):
+            reason += f": {name!r}"
+        while not place.is_dir():
+            place = place.parent
+        free = shutil.disk_usage(place).free / 1e6
+        raise OSError(
+            f"{str(path)!r} cannot be written ({reason}); {free:,.1f} MB are free there. Make "
+            f"room, or choose a place that can be written to"
+        ) from error
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder, made with those above it; a file of that name is a ``ValueError``."""
+    path = Path(path)
+    if path.is_file():
+        raise ValueError(f"{str(path)!r} is a file; allowed: the name of a folder")
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder; the system lets go when the process ends."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK)
+    try:
+        with writing(folder / LOCK):
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise ValueError(
+            f"{str(folder)!r} is in use by another process; allowed: another folder, or this one "
+            f"when that process has ended"
+        ) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows keeps an open file
+            os.unlink(lock.lock_file)
+        lock.release()
 
 
 @contextmanager
@@ -28,96 +90,160 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path to write to, moved over ``path`` when the block ends without an exception.
 
     An interrupt, an error or a crash leaves an older file as it was, and no half of a new one. The
-    temporary file lies in the same folder: a move is atomic only within a file system.
+    temporary file lies in the same folder: a move is atomic only within a file system. What a
+    killed process leaves there, :func:`clear_temporaries` removes.
 
     Raises:
         ValueError: if the folder does not exist or ``path`` is a folder.
+        OSError: as :func:`writing` has it.
     """
-    path = Path(path)
+    with writing(path):
+        name = _temporary(Path(path))
+        try:
+            yield name
+            # mkstemp makes files that only their owner reads; a result gets the usual permissions.
+            umask = os.umask(0)
+            os.umask(umask)
+            name.chmod(0o666 & ~umask)
+            os.replace(name, path)
+        finally:
+            name.unlink(missing_ok=True)
+
+
+def check_output(path: str | os.PathLike[str]) -> None:
+    """Raise before the work what :func:`atomic_path` would after it; the folder is made."""
+    make_folder(Path(path).parent)
+    with writing(path):
+        _temporary(Path(path)).unlink()
+
+
+def _temporary(path: Path) -> Path:
+    """A new file beside ``path``, with its suffix, because writers choose a format by it."""
     folder = path.resolve().parent
     if not folder.is_dir():
         allowed = "a path in an existing folder"
         raise ValueError(f"the folder {str(folder)!r} does not exist; allowed: {allowed}")
     if path.is_dir():
         raise ValueError(f"{str(path)!r} is a folder; allowed: the name of a file")
-    # The suffix stays, because writers choose a format by it.
-    handle, name = tempfile.mkstemp(dir=folder, prefix=f".{path.stem}-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(dir=folder, prefix=_TEMPORARY, suffix=path.suffix)
     os.close(handle)
-    try:
-        yield Path(name)
-        # mkstemp makes files that only their owner reads; a result gets the usual permissions.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    return Path(name)
+
+
+def clear_temporaries(*folders: Path) -> None:
+    """Remove what killed processes left of this module's writing, where none is writing now."""
+    for path in (path for folder in folders for path in folder.glob(f"{_TEMPORARY}*")):
+        if re.fullmatch(r"[a-z0-9_]{8}(\..*)?", path.name.removeprefix(_TEMPORARY)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+# -------------------------------------------------------------------- whole folders
 
 
 @contextmanager
-def replaced_folder(out: str | os.PathLike[str], keep: Iterable[str] = ()) -> Iterator[Path]:
-    """A temporary folder to fill, moved into the place of ``out`` when the block ends well.
+def replaced_folder(
+    out: str | os.PathLike[str],
+    parts: Iterable[str] = (),
+    *,
+    force: bool | None = None,
+    show: Callable[[str], None] = print,
+) -> Iterator[Path]:
+    """A temporary folder to fill, whose content goes to ``out`` when the block ends well.
 
-    An error leaves an older folder at ``out`` as it was; else what it held is gone, but for files
-    named in ``keep``. The folders above are made.
+    What was written is listed there with its checksums, and only what is as an earlier list has
+    it is replaced or removed. Everything else stays, such as a ``.git``. A file that is in the way
+    - below a name at the top that is written or was listed - is refused by name; with ``force`` it
+    is named by ``show`` and deleted. ``parts`` are the names at the top that are known before the
+    work. An error leaves ``out`` as it was. The folders above are made.
 
     Raises:
-        ValueError: if ``out`` is a file.
+        ValueError: if ``out`` is a file, in use by another process, or holds what is in the way;
+            ``force`` is among its remedies unless it is None.
+        OSError: as :func:`writing` has it.
     """
-    out = Path(out).resolve()
-    if out.is_file():
-        raise ValueError(f"{str(out)!r} is a file; allowed: the name of a folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    folder.chmod(0o755)
+    out, told = Path(out).resolve(), set()
+
+    def going(names: Iterable[str]) -> list[str]:
+        """Entries of ``out`` that go; what is not ours among them is refused, or told of."""
+        recorded = _recorded(out)
+        # Some file systems do not tell capitals from small letters.
+        tops = {name.casefold() for name in (*names, *(name.split("/")[0] for name in recorded))}
+        found = [name for name in sorted(os.listdir(out)) if name.casefold() in tops]
+        theirs = [name for name in _others(out, found, recorded) if name not in told]
+        told.update(theirs)
+        if theirs and not force:
+            more = f" and {len(theirs) - 9} more" if len(theirs) > 9 else ""
+            raise ValueError(
+                f"{str(out)!r} holds what slam_edu did not write, or not like this: "
+                f"{', '.join(theirs[:9])}{more}; allowed: another folder, or this one without "
+                f"them{'' if force is None else ' (--force deletes them)'}"
+            )
+        if theirs:
+            show(f"--force deletes from {str(out)!r}: {', '.join(theirs)}")
+        return found
+
+    made = not out.exists()
+    make_folder(out)
     try:
-        yield folder
-        for name in keep:
-            if (out / name).exists():
-                shutil.copyfile(out / name, folder / name)
-        for path in folder.rglob("*"):  # safetensors makes files that only their owner reads
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        old = folder.with_name(folder.name + "-old")
-        if out.exists():
-            out.rename(old)
-        try:
-            folder.rename(out)
-        except BaseException:
-            if old.exists():
-                old.rename(out)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+        with writing(out), locked(out):
+            clear_temporaries(out)
+            going([CHECKSUMS, *parts])
+            with tempfile.TemporaryDirectory(prefix=_TEMPORARY, dir=out) as work:
+                new, old = Path(work, "new"), Path(work, "old")
+                new.mkdir()
+                old.mkdir()
+                yield new
+                write_checksums(new)
+                for path in new.rglob("*"):  # safetensors makes files that only their owner reads
+                    path.chmod(0o755 if path.is_dir() else 0o644)
+                names = os.listdir(new)
+                # Killed in between, this leaves a folder that lacks files, and no mixture: old
+                # ones go before new ones come, and a list is there as long as one of its files.
+                moves = [(out / n, old / n) for n in sorted(going(names), key=CHECKSUMS.__eq__)]
+                moves += [(new / n, out / n) for n in sorted(names, key=CHECKSUMS.__ne__)]
+                with ExitStack() as undo:
+                    for source, target in moves:
+                        source.rename(target)
+                        undo.callback(target.rename, source)
+                    undo.pop_all()
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if made:
+            with suppress(OSError):  # it has something in it
+                out.rmdir()
+
+
+def _recorded(folder: Path) -> dict[str, str]:
+    """The files that were written to a folder and their list, with checksums; none without one."""
+    path = folder / CHECKSUMS
+    try:
+        return {**json.loads(path.read_text("utf-8"))[_MARK], CHECKSUMS: sha256_of(path)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _others(folder: Path, tops: Iterable[str], recorded: Mapping[str, str]) -> Iterator[str]:
+    """Files at or below some names in the folder that are not as they were recorded."""
+    for path in (path for top in tops for path in (folder / top, *(folder / top).rglob("*"))):
+        name, link = path.relative_to(folder).as_posix(), path.is_symlink()
+        if link or not path.is_dir():
+            if link or name not in recorded or recorded[name] != sha256_of(path):
+                yield name
 
 
 def save_tensors(
     tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file.
-
-    Raises:
-        OSError: such as for a full disk, with the free space there is.
-    """
-    from safetensors import SafetensorError
+    """Write a safetensors file."""
     from safetensors.torch import save_file
 
     plain = {name: value.detach().contiguous() for name, value in tensors.items()}
-    try:
-        save_file(plain, path, dict(metadata or {}))
-    except (SafetensorError, OSError) as error:
-        size = sum(value.numel() * value.element_size() for value in plain.values())
-        free = shutil.disk_usage(Path(path).resolve().parent).free
-        raise OSError(
-            f"{size / 1e6:,.1f} MB could not be written to {str(Path(path).parent)!r} ({error}); "
-            f"{free / 1e6:,.1f} MB are free there"
-        ) from error
+    save_file(plain, path, dict(metadata or {}))
 
 
 def append_row(path: Path, columns: Sequence[str], row: Sequence[float]) -> None:
     """Add a row: the number of updates, then a value a column; the first makes the file."""
     new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
+    with writing(path), path.open("a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         if new:
             writer.writerow(columns)
@@ -191,39 +317,37 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 
 def weights_digest(module: nn.Module) -> str:
-    """A short hash of a network's weights: names, shapes, and up to 128 values of each.
+    """A short hash of a network's weights: names, shapes and values.
 
     The values are rounded to half precision, so that a copy in float16 is the same network.
     """
     import torch
 
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        flat = value.detach().reshape(-1)
-        probes = flat[:: max(1, len(flat) // 64)].to("cpu", torch.float16).contiguous()
-        digest.update(f"{name} {tuple(value.shape)}".encode())
-        digest.update(probes.numpy().tobytes())
-    return digest.hexdigest()[:16]
+    def look(item: tuple[str, Tensor]) -> bytes:
+        name, value = item
+        half = value.detach().reshape(-1).to("cpu", torch.float16).contiguous()
+        digest = hashlib.sha256(f"{name} {tuple(value.shape)}".encode())
+        digest.update(half.numpy())
+        return digest.digest()
+
+    with ThreadPoolExecutor() as pool:
+        parts = pool.map(look, sorted(module.state_dict().items()))
+        return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
 # -------------------------------------------------------------------- folders with checksums
 
-CHECKSUMS = "checksums.json"
-
 
 def write_checksums(folder: Path) -> None:
-    """Write the SHA-256 of every file of the folder but the list itself and the README."""
-    files = {
-        path.relative_to(folder).as_posix(): sha256_of(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (CHECKSUMS, "README.md")
-    }
-    with atomic_path(folder / CHECKSUMS) as temporary:
-        temporary.write_text(json.dumps(files, indent=2) + "\n", "utf-8")
+    """Write the list of a folder: the SHA-256 of each of its files."""
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+    text = json.dumps({_MARK: files}, indent=2) + "\n"
+    (folder / CHECKSUMS).write_text(text, "utf-8")
 
 
 def check_files(folder: Path) -> None:
-    """Compare the folder with its list of checksums.
+    """Compare the folder with its list of checksums; the README may be another.
 
     Raises:
         FileNotFoundError: if the folder, the list or a file of it is missing.
@@ -237,10 +361,12 @@ def check_files(folder: Path) -> None:
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r} is missing; {mend}")
     try:
-        wanted = json.loads(path.read_text("utf-8")).items()
-    except (ValueError, AttributeError) as error:
+        wanted = json.loads(path.read_text("utf-8"))[_MARK].items()
+    except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"{str(path)!r} is damaged ({error}); {mend}") from error
     for name, digest in wanted:
+        if name == "README.md":
+            continue
         file = folder / name
         if not file.is_file():
             raise FileNotFoundError(f"{str(file)!r} is missing; {mend}")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from slam_edu.io import atomic_path
+from slam_edu.io import atomic_path, check_output
 from slam_edu.schedule import NoiseSchedule
 from slam_edu.sd.components import TextCondition
 from slam_edu.sd.config import load_config
@@ -88,6 +88,8 @@ def main() -> None:
     parser.add_argument("presets", nargs="+", help="such as sd15-t4-lora,batch=4")
     parser.add_argument("--out", type=Path, help="a JSON file of the rows")
     options = parser.parse_args()
+    if options.out:
+        check_output(options.out)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     name = torch.cuda.get_device_name() if device.type == "cuda" else "processor"
     rows = []

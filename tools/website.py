@@ -256,31 +256,26 @@ def assemble(target: Path, address: str) -> None:
         subprocess.run([sys.executable, "-m", *command], env=env, cwd=ROOT, check=True)
 
 
-def sphinx(source: Path, out: Path, builder: str) -> int:
-    """Run sphinx-build, warnings being errors; returns its exit status."""
+def sphinx(source: Path, out: Path, builder: str) -> None:
+    """Run sphinx-build, warnings being errors."""
     command = [sys.executable, "-m", "sphinx", "-b", builder, "-n", "-q"]
     command += ["-W", "--keep-going", "-d", str(source.parent / "doctrees")]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    return subprocess.run([*command, str(source), str(out)], env=env, cwd=ROOT).returncode
+    subprocess.run([*command, str(source), str(out)], env=env, cwd=ROOT, check=True)
 
 
-def build(out: Path, address: str, linkcheck: bool = False) -> int:
-    """Build the site into `out`, which is replaced when all went well; returns the exit status."""
+def build(out: Path, address: str, linkcheck: bool = False, force: bool = False) -> None:
+    """Build the site into `out`, replacing an earlier one when all went well."""
     with tempfile.TemporaryDirectory(prefix="slam_edu_site_") as name:
         source = Path(name) / "source"
-        assemble(source, address)
-        built = Path(name) / "html"
-        status = sphinx(source, built, "html")
-        if status:
-            return status
-        # The download is the notebook of the course, not the one that Sphinx was given.
-        for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-            shutil.copyfile(path, built / "notebooks" / path.name)
+        with replaced_folder(out, ("index.html",), force=force) as folder:
+            assemble(source, address)
+            sphinx(source, folder, "html")
+            # The download is the notebook of the course, not the one that Sphinx was given.
+            for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+                shutil.copyfile(path, folder / "notebooks" / path.name)
         if linkcheck:
-            status = sphinx(source, Path(name) / "links", "linkcheck")
-        with replaced_folder(out) as folder:
-            shutil.copytree(built, folder, dirs_exist_ok=True)
-    return status
+            sphinx(source, Path(name) / "links", "linkcheck")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -289,18 +284,20 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the site")
     parser.add_argument("--linkcheck", action="store_true", help="look outside links up as well")
     parser.add_argument("--address", help="as if this were the repository's address")
+    parser.add_argument("--force", action="store_true", help="delete what is in the way in --out")
     options = parser.parse_args(arguments)
     address = setting("repository") if options.address is None else options.address
     try:
         if not ADDRESS.fullmatch(address):
             raise ValueError(f"{address!r} is no address of a repository")
-        status = build(options.out, address, options.linkcheck)
-    except ValueError as error:
+        build(options.out, address, options.linkcheck, options.force)
+    except subprocess.CalledProcessError as error:  # Sphinx has said what
+        return error.returncode
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if status == 0:
-        print(f"the website is in {options.out}: open {options.out / 'index.html'}")
-    return status
+    print(f"the website is in {options.out}: open {options.out / 'index.html'}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -7,9 +7,12 @@ It holds no random state, because what sample n draws depends on (seed, n) alone
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+from slam_edu.io import make_folder
 from slam_edu.sd.networks import Networks
 from slam_edu.training import ABOUT, Resume, TrainState, load_training, save_training
 
@@ -17,8 +20,12 @@ FOLDER = "checkpoints"
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
-    """The checkpoints of a run, newest first."""
-    return sorted((folder / FOLDER).glob("[0-9]*.safetensors"), reverse=True)
+    """The checkpoints of a run, newest first: the files that have exactly the names it gives."""
+    return sorted(
+        (path for path in (folder / FOLDER).glob("*.safetensors")
+         if re.fullmatch("[0-9]{8}|[1-9][0-9]{8,}", path.stem)),
+        key=lambda path: int(path.stem), reverse=True,
+    )  # fmt: skip
 
 
 def updates_done(folder: Path) -> int:
@@ -28,17 +35,15 @@ def updates_done(folder: Path) -> int:
     for path in checkpoint_paths(folder):
         try:
             with safe_open(path, framework="pt") as file:
-                if ABOUT in (file.metadata() or {}):
-                    return int(path.stem)
-        except (SafetensorError, OSError):
+                return json.loads(file.metadata()[ABOUT])["update"]
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
             continue
     return 0
 
 
 def save_checkpoint(folder: Path, state: TrainState, networks: Networks, keep: int = 2) -> Path:
     """Write a checkpoint, then drop all but the newest ``keep``; an ``OSError`` drops none."""
-    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    path = folder / FOLDER / f"{state.update:08d}.safetensors"
+    path = make_folder(folder / FOLDER) / f"{state.update:08d}.safetensors"
     save_training(path, state, networks.trained, networks.average)
     for old in checkpoint_paths(folder)[keep:]:
         old.unlink(missing_ok=True)

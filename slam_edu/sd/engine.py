@@ -126,12 +126,21 @@ class Engine:
             self.optimizer, training, resume=resume, scaler=self._scaler,
         )  # fmt: skip
         del resume
-        for state in states:
-            sums, output = state.output
-            stop, bins = sums[1] > 0, sums[2:].cpu().view(2, BINS)
-            yield EngineState(
-                **{**vars(state), "output": output}, stop=bool(stop), bins=bins[0], counts=bins[1]
-            )
+        try:
+            for state in states:
+                sums, output = state.output
+                stop, bins = sums[1] > 0, sums[2:].cpu().view(2, BINS)
+                yield EngineState(
+                    **{**vars(state), "output": output}, stop=bool(stop), bins=bins[0],
+                    counts=bins[1],
+                )  # fmt: skip
+        except FloatingPointError as error:
+            if self._x_s.isfinite().all():
+                raise
+            raise FloatingPointError(
+                f"{error}. The teacher's output is not finite either: the cause is not the "
+                f"student's, but in the teacher's weights or precision, or in the data"
+            ) from error
 
     def _gradient(
         self, update: int, asked_to_stop: Callable[[], bool]
@@ -172,6 +181,7 @@ class Engine:
                 cond=cond, uncond=empty if self.config.distillation.guidance else None,
             )  # fmt: skip
             self._scaler.scale(output.loss / accumulate).backward()
+        self._x_s = output.x_s
         return output
 
 
@@ -179,6 +189,7 @@ def make_optimizer(
     config: SDConfig, networks: Networks, device: torch.device
 ) -> torch.optim.Optimizer:
     """AdamW over the trained parameters; the gamma embedding is a group of its own."""
+    kind = optimizer_class(config, device)
     groups: dict[float, list] = {}
     for name, p in networks.trained.items():
         fraction = config.gamma_lr if "cond_proj" in name else 1.0
@@ -186,7 +197,19 @@ def make_optimizer(
     listed = [{"params": ps, "fraction": fraction} for fraction, ps in groups.items()]
     options = {"lr": config.training.lr, "weight_decay": config.training.weight_decay}
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(listed, **options, fused=device.type in ("cpu", "cuda"))
+        options["fused"] = device.type in ("cpu", "cuda")
+    return kind(listed, **options)
+
+
+def optimizer_class(config: SDConfig, device: torch.device) -> type[torch.optim.Optimizer]:
+    """The optimiser that is wanted.
+
+    Raises:
+        ValueError: if it does not run on the device.
+        ModuleNotFoundError: if its package is not installed.
+    """
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW
     if device.type != "cuda":
         raise ValueError(f"optimizer is 'adamw8bit' on {device.type}; allowed there: 'adamw'")
     try:
@@ -197,7 +220,7 @@ def make_optimizer(
             "bitsandbytes`, or use optimizer=adamw and four times the memory for its state",
             name="bitsandbytes",
         ) from error
-    return AdamW8bit(listed, **options)
+    return AdamW8bit
 
 
 def make_autocast(config: SDConfig, device: torch.device) -> Autocast:

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from slam_edu._validation import check_choice, check_count
-from slam_edu.io import atomic_path
+from slam_edu.io import atomic_path, check_output
 from slam_edu.metrics import feature_distances
 from slam_edu.sd.components import quiet
 from slam_edu.sd.teacher import folder_or_download, load_pipeline_folder, model_folder
@@ -366,6 +366,8 @@ def run(options: argparse.Namespace) -> int:
     """Measure and print a pipeline's figures; returns the exit status."""
     from slam_edu.sd.data import read_prompts
 
+    if options.out is not None:
+        check_output(options.out)
     prompts, device, folder = read_prompts(options.prompts), options.device, options.model
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -390,7 +392,6 @@ def run(options: argparse.Namespace) -> int:
             "real": None if reference is None else len(reference), "rows": rows,
             "distances": "Fréchet and kernel distance on CLIP embeddings, not Inception's",
         }  # fmt: skip
-        options.out.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(options.out) as temporary:
             text = json.dumps(results, indent=1, ensure_ascii=False)
             temporary.write_text(text + "\n", "utf-8")

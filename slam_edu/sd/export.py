@@ -19,8 +19,7 @@ import json
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from slam_edu._validation import check_choice
-from slam_edu.io import replaced_folder, write_checksums
+from slam_edu.io import replaced_folder
 from slam_edu.sd.components import PARTS, XL_PARTS, is_xl, quiet
 from slam_edu.sd.config import SD15, SDXL, WEIGHTS, SDConfig
 from slam_edu.sd.evaluate import figures_table, read_results, scheduler_levels
@@ -72,16 +71,16 @@ def export_pipeline(
     fold: bool = True,
     dtype: str = "float16",
     about: Mapping[str, Any] | None = None,
+    force: bool = False,
 ) -> Path:
     """Write the student as a stock pipeline's folder, with a model card and checksums.
 
-    The folder is written beside its place and then moved there, so that an error leaves an older
-    one as it was.
+    An earlier export there is replaced, as :func:`slam_edu.io.replaced_folder` does it.
 
     Args:
         pipeline: the teacher's; its other parts are copied from the folder that it was loaded
             from, or else saved.
-        out: the folder; one that is there must be an earlier export.
+        out: the folder; what is there and in the way must be as an earlier export left it.
         weights: ``"target"``, the moving average, or ``"student"``.
         fold: put gamma = 1 into the weights, which gives the teacher's architecture. Else an
             embedding of the official kind is kept, which the pipeline feeds with e(0) at
@@ -89,16 +88,20 @@ def export_pipeline(
         dtype: of the UNet's file; ``from_pretrained`` alone loads it in float32.
         about: for the model card; ``"figures"`` may be rows for a table, as
             :func:`slam_edu.sd.evaluate.evaluate_pipeline` gives them.
+        force: delete what else is in the way; each file is named.
 
     Raises:
-        ValueError: for an unknown ``weights`` or ``dtype``, or an ``out`` that holds something
-            else or is the teacher's own folder.
+        ValueError: for an unknown ``weights`` or ``dtype``, or an ``out`` that holds what is in
+            the way or is the teacher's own folder.
         OSError: if it cannot be written, as on a full disk.
     """
     out, source = Path(out), _source(pipeline)
     if source is not None and out.resolve() == source.resolve():
         raise ValueError(f"{str(out)!r} is the teacher's own folder; allowed: another one")
-    with _new_folder(out, INDEX, weights, dtype) as folder:
+    check_choice(weights, WEIGHTS, "weights")
+    check_choice(dtype, EXPORT_DTYPES, "dtype")
+    parts = PARTS + (XL_PARTS if is_xl(pipeline) else ())
+    with replaced_folder(out, (INDEX, CARD, *parts), force=force) as folder, quiet():
         unet = networks.plain_unet(weights, fold)
         if config.resolution is not None:  # the pipeline draws at the size that was trained
             unet.register_to_config(sample_size=config.resolution // pipeline.vae_scale_factor)
@@ -110,7 +113,7 @@ def export_pipeline(
         student = _with(pipeline, unet=unet, scheduler=scheduler)
         student.save_config(folder)
         _edit(folder / INDEX)
-        for name in PARTS + (XL_PARTS if is_xl(pipeline) else ()):
+        for name in parts:
             if name not in ("unet", "scheduler"):
                 _write_part(getattr(pipeline, name), name, folder, source, config.variant)
         embedded = unet.config.time_cond_proj_dim is not None
@@ -156,29 +159,6 @@ def _source(pipeline: Pipeline) -> Path | None:
     return Path(name) if name and Path(name).is_dir() else None
 
 
-@contextmanager
-def _new_folder(out: Path, marker: str, weights: str, dtype: str) -> Iterator[Path]:
-    """A folder to fill, moved to ``out``, which is new, empty, or an earlier export's."""
-    from safetensors import SafetensorError
-
-    check_choice(weights, WEIGHTS, "weights")
-    check_choice(dtype, EXPORT_DTYPES, "dtype")
-    if out.is_dir() and any(out.iterdir()) and not (out / marker).is_file():
-        raise ValueError(
-            f"{str(out)!r} is a folder with other files, which would be lost; allowed: a new "
-            f"folder, or that of an earlier export (with {marker})"
-        )
-    try:
-        with replaced_folder(out) as folder, quiet():
-            yield folder
-            write_checksums(folder)
-    except SafetensorError as error:
-        free = shutil.disk_usage(out.resolve().parent).free
-        raise OSError(
-            f"{str(out)!r} could not be written ({error}); {free / 1e6:,.1f} MB are free there"
-        ) from error
-
-
 def _write_part(
     part: Any, name: str, folder: Path, source: Path | None, variant: str | None
 ) -> None:
@@ -222,6 +202,7 @@ def export_lora(
     weights: str = TARGET,
     dtype: str = "float32",
     about: Mapping[str, Any] | None = None,
+    force: bool = False,
 ) -> Path:
     """Write the adapters, to be loaded into the teacher's pipeline by ``load_lora_weights``.
 
@@ -233,7 +214,7 @@ def export_lora(
     Raises:
         ValueError: for networks without adapters; a gamma embedding of the official kind, which a
             LoRA file has no place for (the smooth one is zero at gamma = 1); an unknown
-            ``weights`` or ``dtype``; or an ``out`` that holds something else.
+            ``weights`` or ``dtype``; or an ``out`` that holds what is in the way.
         RuntimeError: if what was written does not load as the student.
         OSError: if it cannot be written, as on a full disk.
     """
@@ -249,7 +230,9 @@ def export_lora(
             f"with gamma_input='smooth' or conditioning='level'"
         )
     out = Path(out)
-    with _new_folder(out, LORA, weights, dtype) as folder:
+    check_choice(weights, WEIGHTS, "weights")
+    check_choice(dtype, EXPORT_DTYPES, "dtype")
+    with replaced_folder(out, (LORA, CARD, "scheduler"), force=force) as folder, quiet():
         # As peft has it. diffusers' convert_state_dict_to_diffusers would mix two formats here, of
         # which one is dropped on loading (huggingface/diffusers#11790).
         found = _adapters(networks.unet, weights)
@@ -478,6 +461,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                     "help": "of the file (default: float16)"},
         "--figures": {"type": Path, "metavar": "FILE", "help": "results of `slam-edu evaluate "
                       "--out FILE`, for the model card"},
+        "--force": {"action": "store_true", "help": "delete what is in the way in DIR and was not "
+                    "written by an earlier export; each file is named"},
         "--push-to-hub": {"metavar": "OWNER/NAME",
                           "help": "upload it afterwards, as a private repository"},
     }.items():  # fmt: skip
@@ -494,6 +479,7 @@ def run(options: argparse.Namespace) -> int:
     found = load_run(options.run_folder)
     about = {"updates done": found.update, "updates skipped": found.skipped, "figures": figures}
     shared = {"weights": options.weights, "dtype": options.dtype, "about": about}
+    shared["force"] = options.force
     parts = (found.networks, found.pipeline, found.config, options.out)
     if options.lora:
         export_lora(*parts, **shared)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from slam_edu.io import append_row, atomic_path, shorten
+from slam_edu.io import append_row, atomic_path, make_folder, shorten
 from slam_edu.sampling import last, sample_pf_ode
 from slam_edu.schedule import NoiseSchedule
 from slam_edu.sd.components import TextCondition, decode_latents, latent_shape
@@ -156,7 +156,7 @@ def save_grid(rows: Sequence[Tensor], path: Path, least: int = 64) -> np.ndarray
     images = torch.nn.functional.pad(images, (1, 1, 1, 1), value=1.0)
     picture = images.permute(0, 3, 1, 4, 2).flatten(0, 1).flatten(1, 2)
     pixels = ((picture + 1) * 127.5).round().clamp(0, 255).byte().numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with atomic_path(path) as temporary:
         Image.fromarray(pixels).save(temporary)
     return pixels

@@ -15,7 +15,7 @@ from typing import Any
 
 from slam_course.lesson_08.students import STEPS, TEACHER_STEPS, TIMES, DigitResults
 from slam_edu.digits.pipeline import STUDENT
-from slam_edu.io import data_path, replaced_folder, write_checksums
+from slam_edu.io import data_path, replaced_folder
 from slam_edu.sd.export import export_pipeline
 from slam_edu.sd.run import load_run
 from slam_edu.sd.tracking import LOG
@@ -35,7 +35,7 @@ def ship(
 ) -> Path:
     """Write a student of the study as ``data/digits-student`` is: in half precision.
 
-    The folder is written beside its place and then moved there.
+    An earlier one is replaced when all is written.
 
     Args:
         content: of the results file; the model card has the student's numbers.
@@ -51,11 +51,6 @@ def ship(
     """
     plan, results = plan_of(content), DigitResults(dict(content))
     to = data_path("digits-sd").with_name(STUDENT) if to is None else Path(to)
-    if to.is_dir() and any(to.iterdir()) and not (to / "unet" / "config.json").is_file():
-        raise ValueError(
-            f"{str(to)!r} is a folder with other files, which would be lost; allowed: a new "
-            f"folder, or that of an earlier student"
-        )
     seeds = results.student(name)
     if seed not in seeds:
         raise ValueError(
@@ -64,7 +59,8 @@ def ship(
         )
     config, run = plan.config(name, seed), plan.config(name, seed, out).out
     found = load_run(run)
-    with tempfile.TemporaryDirectory() as whole, replaced_folder(to) as folder:
+    parts = (_CARD, *_OWN, "training")
+    with tempfile.TemporaryDirectory() as whole, replaced_folder(to, parts) as folder:
         export_pipeline(found.networks, found.pipeline, config, Path(whole) / "student")
         for part in _OWN:
             shutil.copytree(Path(whole) / "student" / part, folder / part)
@@ -76,7 +72,6 @@ def ship(
         (folder / "training" / "config.json").write_text(text, "utf-8")
         card = _card(results, name, seed, about)
         (folder / _CARD).write_text(card, "utf-8")
-        write_checksums(folder)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         if size > LARGEST:
             raise ValueError(

@@ -94,11 +94,9 @@ def test_the_folders_are_whole(name):
 
 def test_a_missing_truncated_or_changed_file(tmp_path):
     folder = Path(shutil.copytree(data_path("digits-classifier"), tmp_path / "digits-classifier"))
+    (folder / CHECKSUMS).unlink()
     write_checksums(folder)
     (folder / "README.md").write_text("another card")  # is no damage
-    assert (folder / CHECKSUMS).read_text() == data_path(
-        f"digits-classifier/{CHECKSUMS}"
-    ).read_text()
     load_classifier(folder)
     path = folder / "classifier.safetensors"
     content = path.read_bytes()

@@ -130,6 +130,10 @@ def test_an_update_that_is_not_finite_changes_nothing():
     assert not same(before[1], spoilt.networks.trained)
     with pytest.raises(FloatingPointError, match=r"the last 1 updates up to number 1 had"):
         next(engine(batches=Memory(spoil=range(2)), max_skipped=0).updates())
+    broken = engine(max_skipped=0)
+    broken.networks.teacher = lambda x, *_words: x * float("nan")
+    with pytest.raises(FloatingPointError, match="teacher's output is not finite either"):
+        next(broken.updates())
 
 
 def test_half_precision_is_for_the_networks_alone():

@@ -157,8 +157,8 @@ def test_stock_diffusers_draws_the_student(drawn, name):
     unet = json.loads((place / name / "unet" / "config.json").read_text("utf-8"))
     assert unet["time_cond_proj_dim"] == (256 if name in ("kept", "lora") else None)
     found = contents(place / name)
-    listed = json.loads(found[CHECKSUMS])
-    assert listed.keys() == found.keys() - {CHECKSUMS, "README.md"}
+    listed = json.loads(found[CHECKSUMS])["slam_edu"]
+    assert listed.keys() == found.keys() - {CHECKSUMS}
     for path, digest in listed.items():
         assert digest == hashlib.sha256(found[path]).hexdigest()
     assert not any(str(place).encode() in text for text in found.values())
@@ -258,20 +258,27 @@ def test_schedulers_of_other_kinds():
 
 
 def test_what_would_be_lost(tmp_path):
-    """No folder of another kind is replaced, nor the teacher's own; an earlier export is."""
+    """No other pipeline is replaced, nor the teacher's own; an earlier export is."""
     run, work = Run(train="lora"), tmp_path / "work"
-    work.mkdir()
+    with quiet():
+        run.pipeline.save_pretrained(work)
+    (work / "scheduler" / "mine.txt").write_text("mine", "utf-8")
     (work / "thesis.tex").write_text("years", "utf-8")
+    before = contents(work)
     for write in (export_pipeline, export_lora):
         for out, options, message in (
-            (work, {}, "a folder with other files, which would be lost"),
+            (work, {}, r"mine.txt.*\(--force deletes them\)"),
             (work / "thesis.tex", {}, "is a file; allowed: the name of a folder"),
             (tmp_path / "out", {"weights": "average"}, "weights is 'average'; allowed: 'target'"),
             (tmp_path / "out", {"dtype": "bfloat16"}, "dtype is 'bfloat16'; allowed: 'float16'"),
         ):
             with pytest.raises(ValueError, match=message):
                 write(*run.parts(), out, **options)
-    assert (work / "thesis.tex").read_text("utf-8") == "years"
+    assert contents(work) == before
+    export_lora(*run.parts(), work, force=True)
+    after = contents(work)
+    assert before.keys() - after.keys() == {"scheduler/mine.txt"}
+    assert all(after[name] == before[name] for name in before if "scheduler/" not in name)
     place, config = teachers_folder(tmp_path)
     pipeline = load_teacher(config)
     with pytest.raises(ValueError, match="is the teacher's own folder"):

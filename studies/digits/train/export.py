@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from slam_edu.digits.pipeline import CLASSIFIER, PIPELINE
-from slam_edu.io import replaced_folder, write_checksums
+from slam_edu.io import replaced_folder
 from slam_edu.sd.teacher import quiet
 from studies.digits.train.networks import build_pipeline
 from studies.digits.train.parts import (
@@ -27,9 +27,6 @@ from studies.digits.train.training import CONFIG, LOG, finished
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
-
-#: The model card, written by hand.
-CARD = "README.md"
 
 
 def export(runs: Path, out: Path) -> None:
@@ -51,10 +48,10 @@ def export(runs: Path, out: Path) -> None:
 def export_pipeline(pipeline: StableDiffusionPipeline, out: Path, runs: dict[str, Path]) -> None:
     """Write the pipeline's folder in half precision, with its runs' settings and logs, by name.
 
-    The folder is written beside its place and then moved there, so that an error leaves the old
-    one. ``README.md``, the model card, is kept. The pipeline is in float32, and left in it.
+    An earlier one is replaced when all is written; the model card, written by hand, stays. The
+    pipeline is in float32, and left in it.
     """
-    with replaced_folder(out, keep=(CARD,)) as folder:
+    with replaced_folder(out) as folder:
         networks = (pipeline.vae, pipeline.unet, pipeline.text_encoder)
         with quiet():
             for network in networks:
@@ -69,21 +66,19 @@ def export_pipeline(pipeline: StableDiffusionPipeline, out: Path, runs: dict[str
         settings["dtype"] = "float32"
         config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")
         _copy_runs(folder, runs)
-        write_checksums(folder)
 
 
 def export_classifier(classifier: nn.Module, out: Path, run: Path) -> None:
     """Write the classifier's folder in half precision, with its run's settings and log."""
     from safetensors.torch import save_file
 
-    with replaced_folder(out, keep=(CARD,)) as folder:
+    with replaced_folder(out) as folder:
         weights = {
             name: value.half() if value.is_floating_point() else value
             for name, value in classifier.state_dict().items()
         }
         save_file(weights, folder / "classifier.safetensors")
         _copy_runs(folder, {"classifier": run})
-        write_checksums(folder)
 
 
 def _copy_runs(folder: Path, runs: dict[str, Path]) -> None:

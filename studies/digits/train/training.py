@@ -115,7 +115,7 @@ def finished(folder: Path, kind: type[PartConfig]) -> PartConfig:
 
 def _write_config(folder: Path, config: PartConfig) -> None:
     path, ours = folder / CONFIG, dataclasses.asdict(config)
-    if not path.exists():
+    if not path.exists() or not (folder / CHECKPOINT).exists():  # a mistake fixes nothing
         about = {"config": ours, **machine()}
         write_text(path, json.dumps(about, indent=2) + "\n")
         return
