@@ -1,8 +1,12 @@
 """Files of every kind become upright RGB; what is no image is rejected with a reason."""
 
+import io
+import struct
+import zlib
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from slam_edu.images import RejectedError, open_image, read_image
 from tests.sd.images import encoded, picture
@@ -79,6 +83,55 @@ def test_a_file_that_is_cut_short(kind):
     for part in (0.02, 0.3, 0.95):
         with pytest.raises(RejectedError, match=r"not an image|a damaged image"):
             read_image(content[: int(part * len(content))])
+
+
+def chunk(kind, content):
+    checksum = struct.pack(">I", zlib.crc32(kind + content))
+    return struct.pack(">I", len(content)) + kind + content + checksum
+
+
+def segment(marker, content):
+    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+
+
+LARGE = b"n\0\0" + zlib.compress(bytes(2**26))
+SIDE = {
+    "PNG": [
+        chunk(b"zTXt", LARGE), chunk(b"tEXt", b"k\0" + bytes(2**27)), chunk(b"iCCP", LARGE),
+        chunk(b"eXIf", b"no EXIF"), chunk(b"eXIf", b"II*\0\xff\xff\xff\xff"), chunk(b"iTXt", b""),
+        chunk(b"tIME", b"123")[:-4] + b"none", chunk(b"eXIf", b"123")[:-4] + b"none",
+    ],
+    "JPEG": [
+        segment(0xE1, b"Exif\0\0no EXIF"), segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0\xff\xff"),
+        segment(0xE2, b"ICC_PROFILE\0"), segment(0xE2, b"MPF\0none"), segment(0xE0, b"JFIF\0"),
+        segment(0xED, b"Photoshop 3.0\0008BIM\x04"), segment(0xFE, bytes(60_000)),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SIDE)
+def test_pixels_decide(kind):
+    """Whatever else is in the file may be damaged; what can be read of it still counts."""
+    image, exif = picture(0, (40, 20)), Image.Exif()
+    exif[0x0112] = 6
+    place = {"PNG": 33, "JPEG": 2}[kind]
+    for side in SIDE[kind]:
+        content = encoded(image, kind)
+        with_side = content[:place] + side + content[place:]
+        assert read_image(with_side).tobytes() == read_image(content).tobytes(), side[:20]
+    content = encoded(image, kind, exif=exif)
+    with_side = content[:place] + SIDE[kind][2] + content[place:]
+    assert read_image(with_side).tobytes() == read_image(content).tobytes()
+    assert read_image(with_side).size == (20, 40)
+
+
+def test_every_orientation():
+    image, exif = picture(0, (40, 20)), Image.Exif()
+    for orientation in range(10):
+        exif[0x0112] = orientation
+        content = encoded(image, exif=exif)
+        wanted = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
+        assert read_image(content).tobytes() == wanted.tobytes()
 
 
 def test_a_damaged_file():

@@ -24,13 +24,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from slam_edu.io import atomic_path
+from slam_edu.io import atomic_path, check_output
 from slam_edu.sd.config import add_config_arguments, chosen_config, describe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = [_home(word) for word in (sys.argv[1:] if argv is None else argv)]
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it misses torchvision, we do not
     parser = argparse.ArgumentParser(
         prog="slam-edu",
@@ -47,7 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 run = module.run
             else:
                 run = add(sub)
-    options = parser.parse_args(argv)
+    chosen = commands.choices.get(argv[0]) if argv else None
+    if chosen is None:
+        parser.parse_args(argv)  # says what is wrong, or helps
+    options = chosen.parse_intermixed_args(argv[1:])
     try:
         return run(options)
     except (ValueError, OSError, FloatingPointError, ModuleNotFoundError, MemoryError) as error:
@@ -56,6 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("slam-edu: interrupted", file=sys.stderr)
         return 130
+
+
+def _home(word: str) -> str:
+    """``out=~/run`` and ``--out=~/run`` as one means them: no shell reads a tilde there."""
+    name, equals, value = word.rpartition("=")
+    return name + equals + os.path.expanduser(value) if value.startswith("~/") else word
 
 
 # -------------------------------------------------------------------- distill
@@ -114,12 +123,13 @@ def _cache_command(parser: argparse.ArgumentParser):
 
 def _cache(options: argparse.Namespace) -> int:
     """Make the cache, or finish one that was stopped."""
-    from slam_edu.sd.data import make_cache
+    from slam_edu.sd.data import check_inputs, make_cache
     from slam_edu.sd.teacher import load_teacher
 
     config = chosen_config(options)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    check_inputs(config)
     pipeline = load_teacher(config)
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     for part in pipeline.components.values():
@@ -160,7 +170,7 @@ def _sample(options: argparse.Namespace) -> int:
         if not 1 <= steps <= 1000:
             raise ValueError(f"--steps is {steps}; allowed: from 1 to 1000")
     of_run = (Path(options.model) / CONFIG).is_file()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    check_output(options.out)
     save_grid((_student_rows if of_run else _pipeline_rows)(options), options.out)
     print(f"wrote {options.out}: rows of {', '.join(map(str, options.steps))} steps")
     return 0
@@ -226,6 +236,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     if not (Path(options.model) / CONFIG).is_file():
         return evaluate.run(options)
+    if options.out is not None:
+        check_output(options.out)
     found = load_run(options.model)
     judge = shipped(found.config.teacher)
     if judge is None:

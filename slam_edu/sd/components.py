@@ -144,11 +144,32 @@ def latent_shape(
     pipeline: StableDiffusionPipeline | XLPipeline, resolution: int | None = None
 ) -> tuple[int, int, int]:
     """(C, H, W) of one latent, of ``resolution`` pixels a side or of the pipeline's own size."""
-    size = pipeline.unet.config.sample_size
+    unet = pipeline.unet.config
+    size = latent_size(unet.sample_size, pipeline.vae_scale_factor, resolution)
+    return (unet.in_channels, *size)
+
+
+def latent_size(own: Any, factor: int, resolution: int | None = None) -> tuple[int, int]:
+    """(H, W) of a latent, from a UNet's ``sample_size`` or a resolution in pixels.
+
+    Raises:
+        ValueError: for a resolution that ``factor`` does not divide, or none where the UNet's
+            configuration has no size either.
+    """
     if resolution is not None:
-        size = resolution // pipeline.vae_scale_factor
-    height, width = (size, size) if isinstance(size, int) else size
-    return (pipeline.unet.config.in_channels, height, width)
+        if resolution % factor:
+            raise ValueError(
+                f"resolution is {resolution}; allowed: a multiple of {factor}, by which the "
+                f"teacher's autoencoder reduces images"
+            )
+        own = resolution // factor
+    size = list(own) if isinstance(own, list | tuple) else [own, own]
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise ValueError(
+            f"the UNet's sample_size is {own!r}, so that its own resolution is not known; "
+            f"allowed: resolution=..., in pixels, or whole numbers > 0 in its config.json"
+        )
+    return (size[0], size[1])
 
 
 @torch.no_grad()
@@ -156,14 +177,28 @@ def encode_images(vae: AutoencoderKL, images: Tensor, batch: int = 64) -> Tensor
     """Latents of images (B, 3, H, W) in [-1, 1]: the posterior's mean, of about unit variance."""
     images = images.to(vae.device, vae.dtype)
     means = [vae.encode(x).latent_dist.mean for x in images.split(batch)]
-    return torch.cat(means) * vae.config.scaling_factor
+    scale, shift = _normalisation(vae)
+    return (torch.cat(means) - shift) / scale
 
 
 @torch.no_grad()
 def decode_latents(vae: AutoencoderKL, latents: Tensor, batch: int = 64) -> Tensor:
     """Images of latents (B, C, h, w), of shape (B, 3, H, W), clipped to [-1, 1]."""
-    latents = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
+    scale, shift = _normalisation(vae)
+    latents = latents.to(vae.device, vae.dtype) * scale + shift
     return torch.cat([vae.decode(x).sample for x in latents.split(batch)]).clamp(-1, 1)
+
+
+def _normalisation(vae: AutoencoderKL) -> tuple[float | Tensor, float | Tensor]:
+    """Factor and shift, from a latent to what the decoder takes; some of XL's are by channel."""
+    config, factor = vae.config, 1 / vae.config.scaling_factor
+    if config.get("latents_mean") is None or config.get("latents_std") is None:
+        return factor, 0.0
+    mean, std = (
+        torch.tensor(config[name], dtype=vae.dtype, device=vae.device).view(1, -1, 1, 1)
+        for name in ("latents_mean", "latents_std")
+    )
+    return std * factor, mean
 
 
 def token_ids(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> Tensor:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import io
+import json
 import math
 import os
 import re
@@ -34,6 +36,9 @@ WEIGHTS = ("target", "student")
 #: What the ids on the hub resolve to; each is one commit.
 SD15 = ("stable-diffusion-v1-5/stable-diffusion-v1-5", "451f4fe16113bff5a5d2269ed5ad43b0592e9a14")
 SDXL = ("stabilityai/stable-diffusion-xl-base-1.0", "462165984030d82259a11f4367a4eed129e94a7b")
+
+#: Settings that name files and folders.
+PATHS = ("teacher", "data_path", "cache_folder", "sample_prompts", "out")
 
 #: The sections of the settings, by the field that each begins with.
 SECTIONS = {
@@ -186,6 +191,8 @@ class SDConfig:
                 setting_rule(name).check(name, value)
         for field in dataclasses.fields(self):
             value = settings.get(field.name, field.default)
+            if field.name in PATHS and value is not None:
+                value = os.path.expanduser(value)
             if "docs" in field.metadata:
                 inside = field.metadata["docs"].keys() & settings.keys()
                 value = dataclasses.replace(value, **{name: settings[name] for name in inside})
@@ -228,6 +235,18 @@ class SDConfig:
         """Whether the chord goes on past its noisy end."""
         return self.method == "slam" and self.reach > 1
 
+    def located(self) -> SDConfig:
+        """A copy whose paths are absolute, so that it means the same from every folder."""
+        changes = {}
+        for name in PATHS:
+            value = getattr(self, name)
+            # What the hub or a shipped model may be meant by is a folder if there is one.
+            id_ = name == "teacher" or (name, self.data) == ("data_path", "datasets")
+            if value and "://" not in value and value not in DATA:
+                if not id_ or os.path.exists(value):
+                    changes[name] = os.path.abspath(value)
+        return self.replace(**changes)
+
     def distill(self, prediction_type: str = "epsilon") -> DistillConfig:
         """The method's part, for a teacher that predicts ``prediction_type``."""
         lcd = {"gammas": "one", "slope": "end"} if self.method == "lcd" else {}
@@ -267,6 +286,8 @@ class Rule(NamedTuple):
         fits = isinstance(value, (int, float) if self.kind is float else self.kind)
         if not fits or (self.kind is not bool and isinstance(value, bool)):
             raise ValueError(f"{name} is {value!r}; allowed: {_KINDS[self.kind]}{words}")
+        if self.kind is str and (not value.strip() or re.search("[\0\ud800-\udfff]", value)):
+            raise ValueError(f"{name} is {value!r}; allowed: text, not empty, that UTF-8 can hold")
         if self.choices:
             check_choice(value, self.choices, name)
         if self.kind in (int, float) and not (
@@ -386,14 +407,24 @@ def load_config(
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings of a YAML or JSON file."""
-    import yaml
+    """The settings of a JSON file, or of a YAML file, whose values are text until they are read.
+
+    So no YAML's rules turn a ``no`` or a commit of digits into something else.
+    """
+    from ruamel.yaml import YAML, YAMLError
+
+    from slam_edu import __version__
 
     try:
-        found = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = path.read_text("utf-8-sig")
+        if path.suffix.lower() == ".json" or text.lstrip().startswith("{"):
+            found = json.loads(text, object_pairs_hook=_unlike)
+        else:
+            found = YAML(typ="base", pure=True).load(text)
+    except (OSError, ValueError, YAMLError, RecursionError) as error:
         raise ValueError(
-            f"{str(path)!r} cannot be read ({error}); allowed: a YAML or JSON file of settings"
+            f"{str(path)!r} cannot be read ({' '.join(str(error).split())}); allowed: a YAML or "
+            f"JSON file of settings"
         ) from error
     if not isinstance(found, dict):
         raise ValueError(
@@ -401,7 +432,24 @@ def read_settings(path: Path) -> dict[str, Any]:
         )
     if found.get("hop") == "full":  # of older runs
         del found["hop"]
-    return {name: _read(str(name), value) for name, value in found.items()}
+    try:
+        values = {str(name): _read(str(name), value) for name, value in found.items()}
+        for name, value in values.items():
+            setting_rule(name).check(name, value)
+    except ValueError as error:
+        made = re.match(r"# slam_edu (\S+)", text)
+        other = made and made[1] != __version__
+        hint = f" (it is of slam_edu {made[1]}, and this is {__version__})" if other else ""
+        raise ValueError(f"{str(path)!r}{hint}: {error}") from error
+    return values
+
+
+def _unlike(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, whose names may not come twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name comes twice")
+    return found
 
 
 def _read(name: str, value: Any) -> Any:
@@ -409,7 +457,7 @@ def _read(name: str, value: Any) -> Any:
     rule = setting_rule(name)
     if not isinstance(value, str):
         return value
-    if rule.optional and value.lower() in ("none", "null", ""):
+    if value.lower() in ("null", "~") or (rule.optional and value.lower() in ("none", "")):
         return None
     if rule.kind is bool:
         return {"true": True, "false": False}.get(value.lower(), value)
@@ -421,9 +469,13 @@ def _read(name: str, value: Any) -> Any:
 
 def describe(config: SDConfig, documented: bool = True) -> str:
     """All settings as YAML, by section; what differs from the default is marked."""
-    import yaml
+    from ruamel.yaml import YAML
 
-    lines, section = [], ""
+    from slam_edu import __version__
+
+    yaml = YAML(typ="safe", pure=True)
+    yaml.width, yaml.default_flow_style = 10_000, False
+    lines, section = [f"# slam_edu {__version__}"], ""
     for name, value in config.settings().items():
         rule = RULES[name]
         if rule.section != section:
@@ -432,15 +484,16 @@ def describe(config: SDConfig, documented: bool = True) -> str:
         if documented:
             allowed = f" ({', '.join(rule.choices)})" if rule.choices else ""
             lines.append(f"# {rule.doc}{allowed}")
-        text = yaml.safe_dump({name: value}, allow_unicode=True, width=10_000).strip()
+        yaml.dump({name: value}, written := io.StringIO())
+        text = written.getvalue().strip()
         lines.append(text + ("" if value == rule.default else f"  # default: {rule.default}"))
     return "\n".join(lines) + "\n"
 
 
 def save_config(config: SDConfig, path: Path) -> None:
-    """Write the configuration as documented YAML."""
+    """Write the configuration as documented YAML, with absolute paths."""
     with atomic_path(path) as temporary:
-        temporary.write_text(describe(config), "utf-8")
+        temporary.write_text(describe(config.located()), "utf-8")
 
 
 def read_config(path: Path) -> SDConfig:

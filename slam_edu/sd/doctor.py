@@ -21,7 +21,9 @@ from slam_edu.sd.config import PRESETS, load_config
 from slam_edu.sd.plan import GIB, available_bytes, free_disk, make_plan
 from slam_edu.shipped import shipped
 
-NEEDED = ("diffusers", "transformers", "accelerate", "peft", "safetensors", "PyYAML", "filelock")
+NEEDED = (
+    "diffusers", "transformers", "accelerate", "peft", "safetensors", "ruamel.yaml", "filelock"
+)  # fmt: skip
 #: Package to what it is for.
 OPTIONAL = {
     "bitsandbytes": "optimizer=adamw8bit",

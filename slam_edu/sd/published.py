@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from slam_edu.io import data_path
+from slam_edu.sd.components import latent_size, quiet
 from slam_edu.sd.config import SD15, SDXL, SDConfig
 from slam_edu.shipped import shipped
 
@@ -59,17 +61,10 @@ class Architecture:
         """(C, h, w) of a latent, at a resolution in pixels or the teacher's own.
 
         Raises:
-            ValueError: for a resolution that the autoencoder cannot reduce.
+            ValueError: as :func:`slam_edu.sd.components.latent_size`.
         """
-        channels, size = self.unet["in_channels"], self.unet["sample_size"]
-        if resolution is not None:
-            if resolution % self.factor:
-                raise ValueError(
-                    f"resolution is {resolution}; allowed: a multiple of {self.factor}, by which "
-                    f"the teacher's autoencoder reduces images"
-                )
-            size = resolution // self.factor
-        return (channels, size, size) if isinstance(size, int) else (channels, *size)
+        size = latent_size(self.unet.get("sample_size"), self.factor, resolution)
+        return (self.unet["in_channels"], *size)
 
     @property
     def text_shape(self) -> tuple[int, int]:
@@ -85,19 +80,30 @@ class Architecture:
         widths = self.unet["projection_class_embeddings_input_dim"]
         return widths - 6 * self.unet["addition_time_embed_dim"]
 
+    @contextmanager
+    def _building(self, what: str) -> Iterator[None]:
+        try:
+            with quiet(), torch.device("meta"):
+                yield
+        except Exception as error:  # the libraries have many kinds
+            raise ValueError(
+                f"the {what} of {self.name} cannot be built as its config.json says ({error}); "
+                f"allowed: what diffusers' save_pretrained writes"
+            ) from error
+
     def build_unet(self) -> UNet2DConditionModel:
         """The UNet, on the meta device."""
         from diffusers import UNet2DConditionModel
 
-        with torch.device("meta"):
-            return UNet2DConditionModel(**self.unet)
+        with self._building("UNet"):  # entries that it does not know are left out
+            return UNet2DConditionModel.from_config(self.unet)
 
     def build_vae(self) -> AutoencoderKL:
         """The autoencoder, on the meta device."""
         from diffusers import AutoencoderKL
 
-        with torch.device("meta"):
-            return AutoencoderKL(**self.vae)
+        with self._building("autoencoder"):
+            return AutoencoderKL.from_config(self.vae)
 
     def build_text_encoder(self, number: int = 0) -> PreTrainedModel:
         """A text encoder, on the meta device; Stable Diffusion XL has numbers 0 and 1."""
@@ -105,7 +111,7 @@ class Architecture:
         import transformers
 
         kind, values = self.text_encoders[number]
-        with torch.device("meta"):
+        with self._building("text encoder"):
             return getattr(transformers, kind)(transformers.CLIPTextConfig(**values))
 
 
@@ -141,9 +147,11 @@ def architecture_of(config: SDConfig) -> Architecture:
         encoders.append(("CLIPTextModelWithProjection", "text_encoder_2"))
     return Architecture(
         name=name,
-        unet=_read(folder / "unet"),
-        vae=_read(folder / "vae"),
-        text_encoders=[(kind, _read(folder / part)) for kind, part in encoders],
+        unet=_read(folder / "unet", "in_channels", "cross_attention_dim"),
+        vae=_read(folder / "vae", "in_channels", "block_out_channels"),
+        text_encoders=[
+            (kind, _read(folder / part, "max_position_embeddings")) for kind, part in encoders
+        ],
     )
 
 
@@ -151,7 +159,7 @@ def architecture_of(config: SDConfig) -> Architecture:
 _OF_THE_FILE = ("architectures", "model_type", "dtype", "torch_dtype", "transformers_version")
 
 
-def _read(folder: Path) -> dict[str, Any]:
+def _read(folder: Path, *needed: str) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(
@@ -160,6 +168,12 @@ def _read(folder: Path) -> dict[str, Any]:
         )
     try:
         values = json.loads(path.read_text("utf-8"))
-        return {k: v for k, v in values.items() if k[0] != "_" and k not in _OF_THE_FILE}
+        values = {k: v for k, v in values.items() if k[:1] != "_" and k not in _OF_THE_FILE}
+        if missing := [name for name in needed if values.get(name) is None]:
+            raise ValueError(f"it has no {', '.join(missing)}")
+        return values
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{str(path)!r} cannot be read ({error}); allowed: JSON") from error
+        raise ValueError(
+            f"{str(path)!r} cannot be read ({error}); allowed: a network's configuration, as "
+            f"diffusers' save_pretrained writes it"
+        ) from error

@@ -2,7 +2,8 @@
 
 A run's folder holds
 
-    config.yaml        every setting, with its meaning
+    config.yaml        every setting, with its meaning; fixed from the first checkpoint on
+    teacher.json       checksums of the teacher's parts
     log.csv            means over some updates (:mod:`slam_edu.sd.tracking`)
     checkpoints/       the newest few (:mod:`slam_edu.sd.checkpoint`)
     samples/           grids of samples from fixed noise
@@ -29,25 +30,47 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from slam_edu.distill import SubPathDistiller
+from slam_edu.io import clear_temporaries, locked, make_folder, writing
 from slam_edu.schedule import NoiseSchedule
-from slam_edu.sd.checkpoint import load_newest, save_checkpoint, updates_done
+from slam_edu.sd.checkpoint import (
+    FOLDER,
+    checkpoint_paths,
+    load_newest,
+    save_checkpoint,
+    updates_done,
+)
 from slam_edu.sd.components import empty_condition, text_condition
-from slam_edu.sd.config import SDConfig, read_config, save_config
+from slam_edu.sd.config import SDConfig, describe, read_config, save_config
 from slam_edu.sd.continued import ContinuedChord
-from slam_edu.sd.engine import Engine, EngineState, MakeDistiller, make_autocast
+from slam_edu.sd.engine import (
+    Engine,
+    EngineState,
+    MakeDistiller,
+    make_autocast,
+    optimizer_class,
+)
 from slam_edu.sd.networks import Networks, build_networks
-from slam_edu.sd.tracking import SAMPLES, STUDENT_STEPS, RunLog, Sampler, save_grid, show_image
+from slam_edu.sd.tracking import (
+    COLUMNS,
+    LOG,
+    SAMPLES,
+    STUDENT_STEPS,
+    RunLog,
+    Sampler,
+    save_grid,
+    show_image,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-CONFIG, LOCK, TENSORBOARD, CACHE = "config.yaml", ".lock", "tensorboard", "cache"
+CONFIG, TEACHER, TENSORBOARD, CACHE = "config.yaml", "teacher.json", "tensorboard", "cache"
 
 #: Settings that may differ when a run goes on: they do not change what it computes.
 FREE = (
     "out", "save_every", "keep", "log_every", "sample_every", "sample_prompts", "sample_count",
-    "tracker", "threads", "max_skipped", "cache_folder", "max_rejected",
+    "tracker", "device", "threads", "max_skipped", "cache_folder", "max_rejected",
 )  # fmt: skip
 
 
@@ -90,8 +113,9 @@ class DistillRun:
         tracked = main and config.tracker != "none"
         with contextlib.ExitStack() as stack:
             if main:
-                self.folder.mkdir(parents=True, exist_ok=True)
+                make_folder(self.folder)
                 stack.enter_context(locked(self.folder))
+                clear_temporaries(self.folder, self.folder / FOLDER, self.folder / SAMPLES)
                 keep_config(config, self.folder)
             accelerator.wait_for_everyone()
             received = stack.enter_context(signals_kept())
@@ -100,7 +124,8 @@ class DistillRun:
             if tracked:
                 values = config.settings().items()
                 plain = {k: v if isinstance(v, int | float) else str(v) for k, v in values}
-                accelerator.init_trackers("slam_edu", config=plain)
+                with writing(self.folder / TENSORBOARD):
+                    accelerator.init_trackers("slam_edu", config=plain)
                 for tracker in accelerator.trackers:
                     stack.callback(tracker.finish)
 
@@ -145,13 +170,22 @@ class DistillRun:
 
     def _prepare(self, accelerator: Accelerator, show: Callable[[str], None]) -> Sampler:
         """Teacher, data, networks, engine."""
-        from slam_edu.sd.data import open_batches
+        from slam_edu.sd.data import check_inputs, open_batches
         from slam_edu.sd.plan import check_memory
-        from slam_edu.sd.teacher import load_teacher
+        from slam_edu.sd.teacher import keep_teacher, load_teacher
 
         config, device = self.config, accelerator.device
-        check_memory(config, device, processes=accelerator.num_processes)
+        check_inputs(config)
+        optimizer_class(config, device)
+        try:
+            check_memory(config, device, processes=accelerator.num_processes)
+        except ValueError as error:
+            if not updates_done(self.folder):
+                raise
+            raise ValueError(f"{error}, in another folder (out=...)") from error
         self.pipeline = pipeline = load_teacher(config)
+        if accelerator.is_main_process:
+            keep_teacher(pipeline, self.folder / TEACHER, bool(updates_done(self.folder)))
         schedule = NoiseSchedule.from_scheduler(pipeline.scheduler).to(device)
         encoders = [m for n, m in pipeline.components.items() if n.startswith("text_encoder")]
         parts = [m for m in (pipeline.vae, *encoders) if m is not None]
@@ -202,7 +236,7 @@ def load_run(
         FileNotFoundError: if the folder holds no run, or one without a checkpoint.
         ValueError: if its configuration or none of its checkpoints can be read.
     """
-    from slam_edu.sd.teacher import load_teacher
+    from slam_edu.sd.teacher import keep_teacher, load_teacher
 
     folder = Path(folder)
     if not (folder / CONFIG).is_file():
@@ -210,38 +244,29 @@ def load_run(
             f"{str(folder)!r} has no {CONFIG}; allowed: the folder of a run of `slam-edu distill`"
         )
     config = read_config(folder / CONFIG)
-    pipeline = load_teacher(config)
-    pipeline.unet.to(device)
-    networks = build_networks(config, pipeline.unet, make_autocast(config, torch.device(device)))
-    found = load_newest(folder, networks, show)
-    if found is None:
+    if not checkpoint_paths(folder):
         raise FileNotFoundError(
             f"{str(folder)!r} has no checkpoint yet; allowed: a run with one (it writes one every "
             f"{config.save_every} updates and when it is stopped)"
         )
+    pipeline = load_teacher(config)
+    keep_teacher(pipeline, folder / TEACHER, begun=True)
+    pipeline.unet.to(device)
+    networks = build_networks(config, pipeline.unet, make_autocast(config, torch.device(device)))
+    found = load_newest(folder, networks, show)
     schedule = NoiseSchedule.from_scheduler(pipeline.scheduler).to(device)
     return LoadedRun(config, pipeline, networks, schedule, found.update, found.skipped)
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder; the system lets go when the process ends."""
-    from filelock import FileLock, Timeout
-
-    try:
-        with FileLock(folder / LOCK, timeout=0):
-            yield
-    except Timeout:
-        raise ValueError(
-            f"{str(folder)!r} is in use by another run; allowed: another folder (out=...), or "
-            f"this one when that run has ended"
-        ) from None
-
-
 def keep_config(config: SDConfig, folder: Path) -> None:
-    """Write the configuration; one that is there must be the same in all that counts."""
-    path = folder / CONFIG
-    if path.exists():
+    """Write the configuration; from the first checkpoint on it is the same in all that counts.
+
+    Raises:
+        ValueError: for a run with other settings, or files that no run wrote.
+    """
+    config = config.located()
+    path, log, begun = folder / CONFIG, folder / LOG, checkpoint_paths(folder)
+    if begun and path.exists():
         there = read_config(path).settings()
         if odd := [
             f"{name}: {there[name]!r} there, {value!r} here"
@@ -252,7 +277,27 @@ def keep_config(config: SDConfig, folder: Path) -> None:
                 f"{str(folder)!r} holds a run with other settings ({'; '.join(odd)}); allowed: "
                 f"the same settings, or another folder (out=...)"
             )
+        if there == config.settings():
+            return
+    others = [] if begun or not path.exists() or _described(path) else [CONFIG]
+    if log.is_file():
+        with log.open(encoding="utf-8", errors="replace") as file:
+            if not ",".join(COLUMNS).startswith(file.readline().strip()):
+                others.append(LOG)
+    if others:
+        raise ValueError(
+            f"{str(folder)!r} holds {' and '.join(others)}, not as a run writes it; allowed: "
+            f"another folder (out=...), or this one without it"
+        )
     save_config(config, path)
+
+
+def _described(path: Path) -> bool:
+    """Whether a file is a configuration that was written, to the letter."""
+    try:
+        return path.read_text("utf-8") == describe(read_config(path))
+    except (OSError, ValueError):
+        return False
 
 
 def grid_prompts(config: SDConfig, batches: Any) -> list[str]:

@@ -8,7 +8,9 @@ a pipeline of both cannot run.
 
 from __future__ import annotations
 
+import inspect
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -18,8 +20,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from slam_edu._validation import check_choice
+from slam_edu.distill import SubPathDistiller
+from slam_edu.io import atomic_path, weights_digest
 from slam_edu.schedule import NoiseSchedule
-from slam_edu.sd.components import PARTS, XL_PARTS, quiet
+from slam_edu.sd.components import PARTS, XL_PARTS, is_xl, latent_shape, quiet
 from slam_edu.sd.config import SDConfig
 from slam_edu.sd.networks import DTYPES
 from slam_edu.shipped import shipped
@@ -44,14 +48,20 @@ def load_teacher(config: SDConfig) -> StableDiffusionPipeline | StableDiffusionX
 
     Text encoders and autoencoder come in float32. So does the UNet of a full fine-tune, because
     the student is a copy of it; with adapters it comes in ``frozen_dtype``. Errors are those of
-    :func:`folder_or_download`, :func:`load_pipeline_folder` and :func:`check_teacher`.
+    :func:`folder_or_download`, :func:`load_pipeline_folder`, :func:`check_teacher` and of
+    :class:`~slam_edu.distill.SubPathDistiller`, so that none waits for the data.
     """
     folder: str | Path = config.teacher
     if shipped(config.teacher) is None:
         folder = model_folder(config.teacher, config.revision, config.variant)
     dtype = DTYPES["float32" if config.train == "full" else config.frozen_dtype]
-    pipeline = load_pipeline_folder(folder, variant=config.variant, unet_dtype=dtype)
+    pipeline = load_pipeline_folder(
+        folder, variant=config.variant, unet_dtype=dtype, resolution=config.resolution
+    )
     check_teacher(pipeline, config.teacher)
+    latent_shape(pipeline, config.resolution)
+    schedule = NoiseSchedule.from_scheduler(pipeline.scheduler)
+    SubPathDistiller(schedule, config.distill(pipeline.scheduler.config.prediction_type))
     return pipeline
 
 
@@ -125,12 +135,14 @@ def load_pipeline_folder(
     variant: str | None = None,
     dtype: torch.dtype = torch.float32,
     unet_dtype: torch.dtype | None = None,
+    resolution: int | None = None,
 ) -> StableDiffusionPipeline | StableDiffusionXLPipeline:
     """A pipeline from its folder, on the CPU, without a safety checker and without bars.
 
     The folder is as diffusers writes it, or the name of a shipped model, which is float32. A part
     that has weights of the variant, such as ``"fp16"``, is loaded from those. ``dtype`` is of text
-    encoders and autoencoder, and of the UNet unless it has its own.
+    encoders and autoencoder, and of the UNet unless it has its own. What configurations lack is
+    filled in (:func:`complete`); a size that they lack is ``resolution``, in pixels.
 
     Raises:
         FileNotFoundError: if the folder or a part of it is missing.
@@ -152,14 +164,15 @@ def load_pipeline_folder(
                 folder, local_files_only=True, use_safetensors=True, variant=variant,
                 dtype={"unet": unet_dtype or dtype, "default": dtype}, **options,
             )  # fmt: skip
-        except (RuntimeError, ValueError, TypeError, AttributeError, OSError) as error:
+        except Exception as error:  # the libraries have many kinds
             raise ValueError(
                 f"the pipeline in {str(folder)!r} cannot be loaded ({error}); allowed: weights "
                 f"and configurations of one model, as this version of diffusers knows them"
             ) from error
     pipeline.set_progress_bar_config(disable=True)
     for name, count in held.items():
-        wanted = sum(p.numel() for p in getattr(pipeline, name).parameters())
+        network = getattr(pipeline, name)
+        wanted = sum(p.numel() for p in network.parameters())
         # What a file lacks would be drawn at random, with no more than a notice.
         if count < wanted:
             raise ValueError(
@@ -167,7 +180,59 @@ def load_pipeline_folder(
                 f"that its config.json describes has {wanted:,}; allowed: weights and "
                 f"configuration of one model"
             )
+        if odd := [key for key, p in network.named_parameters() if not p.isfinite().all()]:
+            raise ValueError(
+                f"the weights of {str(folder / name)!r} hold NaN or Inf in {len(odd)} tensors, "
+                f"such as {odd[0]}; allowed: finite numbers"
+            )
+    try:
+        complete(pipeline, resolution)
+    except ValueError as error:
+        raise ValueError(f"the pipeline in {str(folder)!r} cannot be used: {error}") from error
     return pipeline
+
+
+def complete(
+    pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline, resolution: int | None = None
+) -> None:
+    """Fill in what real checkpoints' configurations lack: entries missing, null or 1e30.
+
+    Raises:
+        ValueError: where there is nothing to take for it.
+    """
+    vae = pipeline.vae
+    for tokenizer, encoder in encoders_of(pipeline):
+        most, length = encoder.config.max_position_embeddings, tokenizer.model_max_length
+        if not (isinstance(length, int) and 0 < length <= most):
+            tokenizer.model_max_length = most
+    if vae.config.get("scaling_factor") is None:
+        default = inspect.signature(type(vae)).parameters["scaling_factor"].default
+        vae.register_to_config(scaling_factor=default)
+    if pipeline.scheduler.config.get("prediction_type") is None:
+        pipeline.scheduler.register_to_config(prediction_type="epsilon")
+    factor = vae.config.scaling_factor
+    if not (isinstance(factor, int | float) and 0 < factor < math.inf):
+        raise ValueError(f"the autoencoder's scaling_factor is {factor!r}; allowed: a number > 0")
+    if not is_xl(pipeline):  # its pipeline reads neither
+        vae.register_to_config(latents_mean=None, latents_std=None)
+    channels = vae.config.latent_channels
+    for name in ("latents_mean", "latents_std"):
+        values = vae.config.get(name)
+        numbers = [
+            one
+            for one in (values if isinstance(values, list | tuple) else ())
+            if isinstance(one, int | float) and math.isfinite(one)
+        ]
+        if values is not None and (len(numbers) != channels or len(values) != channels):
+            raise ValueError(
+                f"the autoencoder's {name} is {values!r}; allowed: null, or a number for each of "
+                f"its {channels} channels"
+            )
+    try:
+        latent_shape(pipeline)
+    except ValueError:
+        _, height, width = latent_shape(pipeline, resolution)
+        pipeline.unet.register_to_config(sample_size=[height, width])
 
 
 def check_folder(folder: Path, variant: str | None = None) -> dict[str, int]:
@@ -191,7 +256,9 @@ def check_folder(folder: Path, variant: str | None = None) -> dict[str, int]:
     for name in parts:
         entry = index.get(name)
         if not isinstance(entry, list) or None in entry:
-            raise ValueError(f"{str(path)!r} names no {name}; a {kind} has {', '.join(parts)}")
+            raise ValueError(
+                f"{str(path)!r} names no {name}; allowed: a {kind} with {', '.join(parts)}"
+            )
         if name in WEIGHTS:
             _file(folder, name, "config.json")
             held[name] = sum(map(_count_values, weight_files(folder, name, variant)))
@@ -263,7 +330,7 @@ def check_teacher(
 
     A ``ValueError`` names a scheduler without discrete levels (flow matching), a prediction type
     other than epsilon and v_prediction, a UNet whose input is more than the latents (inpainting),
-    or one that is distilled already.
+    one that is distilled already, or parts whose widths differ.
     """
     scheduler, unet = pipeline.scheduler, pipeline.unet.config
     try:
@@ -278,9 +345,62 @@ def check_teacher(
             f"{unet.out_channels}, and its latents have {channels} (an inpainting model, or one "
             f"that is conditioned on images); allowed: {channels} and {channels}"
         )
+    encoders = encoders_of(pipeline)
+    width = sum(encoder.config.hidden_size for _, encoder in encoders)
+    widths = [("states", "cross_attention_dim", width)] if unet.encoder_hid_dim is None else []
+    if is_xl(pipeline):
+        pooled = encoders[1][1].config.projection_dim + 6 * (unet.addition_time_embed_dim or 0)
+        widths.append(("embedding and sizes", "projection_class_embeddings_input_dim", pooled))
+    for what, setting, width in widths:
+        wanted = unet[setting]
+        if any(one != width for one in (wanted if isinstance(wanted, list | tuple) else [wanted])):
+            raise ValueError(
+                f"{name!r} cannot be distilled: its text encoder's {what} are {width} wide, and "
+                f"its UNet has {setting} = {wanted}; allowed: parts of one model"
+            )
+    for tokenizer, encoder in encoders:
+        if len(tokenizer) > encoder.config.vocab_size:
+            raise ValueError(
+                f"{name!r} cannot be distilled: its tokenizer has {len(tokenizer):,} tokens and "
+                f"its text encoder {encoder.config.vocab_size:,}; allowed: parts of one model"
+            )
     if unet.time_cond_proj_dim is not None:
         raise ValueError(
             f"{name!r} cannot be distilled: its UNet has time_cond_proj_dim = "
             f"{unet.time_cond_proj_dim}, it is a distilled model; allowed: a diffusion model's "
             f"UNet, without one"
         )
+
+
+def encoders_of(pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline) -> list[tuple]:
+    """Tokenizer and text encoder, of Stable Diffusion XL two of each."""
+    parts = ("tokenizer", "text_encoder")
+    found = [[getattr(pipeline, part + end, None) for part in parts] for end in ("", "_2")]
+    return [(tokenizer, encoder) for tokenizer, encoder in found if encoder is not None]
+
+
+# -------------------------------------------------------------------- the same teacher again
+
+
+def keep_teacher(
+    pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline, path: Path, begun: bool
+) -> None:
+    """Write what tells a run's teacher from another; once the run has begun, compare with it.
+
+    Raises:
+        ValueError: for another teacher than that of the run.
+    """
+    names = ("unet", "vae", "text_encoder", "text_encoder_2")
+    parts = {name: getattr(pipeline, name, None) for name in names}
+    ours = {name: weights_digest(part) for name, part in parts.items() if part is not None}
+    ours["scheduler"] = {k: str(v) for k, v in pipeline.scheduler.config.items() if k[0] != "_"}
+    if begun:
+        there = _read_json(path) if path.is_file() else ours  # a run of an older version
+        if odd := [name for name in ours if there.get(name) != ours[name]]:
+            raise ValueError(
+                f"the teacher is not the one that the run in {str(path.parent)!r} began with: "
+                f"{', '.join(odd)} differ; allowed: that teacher, or another folder (out=...)"
+            )
+        return
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(ours, indent=1) + "\n", "utf-8")

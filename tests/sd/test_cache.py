@@ -1,17 +1,21 @@
 """The cache holds what the teacher's parts compute or draw, and survives what happens to it."""
 
+import errno
+import os
 import shutil
+from pathlib import Path
 
-import filelock
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save
 
 from slam_edu import NoiseSchedule, last, sample_pf_ode
+from slam_edu.io import locked
 from slam_edu.sd.components import empty_condition, encode_images, text_condition, unet_output
 from slam_edu.sd.config import SDConfig
-from slam_edu.sd.data import LatentCache, make_cache
+from slam_edu.sd.data import LatentCache, entries, make_cache
 from slam_edu.sd.data import cache as module
 from slam_edu.sd.data.latents import DRAWN, DrawnLatents, EncodedLatents, fit, open_latents
 from slam_edu.sd.tiny import tiny_pipeline, tiny_xl_pipeline
@@ -54,8 +58,9 @@ def config_of(folder, **changes):
 
 
 def contents(folder):
-    """Every file but the lock."""
-    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name != ".lock"}
+    """Every file but the lock and the checksums of the data's files, which have their times."""
+    others = (".lock", "data.json")
+    return {p.name: p.read_bytes() for p in sorted(folder.iterdir()) if p.name not in others}
 
 
 # -------------------------------------------------------------------- images at a size
@@ -354,22 +359,40 @@ def test_interrupted_anywhere_it_ends_the_same(kind, sd, tmp_path, small_shards,
 
 
 def test_one_process_at_a_time(sd, tmp_path):
-    with filelock.FileLock(tmp_path / ".lock"):
-        with pytest.raises(BlockingIOError, match="another process is making a cache in"):
-            make_cache(config_of(tmp_path), sd, tmp_path, show=quiet)
+    with locked(tmp_path), pytest.raises(ValueError, match="is in use by another process"):
+        make_cache(config_of(tmp_path), sd, tmp_path, show=quiet)
+
+
+def test_files_of_others_stay(sd, tmp_path):
+    """The names of a cache with other content, and names that look like its temporaries."""
+    config = config_of(image_folder(tmp_path / "data", 2))
+    for name, content in (
+        ("shard-00000.safetensors", save({"a": torch.zeros(2)})), ("index.json", b'{"a": 1}'),
+        (".my-notes", b"kept"),
+    ):  # fmt: skip
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / name).write_bytes(content)
+        if name == ".my-notes":
+            make_cache(config, sd, folder, show=quiet)
+        else:
+            with pytest.raises(ValueError, match=r"allowed: another cache_folder, or this one wi"):
+                make_cache(config, sd, folder, show=quiet)
+        assert (folder / name).read_bytes() == content
 
 
 def test_a_full_disk(sd, tmp_path, small_shards, monkeypatch):
     config = config_of(image_folder(tmp_path / "data", 9))
-    save = module.save_tensors
+    save, saved = module.save_tensors, []
 
     def saving(tensors, path, *rest):
-        if "00001" in path.name:
-            raise OSError("no space left")
+        saved.append(path)
+        if len(saved) == 2:
+            raise OSError(errno.ENOSPC, "no space left")
         save(tensors, path, *rest)
 
     monkeypatch.setattr(module, "save_tensors", saving)
-    with pytest.raises(OSError, match=r"shard-00001.*no space left.* make room, and run the"):
+    with pytest.raises(OSError, match=r"shard-00001.*no space left.*the same command goes on"):
         make_cache(config, sd, tmp_path / "full", show=quiet)
     assert set(contents(tmp_path / "full")) == {"shard-00000.safetensors"}
 
@@ -407,11 +430,57 @@ def test_other_settings_data_and_teachers(finished, made, sd):
     with pytest.raises(ValueError, match=r"scaling_factor .* text_encoder is .*vae is"):
         cache.check(config, other)
     cache.check(config, sd)
-    with open(config.data_path + "/more.txt", "w", encoding="utf-8"):
-        pass
+    edit_in_place(Path(config.data_path) / "metadata.jsonl")
     with pytest.raises(ValueError, match="data: files is"):
         make_cache(config, sd, folder, show=quiet)
     assert contents(folder) == before
+
+
+def edit_in_place(path):
+    """One letter of it; its size and its time stay."""
+    about, content = path.stat(), path.read_bytes()
+    path.write_bytes(content.replace(b"seven", b"eleve"))
+    os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (about.st_size, about.st_mtime_ns)
+
+
+def test_data_that_did_not_change_are_not_read_again(sd, tmp_path, monkeypatch):
+    config, read = config_of(image_folder(tmp_path / "data", 5)), []
+    before = entries.sha256_of
+
+    def counting(path):
+        read.append(path.name)
+        return before(path)
+
+    monkeypatch.setattr(entries, "sha256_of", counting)
+    make_cache(config, sd, tmp_path / "c", show=quiet)
+    assert len(read) == 6
+    make_cache(config, sd, tmp_path / "c", show=quiet)
+    assert len(read) == 6
+    path = tmp_path / "data" / "003.png"
+    path.write_bytes(path.read_bytes())  # another time, the same picture
+    make_cache(config, sd, tmp_path / "c", show=quiet)
+    assert read[6:] == ["003.png"]
+    shutil.copytree(tmp_path / "data", tmp_path / "moved")
+    make_cache(config.replace(data_path=str(tmp_path / "moved")), sd, tmp_path / "c", show=quiet)
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "weights"])
+def test_other_content_of_the_same_size(kind, sd, tmp_path):
+    """Shards and the teacher's weights, too, are told by what they hold."""
+    config = config_of(make_shards(tmp_path / "data", (2, 2)), data="webdataset")
+    other = tiny_pipeline()
+    other.vae.register_to_config(scaling_factor=0.6)
+    make_cache(config, sd, tmp_path / "c", show=quiet)
+    make_cache(config, other, tmp_path / "c", show=quiet)
+    if kind == "weights":
+        with torch.no_grad():
+            other.vae.decoder.conv_in.weight[3, 1, 2, 0] += 0.5
+    else:
+        edit_in_place(tmp_path / "data" / "shard-00.tar")
+    named = {"webdataset": "data: shards is", "weights": "teacher: vae is"}[kind]
+    with pytest.raises(ValueError, match=named):
+        make_cache(config, other, tmp_path / "c", show=quiet)
 
 
 @pytest.mark.parametrize("name", ["shard-00001.safetensors", "empty.safetensors", "index.json"])

@@ -99,7 +99,7 @@ def test_captions_and_faulty_samples(tmp_path):
         ("h.png", png), ("h.json", b'["a"]'),
         ("i.png", png), ("i.txt", b"\xff\xfe\xfa"),
         ("j.png", png), ("j.txt", b"good"), ("j.png", png),
-        ("k.gif", png), ("k.txt", b"a kind that is not read"),
+        ("k.gif", png), ("k.txt", b"its pixels decide"),
     ]  # fmt: skip
     source = of_bytes(tmp_path, tar_of(files))
     assert names(source) == [
@@ -113,7 +113,8 @@ def test_captions_and_faulty_samples(tmp_path):
         ("a.tar/h", "a caption file that is not JSON"),
         ("a.tar/i", "a caption that is not UTF-8"),
         ("a.tar/j", "good"),
-        ("a.tar/k", "no image"),
+        ("a.tar/k", "its pixels decide"),
+        ("a.tar", "a link, or a name without an end, in a shard"),
         ("a.tar", "a file name twice in a shard"),
     ]
     source = source_of(source.shards[0], caption_column="caption", empty_captions="keep")

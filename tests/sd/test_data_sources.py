@@ -1,5 +1,6 @@
 """Folders and the datasets library as sources; every faulty entry has its reason."""
 
+import os
 import re
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 from slam_edu.images import RejectedError
 from slam_edu.sd.config import SDConfig
 from slam_edu.sd.data import SampleCounts, default_prompts, open_source, read_prompts
-from slam_edu.sd.data.entries import Item
-from tests.sd.images import CAPTIONS, encoded, image_folder, picture
+from slam_edu.sd.data.entries import Item, attempt
+from slam_edu.sd.data.latents import fit
+from tests.sd.images import CAPTIONS, caption, encoded, image_folder, picture
 
 
 def folder_of(path, **changes):
@@ -32,7 +34,7 @@ def summary(source):
 def test_digits():
     source = open_source(SDConfig(data="digits"))
     assert len(source) == 16_000
-    assert source.identity() == {"seed": 0}
+    assert source.identity(Path("none")) == {"seed": 0}
     entries, position = source.read(15_990, 20)
     assert [e.caption for e in entries] == [source.data[n][1] for n in range(15_990, 16_000)]
     assert (position, source.read(position, 20)) == (16_000, ([], 16_000))
@@ -88,6 +90,58 @@ def test_every_kind_of_faulty_entry(tmp_path):
     named = folder_of(folder, caption_column="caption", empty_captions="keep")
     assert summary(named)["sub/004.PNG"] == "in a column of another name"
     assert str(source[[11]][0]) == "008.webp: no caption (no 008.txt beside it)"
+
+
+def test_what_is_in_a_folder_is_read_or_counted(tmp_path):
+    folder, elsewhere = image_folder(tmp_path / "data", 1, metadata=False), tmp_path / "elsewhere"
+    for name in ("a.JFIF", "b.tif", "c.gif", "d.heic", "sub/e.png", "sub/f.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(encoded(picture(0)))
+        (folder / name).with_suffix(".TXT").write_text(name, "utf-8")
+    (folder / "sub" / "f.TXT").unlink()
+    (folder / "sub" / "Metadata.jsonl").write_text('{"file_name": "f.png", "text": "below"}')
+    image_folder(elsewhere, 2)
+    os.mkfifo(folder / "pipe.png")
+    for link, to in (("linked", elsewhere), ("again", elsewhere), ("up", folder), ("g.png", "no")):
+        (folder / link).symlink_to(to)
+    for name in ("readme.txt", "notes.md", "list.csv", "no_end", "sub/x.csv", ".hidden"):
+        (folder / name).write_text("x")
+    source = folder_of(folder)
+    assert summary(source) == {
+        "again/000.png": caption(0), "again/001.png": caption(1), "sub/f.png": "below",
+        "000.png": caption(0), "a.JFIF": "a.JFIF", "b.tif": "b.tif", "c.gif": "c.gif",
+        "d.heic": "d.heic",  # rejected, if Pillow cannot read it
+        "g.png": "no caption", "sub/e.png": "sub/e.png",
+    }  # fmt: skip
+    assert source.unused == {
+        ".csv": 2, ".md": 1, "a name without an end": 1, "a .txt that no image takes": 1,
+        "hidden": 1, "neither a file nor a folder": 1, "a link to a folder that is read anyway": 2,
+    }  # fmt: skip
+    counts = SampleCounts(10, unused=source.unused)
+    assert str(counts).startswith("10 samples accepted, 0 rejected; not used: .csv: 2, a link to")
+
+
+def test_text_that_utf_8_or_the_system_refuses_is_one_rejected_sample(tmp_path):
+    folder, png = tmp_path / "data", encoded(picture(0))
+    folder.mkdir()
+    (folder / "a.png").write_bytes(png)
+    names = (r"a.png", r"b\u0000.png", r"c\ud83d.png", "d" * 300 + ".png", r"\ud83d\ude00.png")
+    lines = [f'{{"file_name": "{name}", "text": "fine"}}' for name in names]
+    lines += [r'{"file_name": "a.png", "text": "half \ud83d"}', "[" * 100_000]
+    (folder / "metadata.jsonl").write_text("\n".join(lines))
+    with open(os.fsencode(folder) + b"/\xff.png", "wb") as file:
+        file.write(png)
+    source, found = folder_of(folder), []
+    for one in source[range(len(source))]:
+        if isinstance(one, Item):
+            one = attempt(lambda _, item=one: fit(item.picture, (32, 32)), one.name)
+        found.append(one.reason if isinstance(one, RejectedError) else "used")
+        str(one).encode()  # it can be printed
+    assert found == [
+        "used", *["a file that cannot be read"] * 3, "a missing file",
+        "a caption that is not UTF-8", "a metadata line without JSON and file_name", "no caption",
+    ]  # fmt: skip
+    source.identity(tmp_path / "kept.json")
 
 
 def test_no_folder_and_an_empty_one(tmp_path):
@@ -185,7 +239,7 @@ def test_a_path_that_is_not_there_and_an_id_without_a_commit():
 def test_a_commit_of_a_data_set_without_a_network(hub_cache):
     """The tests have none: see conftest.py."""
     source = library("owner/name", data_revision="a" * 40)
-    assert source.identity()["revision"] == "a" * 40
+    assert source.identity(Path("none"))["revision"] == "a" * 40
     fetch = f"hf download owner/name --repo-type dataset --revision {'a' * 40} --local-dir FOLDER"
     with pytest.raises(ConnectionError, match=rf"'owner/name' cannot be fetched \(.*{fetch}"):
         len(source)

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,13 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from slam_edu import SubPathDistiller
+from slam_edu.io import locked
 from slam_edu.sd.checkpoint import checkpoint_paths
 from slam_edu.sd.cli import main
 from slam_edu.sd.config import load_config, read_config
 from slam_edu.sd.launch import launch
-from slam_edu.sd.run import DistillRun, distill, keep_config, load_run, locked
+from slam_edu.sd.run import DistillRun, distill, load_run
 from slam_edu.sd.tracking import COLUMNS, save_grid
 from tests.sd.kill_and_go_on import MOMENTS
 from tests.sd.tiny import tiny_sd_pipeline
@@ -138,12 +141,9 @@ def test_what_cannot_be_is_named(config, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no config\.yaml"):
         load_run(tmp_path)
     folder.mkdir()
-    with locked(folder), pytest.raises(ValueError, match="is in use by another run"):
+    with locked(folder), pytest.raises(ValueError, match="is in use by another process"):
         next(iter(DistillRun(config, show=quiet)))
-    keep_config(config, folder)
-    keep_config(config.replace(log_every=3, keep=5, threads=2), folder)
-    with pytest.raises(ValueError, match=r"other settings \(lr: 0.001 there, 0.5 here\)"):
-        next(iter(DistillRun(config.replace(lr=0.5), show=quiet)))
+    next(iter(DistillRun(config, show=quiet)))
     with pytest.raises(FileNotFoundError, match="has no checkpoint yet"):
         load_run(folder)
     if not torch.cuda.is_available():
@@ -151,6 +151,95 @@ def test_what_cannot_be_is_named(config, tmp_path):
             next(iter(DistillRun(config.replace(device="cuda"), show=quiet)))
     with pytest.raises(ModuleNotFoundError, match=r"tracker is 'trackio', which is not installed"):
         next(iter(DistillRun(config.replace(tracker="trackio"), show=quiet)))
+
+
+def test_a_mistake_before_the_first_checkpoint_locks_nothing(config, monkeypatch):
+    """Then the settings are fixed, and what is advised works where it is followed."""
+    wrong = config.replace(teacher="tyni", lr=0.5)
+    with pytest.raises(FileNotFoundError, match="'tyni' is no folder"):
+        next(iter(DistillRun(wrong, show=quiet)))
+    run = DistillRun(config, show=quiet)
+    assert [state.update for state in run] == [1, 2, 3, 4, 5, 6]
+    assert read_config(run.folder / "config.yaml") == config
+    free = config.replace(log_every=3, keep=5, threads=2, device="cpu")
+    assert list(DistillRun(free, show=quiet)) == []
+    with pytest.raises(ValueError, match=r"other settings \(lr: 0.001 there, 0.5 here\)"):
+        next(iter(DistillRun(config.replace(lr=0.5), show=quiet)))
+
+    def little(*_words, **_options):
+        raise ValueError("this does not fit in memory; what fits: batch=1")
+
+    monkeypatch.setattr("slam_edu.sd.plan.check_memory", little)
+    with pytest.raises(ValueError, match=r"what fits: batch=1, in another folder \(out=...\)"):
+        next(iter(DistillRun(config, show=quiet)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"subpaths": 30}, "sub-paths is 30"),
+        ({"optimizer": "adamw8bit"}, "optimizer is 'adamw8bit' on cpu|needs bitsandbytes"),
+        ({"sample_prompts": "/nowhere/prompts.txt"}, "prompts.txt' is not a file"),
+        ({"data": "folder", "data_path": "/nowhere"}, "there is no folder '/nowhere'"),
+        ({"data": "prompts", "data_path": "/nowhere"}, "'/nowhere' is not a file"),
+    ],
+)
+def test_what_can_be_seen_at_once_does_not_wait_for_the_data(config, changes, message):
+    wrong = config.replace(cache_folder=f"{config.out}/cache", **changes)
+    with pytest.raises((ValueError, OSError, ModuleNotFoundError), match=message):
+        next(iter(DistillRun(wrong, show=quiet)))
+    assert not Path(wrong.cache_folder).exists()
+
+
+def test_another_teacher_in_the_same_place(config, where, tmp_path):
+    """Neither goes on nor is loaded; the run's own does, wherever one is."""
+    folder = Path(shutil.copytree(where[-2].partition("=")[2], tmp_path / "tiny"))
+    config = config.replace(teacher=str(folder), updates=2)
+    list(DistillRun(config, show=quiet))
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    content, weights = path.read_bytes(), load_file(path)
+    weights["conv_in.bias"][3] += 0.5
+    save_file(weights, path, {"format": "pt"})
+    more = config.replace(log_every=1)
+    for again in (lambda: next(iter(DistillRun(more, show=quiet))), lambda: load_run(config.out)):
+        with pytest.raises(ValueError, match=r"began with: unet differ; allowed: that teacher"):
+            again()
+    path.write_bytes(content)
+    assert load_run(config.out).update == 2
+
+
+def test_files_of_others_stay(config):
+    """Names that look like the run's own; what a killed write of its own left goes."""
+    folder = Path(config.out)
+    checkpoints = folder / "checkpoints"
+    theirs = [
+        checkpoints / name
+        for name in ("00000004-good.safetensors", "4.safetensors", "best.safetensors",
+                     ".my-copy.safetensors", "00000002.safetensors.bak", "000000001.safetensors")
+    ]  # fmt: skip
+    left = [checkpoints / ".slam_edu-abcd1234.safetensors", folder / ".slam_edu-a_b_c_d_.yaml"]
+    checkpoints.mkdir(parents=True)
+    for path in (*theirs, *left):
+        path.write_text("kept")
+    run = DistillRun(config, show=quiet)
+    list(run)
+    assert [p.stem for p in checkpoint_paths(folder)] == ["00000006", "00000004"]
+    assert [path.read_text() for path in theirs] == ["kept"] * len(theirs)
+    assert not any(path.exists() for path in left)
+    assert list(DistillRun(config, show=quiet)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("config.yaml", "lr: 0.1  # the best of 40 runs"), ("config.yaml", "[1"), ("log.csv", "a,b")],
+)
+def test_a_file_that_no_run_wrote_is_refused(config, name, text):
+    folder = Path(config.out)
+    folder.mkdir()
+    (folder / name).write_text(text)
+    with pytest.raises(ValueError, match=f"holds {name}, not as a run writes it"):
+        next(iter(DistillRun(config, show=quiet)))
+    assert (folder / name).read_text() == text
 
 
 def test_tensorboard_has_the_log(config):
@@ -254,8 +343,8 @@ def test_a_full_disk_leaves_the_older_checkpoints(config, settings, tmp_path, ca
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
     error = capsys.readouterr().err
-    assert "MB could not be written to" in error
-    assert "MB are free there" in error
+    assert "00000004.safetensors' cannot be written" in error
+    assert "MB are free there. Make room" in error
     assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == [path.name]
     assert path.read_bytes() == before
 

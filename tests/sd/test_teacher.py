@@ -9,8 +9,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from slam_edu.digits.pipeline import load_pipeline
-from slam_edu.sd.components import is_xl
+from slam_edu.sd.components import (
+    decode_latents,
+    encode_images,
+    is_xl,
+    latent_shape,
+    text_condition,
+)
 from slam_edu.sd.config import SDConfig
+from slam_edu.sd.published import architecture_of
 from slam_edu.sd.teacher import check_teacher, load_pipeline_folder, load_teacher, quiet
 from tests.digits.conftest import same_weights, tiny_pipeline
 from tests.sd.tiny import tiny_sd_pipeline, tiny_xl_pipeline
@@ -143,7 +150,7 @@ def test_missing_parts(folder, folders, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"lacks its tokenizer_2: tokenizer_2/"):
         teacher(path)
     edit(path / "model_index.json", tokenizer_2=[None, None])
-    with pytest.raises(ValueError, match=r"names no tokenizer_2; a StableDiffusionXLPipeline has"):
+    with pytest.raises(ValueError, match=r"names no tokenizer_2; allowed: a StableDiffusionXLPi"):
         teacher(path)
 
 
@@ -159,6 +166,15 @@ def test_weights_that_may_hold_code_or_are_cut_short(folder):
     path = folder / "unet" / "diffusion_pytorch_model.safetensors"
     path.rename(path.with_suffix(".bin"))
     with pytest.raises(FileNotFoundError, match=r"model\.bin cannot be read: it may hold code"):
+        teacher(folder)
+
+
+def test_weights_that_are_not_finite(folder):
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    tensors["conv_in.bias"][0] = float("nan")
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"unet' hold NaN or Inf in 1 tensors, such as conv_in"):
         teacher(folder)
 
 
@@ -187,6 +203,101 @@ def test_not_a_pipelines_folder(folder, tmp_path):
     folder.write_text("a file", "utf-8")
     with pytest.raises(FileNotFoundError, match="is no folder"):
         teacher(folder)
+
+
+# -------------------------------------------------------------------- settings that are lacking
+
+TOKENIZER, VAE, UNET = "tokenizer/tokenizer_config.json", "vae/config.json", "unet/config.json"
+
+
+def test_what_configurations_lack_is_what_diffusers_takes(folders, folder):
+    """Missing, null and 1e30; and what diffusers' EMAModel adds to a UNet is left out."""
+    added = {"decay": 0.99, "inv_gamma": 1.0, "optimization_step": 7, "use_ema_warmup": False}
+    wanted = text_condition(folders["sd"][0], ["a seven"]).states
+    for length, factor, size in (("removed",) * 3, (None,) * 3, (10**30, None, 1e30)):
+        edit(folder / TOKENIZER, model_max_length=length)
+        edit(folder / VAE, scaling_factor=factor, latents_mean=None)
+        edit(folder / UNET, sample_size=size, **added)
+        config = SDConfig(teacher=str(folder), resolution=48)
+        pipeline = load_teacher(config)
+        torch.testing.assert_close(text_condition(pipeline, ["a seven"]).states, wanted)
+        assert pipeline.vae.config.scaling_factor == 0.18215
+        assert latent_shape(pipeline) == architecture_of(config).latent_shape(48) == (4, 12, 12)
+        assert architecture_of(config).build_unet().config.in_channels == 4
+        message = r"sample_size is .*, so that its own resolution is not known; allowed: resolut"
+        for call in (teacher, load_pipeline_folder, lambda f: architecture_of(
+                SDConfig(teacher=str(f))).latent_shape()):  # fmt: skip
+            with pytest.raises(ValueError, match=message):
+                call(folder)
+
+
+@pytest.mark.parametrize("name", ["sd", "xl"])
+def test_means_and_deviations_of_latents_by_channel(folders, name, tmp_path):
+    """As the pipelines read them: that of XL alone does."""
+    path = Path(shutil.copytree(folders[name][1], tmp_path / name))
+    edit(path / VAE, latents_mean=[0.1, 0.2, 0.3, 0.4], latents_std=[1.0, 2.0, 3.0, 4.0])
+    pipeline = teacher(path)
+    latents = torch.randn(1, *latent_shape(pipeline), generator=torch.Generator().manual_seed(0))
+    ours = decode_latents(pipeline.vae, latents)
+    with torch.no_grad():
+        theirs = pipeline(
+            "a", num_inference_steps=1, output_type="pt", guidance_scale=1.0, latents=latents,
+            callback_on_step_end=lambda *_: {"latents": latents},
+        ).images  # fmt: skip
+    torch.testing.assert_close(ours / 2 + 0.5, theirs, rtol=0, atol=1e-4)
+    encoded = encode_images(pipeline.vae, ours)
+    mean = pipeline.vae.encode(ours).latent_dist.mean
+    shift = torch.tensor([0.1, 0.2, 0.3, 0.4]).view(1, 4, 1, 1) if name == "xl" else 0.0
+    scale = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1) if name == "xl" else 1.0
+    torch.testing.assert_close(encoded, (mean - shift) * 0.18215 / scale)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        (VAE, {"scaling_factor": 0}, "scaling_factor is 0; allowed: a number > 0"),
+        (VAE, {"latents_mean": [0.0], "latents_std": [1.0]}, r"latents_mean is \[0.0\]; allowed"),
+        (
+            VAE,
+            {"latents_std": 1e30},
+            r"latents_std is 1e\+30; allowed: null, or a number for each",
+        ),
+    ],
+)
+def test_settings_for_which_there_is_nothing_to_take(folders, tmp_path, file, changes, message):
+    path = Path(shutil.copytree(folders["xl"][1], tmp_path / "xl"))
+    edit(path / file, **changes)
+    with pytest.raises(ValueError, match=message):
+        teacher(path)
+
+
+def test_parts_of_other_models():
+    """Else the first caption would fail, after the data were looked at."""
+    for pipeline, part, changes, message in (
+        (tiny_sd_pipeline(), "unet", {"cross_attention_dim": 64}, "are 32 wide.*_dim = 64; all"),
+        (tiny_xl_pipeline(), "unet", {"projection_class_embeddings_input_dim": 7}, "68 wide.* 7;"),
+        (tiny_sd_pipeline(), "text_encoder", {"vocab_size": 99}, "tokens and its text encoder 99"),
+    ):
+        config = getattr(pipeline, part).config
+        if part == "unet":
+            pipeline.unet.register_to_config(**changes)
+        else:
+            config.vocab_size = changes["vocab_size"]
+        with pytest.raises(ValueError, match=message):
+            check_teacher(pipeline)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"subpaths": 30}, "sub-paths is 30, which does not divide the 1000 timesteps"),
+        ({"teacher_steps": 3}, "teacher_steps is 3, which does not divide"),
+        ({"resolution": 50}, "resolution is 50; allowed: a multiple of 4"),
+    ],
+)
+def test_settings_that_the_teacher_does_not_fit(folder, changes, message):
+    with pytest.raises(ValueError, match=message):
+        teacher(folder, **changes)
 
 
 # -------------------------------------------------------------------- models that cannot be one

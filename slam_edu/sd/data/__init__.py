@@ -8,7 +8,7 @@ What a configuration names (``sources``, ``shards``) is encoded by the teacher's
 from slam_edu.sd.data.batches import CachedBatches, EncodedBatches, StreamBatches, open_batches
 from slam_edu.sd.data.cache import LatentCache, make_cache
 from slam_edu.sd.data.entries import SampleCounts
-from slam_edu.sd.data.sources import default_prompts, open_source, read_prompts
+from slam_edu.sd.data.sources import check_inputs, default_prompts, open_source, read_prompts
 
 __all__ = [
     "CachedBatches",
@@ -16,6 +16,7 @@ __all__ = [
     "LatentCache",
     "SampleCounts",
     "StreamBatches",
+    "check_inputs",
     "default_prompts",
     "make_cache",
     "open_batches",

@@ -30,7 +30,7 @@ from slam_edu.images import RejectedError
 from slam_edu.sd.components import TextCondition
 from slam_edu.sd.config import SDConfig
 from slam_edu.sd.data.cache import LatentCache, make_cache
-from slam_edu.sd.data.entries import Entry, Item, SampleCounts
+from slam_edu.sd.data.entries import Entry, Item, SampleCounts, by_count
 from slam_edu.sd.data.latents import Encoder
 from slam_edu.sd.data.shards import ShardSource
 from slam_edu.sd.data.sources import MapSource, open_source
@@ -73,14 +73,23 @@ class CachedBatches:
 
 
 class _Encoding:
-    """Encodes images and captions at each call; the autoencoder is put into float32."""
+    """Encodes images and captions at each call; the autoencoder is put into float32.
+
+    ``show`` is told what is not used, the first time that there is a reason.
+    """
 
     captions: Sequence[str] = ()
 
-    def __init__(self, config: SDConfig, pipeline: Pipeline) -> None:
+    def __init__(
+        self, config: SDConfig, pipeline: Pipeline, source: MapSource | ShardSource,
+        show: Callable[[str], None],
+    ) -> None:  # fmt: skip
         self.config, self.encoder = config, Encoder(config, pipeline)
         self.latent_shape, self.empty = self.encoder.latent_shape, self.encoder.empty()
-        self.counts = SampleCounts()
+        self.counts, self.source, self._show = SampleCounts(), source, show
+        self.counts.unused |= source.unused
+        if source.unused:
+            show(f"data: not used: {by_count(source.unused)}")
 
     def _encode(self, entries: Sequence[Entry], after: Callable[[int], Iterable[Entry]]) -> Batch:
         """Encode entries; for one that is rejected the first that is not of ``after(place)``."""
@@ -93,7 +102,8 @@ class _Encoding:
         """Count what was read; None if it cannot be used."""
         rejected = isinstance(loaded, RejectedError)
         if rejected:
-            self.counts.reject(loaded)
+            if self.counts.reject(loaded):
+                self._show(f"data: rejected: {loaded}; others for this reason are not named")
         else:
             self.counts.accepted += 1
         self.counts.check(self.config.max_rejected)
@@ -114,9 +124,12 @@ class EncodedBatches(_Encoding):
     the source's first entries alone are used, the rejected among them.
     """
 
-    def __init__(self, source: MapSource, pipeline: Pipeline, seed: int, config: SDConfig) -> None:
-        super().__init__(config, pipeline)
-        self.source, self.seed = source, seed
+    def __init__(
+        self, source: MapSource, pipeline: Pipeline, seed: int, config: SDConfig,
+        show: Callable[[str], None] = print,
+    ) -> None:  # fmt: skip
+        super().__init__(config, pipeline, source, show)
+        self.seed = seed
         self.length = min(len(source), config.max_samples or len(source))
         if not self.length:
             raise ValueError("the data are empty; allowed: at least one image")
@@ -153,7 +166,7 @@ class StreamBatches(_Encoding):
 
     def __init__(
         self, config: SDConfig, pipeline: Pipeline, seed: int, rank: int = 0, world: int = 1,
-        start: int = 0,
+        start: int = 0, show: Callable[[str], None] = print,
     ) -> None:  # fmt: skip
         check_count(rank, "rank", low=0, high=world - 1)
         if config.data != "webdataset":
@@ -169,8 +182,8 @@ class StreamBatches(_Encoding):
                 f"there are {len(source.shards)} shards for {world} processes; allowed: at least "
                 f"one for each. Cut the data into more shards, or set cache=True"
             )
-        super().__init__(config, pipeline)
-        self.source, self.seed, self.rank, self.world = source, seed, rank, world
+        super().__init__(config, pipeline, source, show)
+        self.seed, self.rank, self.world = seed, rank, world
         self._sizes: dict[int, int] = {}
         self._ahead: deque[Item] = deque()
         self._items = self._from(start)
@@ -248,15 +261,17 @@ def open_batches(
     """
     if config.data == "cache" or config.cache:
         path = Path(config.data_path if config.data == "cache" else config.cache_folder or folder)
+        cache = None
         try:
             if rank == 0 and config.data != "cache":
-                make_cache(config, pipeline, path, show=show)
+                cache = make_cache(config, pipeline, path, show=show)
         finally:
             wait()  # also after an error, so that the other processes end with one of their own
-        cache = LatentCache(path)
-        cache.check(config, pipeline)
+        if cache is None:
+            cache = LatentCache(path)
+            cache.check(config, pipeline)
         return CachedBatches(cache, config.seed)
     if config.data == "webdataset":
         start = start_update * config.training.batch * config.training.accumulate
-        return StreamBatches(config, pipeline, config.seed, rank, world, start)
-    return EncodedBatches(open_source(config), pipeline, config.seed, config)
+        return StreamBatches(config, pipeline, config.seed, rank, world, start, show)
+    return EncodedBatches(open_source(config), pipeline, config.seed, config, show)

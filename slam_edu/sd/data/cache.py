@@ -7,6 +7,7 @@ time in it, it has ``states`` (m, L, D) and, for XL, ``pooled`` (m, P). Its meta
 captions, how much of the source was read and what was rejected, so that a cache that was
 interrupted goes on after its last shard. ``empty.safetensors`` has the empty condition, and
 ``index.json``, with the files' checksums, is written last: where it is, the cache is finished.
+``data.json`` has the checksums of the data's own files.
 
 All is a function of teacher, data and settings: a cache that was interrupted and finished later
 holds the same bytes as one made at once.
@@ -28,7 +29,14 @@ import torch
 from torch import Tensor
 
 from slam_edu.images import RejectedError
-from slam_edu.io import atomic_path, save_tensors, sha256_of
+from slam_edu.io import (
+    atomic_path,
+    clear_temporaries,
+    locked,
+    make_folder,
+    save_tensors,
+    sha256_of,
+)
 from slam_edu.sd.components import TextCondition, is_xl
 from slam_edu.sd.config import SDConfig
 from slam_edu.sd.data.entries import Position, SampleCounts
@@ -37,7 +45,7 @@ from slam_edu.sd.data.latents import Encoder, open_latents
 if TYPE_CHECKING:
     from slam_edu.sd.data.latents import LatentSource, Pipeline
 
-INDEX, EMPTY, LOCK = "index.json", "empty.safetensors", ".lock"
+INDEX, EMPTY, DATA = "index.json", "empty.safetensors", "data.json"
 #: A cache up to this size, in bytes, is compared with its checksums when it is opened.
 SMALL = 256 * 2**20
 _AGAIN = "run `slam-edu cache` again with the same settings"
@@ -74,24 +82,13 @@ def make_cache(
     Raises:
         ValueError: for a cache of other data, another teacher or other settings in the folder, or
             more rejected samples than ``max_rejected`` allows.
-        BlockingIOError: if another process is making a cache there.
         OSError: if the disk is full. Finished shards stay.
     """
-    from filelock import FileLock, Timeout
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(folder / LOCK).acquire(timeout=0)
-    except Timeout as error:
-        raise BlockingIOError(
-            f"another process is making a cache in {str(folder)!r}; allowed: one at a time, or "
-            f"another cache_folder"
-        ) from error
-    with lock:
+    folder = make_folder(folder)
+    with locked(folder):
         source = open_latents(config, pipeline)
         names = ("data", "resolution", "max_samples", "empty_captions", "cache_dtype")
-        settings = {name: getattr(config, name) for name in names} | source.identity()
+        settings = {name: getattr(config, name) for name in names} | source.identity(folder / DATA)
         settings = {f"data: {name}": value for name, value in settings.items()}
         settings |= source.encoder.identity()
         if (folder / INDEX).is_file():
@@ -107,8 +104,7 @@ def make_cache(
         what = f"{source.total:,} samples" if source.total else "samples"
         verb = "drawn from the teacher" if config.data == "prompts" else "encoded"
         show(f"cache: {what} of data={config.data} are {verb}, once, to {str(folder)!r}")
-        for path in folder.glob(".*-*"):  # what a killed process left
-            path.unlink(missing_ok=True)
+        clear_temporaries(folder)
         show(f"cache: {_make(folder, source, settings, show)}")
         cache = LatentCache(folder)
         show(f"cache: {cache.bytes / 2**20:,.0f} MiB in {str(folder)!r}")
@@ -123,6 +119,7 @@ def _make(
 
     # rows: the number of each caption so far; there: shards that need not be made
     counts, rows, position, there = SampleCounts(), {}, source.start, 0
+    counts.unused |= source.unused
     # In a terminal alone (disable=None): in a notebook it would stand there in red, as an error.
     look = {"unit": "sample", "leave": False, "mininterval": 0.5, "disable": None}
     with tqdm(desc="cache", total=source.total, **look) as bar:
@@ -195,8 +192,7 @@ def _shard(
             save_tensors(tensors, temporary, {"header": text})
     except OSError as error:
         raise OSError(
-            f"{str(path)!r} cannot be written: {error}. The finished shards of the cache stay; "
-            f"make room, and run the same command again: it goes on from there"
+            f"{error}. The finished shards of the cache stay: the same command goes on from there"
         ) from error
     return header
 
@@ -223,8 +219,13 @@ def _header(path: Path, settings: dict[str, Any]) -> ShardHeader | None:
     try:
         about = json.loads(_map(path)[1]["header"])
         header = ShardHeader(**{**about, "counts": SampleCounts(**about["counts"])})
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+    except (SafetensorError, OSError):
         return None  # not there or cut short
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{str(path)!r} is no shard of a cache, or of an older version; allowed: another "
+            f"cache_folder, or this one without it"
+        ) from error
     _require_same(header.settings, settings, path.parent)
     return header
 
@@ -236,8 +237,8 @@ def _read_index(folder: Path) -> dict[str, Any]:
         return {name: index[name] for name in ("settings", "counts", "files")}
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{str(folder / INDEX)!r} is damaged, or of an older version ({error!r}); delete it "
-            f"and {_AGAIN}"
+            f"{str(folder / INDEX)!r} is no index of a cache, or damaged, or of an older version "
+            f"({error!r}); allowed: another cache_folder, or this one without it: {_AGAIN}"
         ) from error
 
 

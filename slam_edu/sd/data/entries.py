@@ -12,7 +12,8 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from slam_edu.images import RejectedError
+from slam_edu.io import atomic_path, sha256_of
 
 #: The fraction of rejected samples is looked at when so many were seen; so many are named.
 ENOUGH, NAMED = 20, 5
@@ -49,27 +51,33 @@ Entry = Item | RejectedError
 
 @dataclass
 class SampleCounts:
-    """How many samples were used, how many were rejected by reason, and the first few of these."""
+    """How many samples were used, how many were rejected by reason, and the first few of these.
+
+    ``unused`` counts, by reason, what lies among the data and is no sample.
+    """
 
     accepted: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     examples: list[str] = field(default_factory=list)
+    unused: dict[str, int] = field(default_factory=dict)
 
     @property
     def rejected(self) -> int:
         """How many were not used."""
         return sum(self.reasons.values())
 
-    def reject(self, error: RejectedError) -> None:
-        """Count one more that is not used."""
+    def reject(self, error: RejectedError) -> bool:
+        """Count one more that is not used; whether it is the first with its reason."""
         self.reasons[error.reason] = self.reasons.get(error.reason, 0) + 1
         if len(self.examples) < NAMED and str(error) not in self.examples:
             self.examples.append(str(error))
+        return self.reasons[error.reason] == 1
 
     def __add__(self, other: SampleCounts) -> SampleCounts:
         reasons = dict(Counter(self.reasons) + Counter(other.reasons))
         examples = list(dict.fromkeys([*self.examples, *other.examples]))[:NAMED]
-        return SampleCounts(self.accepted + other.accepted, reasons, examples)
+        unused = dict(Counter(self.unused) + Counter(other.unused))
+        return SampleCounts(self.accepted + other.accepted, reasons, examples, unused)
 
     def check(self, max_rejected: float, final: bool = False) -> None:
         """Stop when too many were rejected.
@@ -83,8 +91,8 @@ class SampleCounts:
         rejected, seen = self.rejected, self.accepted + self.rejected
         if not final and seen < ENOUGH:
             return
-        by_reason = self._by_reason() or "There was none"
-        why = f"By reason: {by_reason}. The first: {'; '.join(self.examples)}"
+        by_reason = by_count(self.reasons) or "There was none"
+        why = f"By reason: {by_reason}. The first: {'; '.join(self.examples)}{self._not_used()}"
         if rejected > max_rejected * seen + (0 if final else 2 * math.sqrt(max_rejected * seen)):
             raise ValueError(
                 f"{rejected:,} of {seen:,} samples were rejected, a fraction of "
@@ -97,24 +105,35 @@ class SampleCounts:
 
     def __str__(self) -> str:
         text = f"{self.accepted:,} samples accepted, {self.rejected:,} rejected"
-        return f"{text} ({self._by_reason()})" if self.reasons else text
+        text += f" ({by_count(self.reasons)})" if self.reasons else ""
+        return text + self._not_used()
 
-    def _by_reason(self) -> str:
-        most_first = sorted(self.reasons.items(), key=lambda pair: (-pair[1], pair[0]))
-        return ", ".join(f"{reason}: {count:,}" for reason, count in most_first)
+    def _not_used(self) -> str:
+        return f"; not used: {by_count(self.unused)}" if self.unused else ""
+
+
+def by_count(reasons: Mapping[str, int]) -> str:
+    """Reasons with their counts, the most frequent first."""
+    most_first = sorted(reasons.items(), key=lambda pair: (-pair[1], pair[0]))
+    return ", ".join(f"{reason}: {count:,}" for reason, count in most_first)
 
 
 def check_caption(caption: object, empty_captions: str, missing: str = "") -> str:
     """A caption on one line; ``missing`` is the detail of one that is None.
 
     Raises:
-        RejectedError: for no caption, one that is no text, or an empty one unless it is kept.
+        RejectedError: for no caption, one that is no text or that UTF-8 does not hold, or an empty
+            one unless it is kept.
     """
     if caption is None:
         raise RejectedError("no caption", missing)
     if not isinstance(caption, str):
         raise RejectedError("a caption that is no text", type(caption).__name__)
     caption = " ".join(caption.split())
+    try:
+        caption.encode()
+    except UnicodeEncodeError as error:  # half of a pair of surrogates
+        raise RejectedError("a caption that is not UTF-8", str(error)) from error
     if not caption and empty_captions == "reject":
         raise RejectedError("an empty caption", "empty_captions='keep' would keep it")
     return caption
@@ -144,3 +163,39 @@ def attempt(make: Callable[..., Made], name: str, *details: Any) -> Made | Rejec
 def hash_of(value: object) -> str:
     """A short hash of what JSON can hold."""
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+def content_hash(paths: Mapping[str, Path], kept: Path) -> str:
+    """A short hash of the names and contents of files; of one that cannot be read, of its name.
+
+    The checksums are kept in the file ``kept``. One is used again while size and times (ns) of its
+    file are the same, so that of data that did not change nothing is read.
+    """
+    try:
+        before = dict(json.loads(kept.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        before = {}
+
+    def look(name: str) -> list[Any] | None:
+        try:
+            about = paths[name].stat()
+            # A change that leaves the time of the content as it was sets that of the entry.
+            place = [
+                str(paths[name].resolve()),
+                about.st_size,
+                about.st_mtime_ns,
+                about.st_ctime_ns,
+            ]
+            known = before.get(name)
+            if isinstance(known, list) and known[:-1] == place:
+                return known
+            return [*place, sha256_of(paths[name])]
+        except (OSError, ValueError):
+            return None
+
+    with ThreadPoolExecutor() as pool:
+        now = dict(zip(paths, pool.map(look, paths), strict=True))
+    if now != before:
+        with atomic_path(kept) as temporary:
+            temporary.write_text(json.dumps(now), "utf-8")
+    return hash_of([[name, about and about[-1]] for name, about in now.items()])

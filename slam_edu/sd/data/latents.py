@@ -1,14 +1,15 @@
 """Images and captions as the teacher's own parts encode them, and what a cache is filled with.
 
 A source of latents is read as a source of entries is. It has ``shard``, the samples of a shard of
-the cache; ``total``, how many there will be, where that is known; and ``identity()``, what its
-latents depend on besides the teacher and the settings that all have.
+the cache; ``total``, how many there will be, where that is known; ``unused``, counts of what is no
+sample; and ``identity(kept)``, what its latents depend on besides the teacher and the settings
+that all have. In the file ``kept`` it keeps checksums of the data's files.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -104,14 +105,8 @@ class Encoder:
 
     def __init__(self, config: SDConfig, pipeline: Pipeline) -> None:
         self.config, self.pipeline = config, pipeline
-        factor = pipeline.vae_scale_factor
-        if config.resolution is not None and config.resolution % factor:
-            raise ValueError(
-                f"resolution is {config.resolution}; allowed: a multiple of {factor}, by which "
-                f"the teacher's autoencoder reduces images"
-            )
         self.latent_shape = latent_shape(pipeline, config.resolution)
-        self.size = tuple(factor * side for side in self.latent_shape[1:])
+        self.size = tuple(pipeline.vae_scale_factor * side for side in self.latent_shape[1:])
         self.whole = (*self.size, 0, 0, *self.size)
         # Pillow lets several threads read at a time.
         threads = min(8, os.cpu_count() or 1)
@@ -122,6 +117,10 @@ class Encoder:
         parts = {name: getattr(self.pipeline, name, None) for name in ENCODERS}
         about = {name: weights_digest(part) for name, part in parts.items() if part is not None}
         about["scaling_factor"] = float(self.pipeline.vae.config.scaling_factor)
+        if self.pipeline.vae.config.get("latents_mean") is not None:
+            about |= {
+                name: self.pipeline.vae.config[name] for name in ("latents_mean", "latents_std")
+            }
         about["latent_shape"] = list(self.latent_shape)
         return {f"teacher: {name}": value for name, value in about.items()}
 
@@ -191,6 +190,11 @@ class EncodedLatents:
         self.start, self.identity = source.start, source.identity
 
     @property
+    def unused(self) -> Mapping[str, int]:
+        """The source's."""
+        return self.source.unused
+
+    @property
     def total(self) -> int | None:
         """The number of entries, or ``max_samples``."""
         length = len(self.source) if isinstance(self.source, MapSource) else None
@@ -217,6 +221,7 @@ class DrawnLatents:
 
     shard = 64  # few, because each may take seconds
     start = 0
+    unused: Mapping[str, int] = {}
 
     def __init__(self, encoder: Encoder) -> None:
         self.encoder, config, pipeline = encoder, encoder.config, encoder.pipeline
@@ -229,7 +234,7 @@ class DrawnLatents:
         total = len(self.prompts) * config.draw_count
         self.total = min(total, config.max_samples or total)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, _kept: Path) -> dict[str, Any]:
         """Prompts, solver, guidance, seed and the UNet."""
         config = self.encoder.config
         return {

@@ -18,30 +18,32 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import groupby, islice
 from operator import itemgetter
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, BinaryIO
 
-from slam_edu.images import SUFFIXES, RejectedError
+from slam_edu.images import SUFFIXES, RejectedError, list_files
 from slam_edu.sd.config import SDConfig
 from slam_edu.sd.data import entries
 from slam_edu.sd.data.entries import Entry, Item, Position, check_caption
 
-ENDS = (".tar", ".tar.gz", ".tgz")
+ENDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 #: Seconds before each new attempt at an address, and until an attempt without an answer fails.
 WAITS, TIMEOUT = (1.0, 4.0, 15.0), 30.0
 CUT, NO_TAR = "a shard that is cut short", "a shard that cannot be read"
+NO_FILE = "a link, or a name without an end, in a shard"
 
 
 class ShardSource:
     """Images and captions in shards, in the shards' order and within them.
 
     ``data_path`` is paths or http(s) addresses with braces, ``shards-{0000..0099}.tar``, a path
-    with ``*``, or a folder of .tar, .tar.gz and .tgz files. A caption is in a sample's .txt, or in
-    its JSON by the name ``caption_column``, or else ``caption``.
+    with ``*``, or a folder of .tar files, also compressed ones. A caption is in a sample's .txt,
+    or in its JSON by the name ``caption_column``, or else ``caption``.
 
     Raises:
         FileNotFoundError: if a local shard is not there.
@@ -52,15 +54,20 @@ class ShardSource:
 
     def __init__(self, config: SDConfig) -> None:
         self.config, self.shards = config, expand_shards(config.data_path)
+        self.unused: Counter[str] = Counter()
+        if Path(config.data_path).is_dir():
+            names, self.unused = list_files(config.data_path)
+            others = (name for name in names if not name.lower().endswith(ENDS))
+            self.unused.update(
+                PurePath(n).suffix.lower() or "a name without an end" for n in others
+            )
         self._position: Any = None
 
-    def identity(self) -> dict[str, Any]:
-        """Names and sizes of files; addresses without what follows "?", such as a key."""
-        known = [
-            shard.split("?")[0] if is_address(shard)
-            else [Path(shard).name, Path(shard).stat().st_size]
-            for shard in self.shards
-        ]  # fmt: skip
+    def identity(self, kept: Path) -> dict[str, Any]:
+        """Names and contents of files; addresses without what follows "?", such as a key."""
+        addresses = [shard.split("?")[0] for shard in self.shards if is_address(shard)]
+        names = {f"{n}: {Path(s).name}": Path(s) for n, s in enumerate(self.shards)}
+        known = addresses or entries.content_hash(names, kept)
         return {"shards": entries.hash_of(known), "caption_column": self.config.caption_column}
 
     def read(self, position: Position, most: int) -> tuple[list[Entry], Position]:
@@ -118,7 +125,7 @@ class ShardSource:
         text = entries.decoded(files.get("json", b"{}"))
         try:
             about = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RejectedError("a caption file that is not JSON", str(error)) from error
         if not isinstance(about, dict):
             raise RejectedError("a caption file that is not JSON", "no object")
@@ -135,9 +142,12 @@ def _files(
             for member in tar:
                 begun = True
                 tar.members.clear()  # else all headers stay in memory
+                hidden = re.search(r"(^|/)\.[^/]+$", member.name)  # such as macOS adds
                 named = re.fullmatch(r"((?:.*/)?[^./]+)\.[^/]*", member.name)
                 if named and member.isfile():
                     yield named[1], member.name, tar.extractfile(member).read()
+                elif not (hidden or member.isdir()):
+                    faults.append(RejectedError(NO_FILE, member.name, shard))
             # A whole tar file ends in two blocks of zeros, of which one was read.
             if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                 raise tarfile.ReadError("no end mark")
@@ -158,7 +168,7 @@ def expand_shards(text: str) -> list[str]:
         )
     folder = Path(text)
     if folder.is_dir():
-        shards = sorted(str(p) for p in folder.iterdir() if p.name.lower().endswith(ENDS))
+        shards = [str(folder / n) for n in list_files(folder)[0] if n.lower().endswith(ENDS)]
         if not shards:
             raise ValueError(
                 f"the folder {text!r} holds no shard; allowed: files that end in {', '.join(ENDS)}"

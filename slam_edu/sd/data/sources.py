@@ -9,15 +9,24 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from slam_edu.images import SUFFIXES, RejectedError
+from slam_edu.images import SUFFIXES, RejectedError, list_files
 from slam_edu.io import data_path
 from slam_edu.sd.config import SDConfig
-from slam_edu.sd.data.entries import Entry, Item, attempt, check_caption, decoded, hash_of
+from slam_edu.sd.data.entries import (
+    Entry,
+    Item,
+    attempt,
+    by_count,
+    check_caption,
+    content_hash,
+    decoded,
+)
 from slam_edu.sd.data.shards import ShardSource
 from slam_edu.shipped import ShippedModel, shipped
 
@@ -28,9 +37,13 @@ METADATA = "metadata.jsonl"
 
 
 class MapSource:
-    """A source with ``len(source)``, whose entries ``source[indices]`` come in any order."""
+    """A source with ``len(source)``, whose entries ``source[indices]`` come in any order.
+
+    ``unused`` counts what lies among the data and is no entry, by reason.
+    """
 
     start = 0
+    unused: Mapping[str, int] = {}
 
     def read(self, position: int, most: int) -> tuple[list[Entry], int]:
         """The next entries from a position on, and the position after them."""
@@ -44,7 +57,7 @@ class ShippedSource(MapSource):
     def __init__(self, name: str, model: ShippedModel) -> None:
         self.name, self.data = name, model.data()
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, _kept: Path) -> dict[str, Any]:
         """The data's own."""
         return self.data.identity
 
@@ -62,9 +75,9 @@ class ShippedSource(MapSource):
 class FolderSource(MapSource):
     """Images in a folder and the folders in it; names that begin with a dot are left out.
 
-    Captions are in ``metadata.jsonl``, one JSON object a line with ``file_name`` and the caption,
-    or in a ``.txt`` beside an image. The order is that of the metadata's lines, then the names of
-    images that it does not list.
+    Captions are in a ``metadata.jsonl``, of any folder, one JSON object a line with the caption
+    and a ``file_name`` from there on; or in a ``.txt`` beside an image. The order is that of the
+    metadata's lines, then the names of images that they do not list.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -78,20 +91,40 @@ class FolderSource(MapSource):
             raise FileNotFoundError(
                 f"there is no folder {config.data_path!r}; allowed: one of images with {where}"
             )
-        self._sizes = dict(list_files(self.folder, (*SUFFIXES, ".txt", METADATA)))
-        images = [name for name in self._sizes if name.lower().endswith(SUFFIXES)]
-        if not images:
-            raise ValueError(
-                f"the folder {config.data_path!r} holds no image; allowed: {', '.join(SUFFIXES)} "
-                f"files, with {where}"
-            )
-        self._rows = list(self._metadata()) if METADATA in self._sizes else []
+        names, self.unused = list_files(self.folder)
+        images, metadata, others, self._texts = [], [], [], {}
+        for name in names:
+            path = PurePosixPath(name)
+            if path.name.lower() == METADATA:
+                metadata.append(name)
+            elif name.lower().endswith(SUFFIXES):
+                images.append(name)
+            elif path.suffix.lower() == ".txt":
+                self._texts[_stem(name)] = name
+            else:
+                others.append(name)
+        self._rows = [row for name in metadata for row in self._lines(name)]
         listed = {name for name, _ in self._rows}
         self._rows += [(name, {}) for name in images if name not in listed]
+        kinds = (PurePosixPath(name).suffix.lower() for name in others if name not in listed)
+        self.unused.update(kind or "a name without an end" for kind in kinds)
+        if not self._rows:
+            there = f", but {by_count(self.unused)}" if self.unused else ""
+            raise ValueError(
+                f"the folder {config.data_path!r} holds no image{there}; allowed: "
+                f"{', '.join(SUFFIXES)} files, with {where}"
+            )
+        column = config.caption_column
+        plain = [(name, row) for name, row in self._rows if isinstance(row, dict)]
+        taken = {_stem(name) for name, row in plain if column not in row}
+        for stem in self._texts.keys() - taken:
+            self.unused["a .txt that no image takes"] += 1
+            del self._texts[stem]
+        self._used = sorted({*(name for name, _ in plain), *self._texts.values(), *metadata})
 
-    def identity(self) -> dict[str, Any]:
-        """Names and sizes of its files."""
-        files = hash_of(list(self._sizes.items()))
+    def identity(self, kept: Path) -> dict[str, Any]:
+        """Names and contents of its files."""
+        files = content_hash({name: self.folder / name for name in self._used}, kept)
         return {"files": files, "caption_column": self.config.caption_column}
 
     def __len__(self) -> int:
@@ -107,20 +140,24 @@ class FolderSource(MapSource):
     def _item(self, name: str, row: dict[str, Any]) -> Item:
         return Item(name, self._caption(name, row), self.folder / name)
 
-    def _metadata(self) -> Iterator[tuple[str, dict[str, Any] | RejectedError]]:
-        lines = (self.folder / METADATA).read_bytes().split(b"\n")
+    def _lines(self, metadata: str) -> Iterator[tuple[str, dict[str, Any] | RejectedError]]:
+        try:
+            lines = (self.folder / metadata).read_bytes().split(b"\n")
+        except OSError as error:
+            yield metadata, RejectedError("a file that cannot be read", str(error), metadata)
+            return
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line.decode("utf-8-sig"))
                 path = PurePosixPath(row["file_name"].replace("\\", "/"))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                name, reason = f"{METADATA}:{number}", "a metadata line without JSON and file_name"
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+                name, reason = f"{metadata}:{number}", "a metadata line without JSON and file_name"
                 yield name, RejectedError(reason, repr(error), name)
                 continue
-            name = path.as_posix()
-            if path.is_absolute() or ".." in path.parts or Path(name).drive:
+            name = (PurePosixPath(metadata).parent / path).as_posix()
+            if path.is_absolute() or ".." in path.parts or Path(path).drive:
                 row = RejectedError("a file outside of the folder", name=name)
             yield name, row
 
@@ -128,31 +165,20 @@ class FolderSource(MapSource):
         column, empty = self.config.caption_column, self.config.empty_captions
         if column in row:
             return check_caption(row[column], empty, "null")
-        beside = (self.folder / name).with_suffix(".txt")
-        try:
-            return check_caption(decoded(beside.read_bytes()), empty)
-        except FileNotFoundError:
-            missing = f"no {beside.name} beside it"
+        beside = self._texts.get(_stem(name))
+        if beside is None:
+            missing = f"no {PurePosixPath(_stem(name)).name}.txt beside it"
             if row:
                 missing += f"; no {column!r} in its line, which has {', '.join(row)}"
-            raise RejectedError("no caption", missing) from None
+            raise RejectedError("no caption", missing)
+        try:
+            return check_caption(decoded((self.folder / beside).read_bytes()), empty)
         except OSError as error:
             raise RejectedError("a file that cannot be read", str(error)) from error
 
 
-def list_files(folder: Path, ends: tuple[str, ...] = ("",)) -> list[tuple[str, int]]:
-    """Name below the folder, with forward slashes, and bytes of each file, in the names' order.
-
-    Names that begin with a dot, of files and of folders, are left out; ``ends`` are in lower case.
-    """
-    found = []
-    for where, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if name.lower().endswith(ends) and not name.startswith("."):
-                path = Path(where, name)
-                found.append((path.relative_to(folder).as_posix(), path.stat().st_size))
-    return sorted(found)
+def _stem(name: str) -> str:
+    return name.removesuffix(PurePosixPath(name).suffix)
 
 
 # -------------------------------------------------------------------- the datasets library
@@ -188,13 +214,15 @@ class DatasetsSource(MapSource):
                 f"the same"
             )
 
-    def identity(self) -> dict[str, Any]:
-        """The commit, or names and sizes of the files."""
+    def identity(self, kept: Path) -> dict[str, Any]:
+        """The commit, or names and contents of the files."""
         if not self.local:
             return {"id": self.path, "revision": self.revision, **self.columns}
         path = Path(self.path)
-        files = [(path.name, path.stat().st_size)] if path.is_file() else list_files(path)
-        return {"files": hash_of(files), **self.columns}
+        names = [path.name] if path.is_file() else list_files(path)[0]
+        folder = path.parent if path.is_file() else path
+        files = content_hash({name: folder / name for name in names}, kept)
+        return {"files": files, **self.columns}
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -228,7 +256,11 @@ class DatasetsSource(MapSource):
             if isinstance(rows, dict):
                 if "train" not in rows and len(rows) != 1:
                     raise ValueError(f"the splits are {[*rows]}; allowed: one, or one 'train'")
-                rows = rows.get("train", next(iter(rows.values())))
+                splits, rows = rows, rows.get("train", next(iter(rows.values())))
+                others = {
+                    f"rows of split {n!r}": len(s) for n, s in splits.items() if s is not rows
+                }
+                self.unused = Counter(others)
             image, caption = self.columns.values()
             return rows.select_columns([image, caption]).cast_column(
                 image, datasets.Image(decode=False)
@@ -255,6 +287,22 @@ class DatasetsSource(MapSource):
         return datasets.load_dataset(self.path, revision=None if self.local else self.revision)
 
 
+KINDS = {"folder": FolderSource, "webdataset": ShardSource, "datasets": DatasetsSource}
+
+
+def check_inputs(config: SDConfig) -> None:
+    """Look at the files that a configuration names, before anything is loaded.
+
+    Errors are those of :func:`open_source` and :func:`read_prompts`.
+    """
+    if config.data in KINDS:
+        open_source(config)
+    elif config.data == "prompts" and config.data_path is not None:
+        read_prompts(config.data_path)
+    if config.sample_prompts is not None:
+        read_prompts(config.sample_prompts)
+
+
 def open_source(config: SDConfig) -> MapSource | ShardSource:
     """The source that ``data`` and ``data_path`` name.
 
@@ -262,9 +310,8 @@ def open_source(config: SDConfig) -> MapSource | ShardSource:
         FileNotFoundError: if it is not there.
         ValueError: if it is empty, or has no images.
     """
-    kinds = {"folder": FolderSource, "webdataset": ShardSource, "datasets": DatasetsSource}
-    if config.data in kinds:
-        return kinds[config.data](config)
+    if config.data in KINDS:
+        return KINDS[config.data](config)
     model = shipped(config.data)
     if model is None:
         raise ValueError(
