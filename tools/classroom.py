@@ -35,6 +35,9 @@ c.CourseDirectory.root = str(Path(__file__).resolve().parent)
 # Every solution stands between BEGIN and END SOLUTION, below the stub that students get.
 c.ClearSolutions.code_stub = {{"python": ""}}
 
+# Hand-ins are mended as they are read; `python -m slam_course.hand_ins` says what it found.
+c.Autograde.exporter_class = "slam_course.hand_ins.HandIns"
+
 # Seconds for one cell. A check gives a learner's function 20 seconds; this ends all other code
 # that does not end. The slowest cell of a lesson takes about two minutes on one slow core.
 c.Execute.timeout = 600
@@ -86,8 +89,10 @@ def set_up(folder: Path, wanted: str = "") -> list[str]:
     if unknown:
         raise Refused(f"no lesson {', '.join(unknown)}; choose among {', '.join(lessons)}")
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / CONFIG).exists():
-        (folder / CONFIG).write_text(CONFIG_TEXT, encoding="utf-8")
+    # Solutions, submissions and grades belong into no repository that the folder may lie in.
+    for name, text in {CONFIG: CONFIG_TEXT, ".gitignore": "*\n"}.items():
+        if not (folder / name).exists():
+            (folder / name).write_text(text, encoding="utf-8")
     # nbgrader starts `alembic` by name to make its database, also where .venv is not activated.
     scripts = sysconfig.get_path("scripts")
     os.environ["PATH"] = os.pathsep.join([scripts, os.environ.get("PATH", "")])
@@ -117,9 +122,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     print(
         f"{len(names)} assignments in {options.folder}: give release/ to the students. What they "
-        f"hand in\ngoes to submitted/STUDENT/ASSIGNMENT/ASSIGNMENT.ipynb; then, there:\n"
-        f"    nbgrader autograde {names[0]}\n    nbgrader generate_feedback {names[0]}\n"
-        f"    nbgrader export"
+        f"hand in\ngoes to submitted/STUDENT/ASSIGNMENT/; then, there:\n"
+        f"    python -m slam_course.hand_ins\n    nbgrader autograde {names[0]}\n"
+        f"    nbgrader generate_feedback {names[0]}\n    nbgrader export"
     )
     print("Submissions are other people's code: docs/teaching.md says how to isolate it.")
     return 0

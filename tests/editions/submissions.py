@@ -59,6 +59,24 @@ def tampered(release: NotebookNode) -> NotebookNode:
     return nb
 
 
+def copied(release: NotebookNode, answers: dict[str, str]) -> NotebookNode:
+    """Right answers, and copies of both exercises with all their metadata behind them."""
+    nb = filled(release, answers)
+    graded = [by_id(nb, f"exercise-{n}{part}") for n in (1, 2) for part in ("", "-check")]
+    nb.cells += copy.deepcopy(graded)
+    return nb
+
+
+def stripped(release: NotebookNode, answers: dict[str, str]) -> NotebookNode:
+    """Right answers alone: without tests, and as an editor saves them that keeps no metadata."""
+    nb = filled(release, answers)
+    nb.cells = [cell for cell in nb.cells if not cell.metadata.get("nbgrader", {}).get("locked")]
+    for cell in nb.cells:
+        cell.metadata = {}
+        cell.id = f"id-of-an-editor-{nb.cells.index(cell)}"
+    return nb
+
+
 def hand_ins(source: NotebookNode) -> dict[str, Callable[[NotebookNode], NotebookNode]]:
     """{student: what the student makes of the release}; `source` has the solutions."""
     right = {
@@ -85,4 +103,6 @@ def hand_ins(source: NotebookNode) -> dict[str, Callable[[NotebookNode], Noteboo
             },
         ),
         "tampered": tampered,
+        "copied": lambda nb: copied(nb, right),
+        "stripped": lambda nb: stripped(nb, right),
     }

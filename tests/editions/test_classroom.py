@@ -54,6 +54,9 @@ def test_a_class_of_the_whole_course(tmp_path, monkeypatch):
         assert for_learners(released) == for_learners(edition)
         assert BEGIN not in str(released)
         assert BEGIN in str(read(folder, "source", name))
+    ignored = ["git", "check-ignore", "--no-index", str(folder / "source")]
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    assert subprocess.run(ignored, cwd=tmp_path, check=False, stdout=-3).returncode == 0
     config = folder / classroom.CONFIG
     config.write_text(config.read_text() + "c.Execute.timeout = 77\n")
     with Gradebook(f"sqlite:///{folder / classroom.GRADEBOOK}") as gradebook:
@@ -87,11 +90,15 @@ def graded(tmp_path_factory):
         classroom.set_up(folder)
     released = read(folder, "release", LESSON)
     for student, make in hand_ins(read(folder, "source", LESSON)).items():
-        path = folder / "submitted" / student / LESSON / f"{LESSON}.ipynb"
+        name = "my answers.ipynb" if student == "stripped" else f"{LESSON}.ipynb"
+        path = folder / "submitted" / student / LESSON / name
         path.parent.mkdir(parents=True)
         path.write_text(to_text(make(released)), encoding="utf-8")
+    (folder / "submitted" / "cut" / LESSON).mkdir(parents=True)
+    (folder / "submitted" / "cut" / LESSON / f"{LESSON}.ipynb").write_text(to_text(released)[:99])
     status, log = nbgrader(folder, "autograde", LESSON, "--create")
-    assert status == 0, log
+    assert status == 1, log
+    assert f"'{LESSON}' for student 'cut'" in log.splitlines()[-2]
     assert nbgrader(folder, "generate_feedback", LESSON)[0] == 0
     assert nbgrader(folder, "export")[0] == 0
     return folder, log
@@ -101,8 +108,10 @@ def test_grades(graded):
     with open(graded[0] / "grades.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     scores = {row["student_id"]: (float(row["score"]), float(row["max_score"])) for row in rows}
-    # The noisy answer of "partial" is right.
-    assert scores == {"perfect": (8, 8), "partial": (4, 8), "broken": (0, 8), "tampered": (0, 8)}
+    # The noisy answer of "partial" is right; "cut" cannot be read.
+    right = dict.fromkeys(["perfect", "copied", "stripped"], (8, 8))
+    wrong = dict.fromkeys(["broken", "tampered", "cut"], (0, 8))
+    assert scores == right | wrong | {"partial": (4, 8)}
 
 
 @pytest.mark.parametrize(
@@ -111,7 +120,8 @@ def test_grades(graded):
         ("perfect", ["It equals the exact mean of x0 given x"]),
         ("partial", ["here\n", "There is no answer yet: replace the"]),
         ("broken", ["Your code did not end within 1 seconds", "Your code raised SystemExit"]),
-        ("tampered", ["This only undoes the scaling by alpha"]),
+        ("tampered", ["This only undoes the scaling by alpha", "exercise-1-check was missing,"]),
+        ("stripped", ["exercise-1-check was missing, edited", "It equals the exact"]),
     ],
 )
 def test_feedback_has_the_verdicts(graded, student, sentences):
@@ -120,9 +130,13 @@ def test_feedback_has_the_verdicts(graded, student, sentences):
         assert sentence in path.read_text("utf-8")
 
 
-def test_tampering_is_logged(graded):
-    for cell in ("exercise-1-check", "imports"):
-        assert f"Attribute 'checksum' for cell {cell} has changed" in graded[1]
+def test_what_was_mended_is_logged(graded):
+    folder, log = graded
+    for cell in ("exercise-1-check", "exercise-2-check", "imports"):
+        assert f"submitted/tampered/{LESSON}/{LESSON}.ipynb: {cell} was missing, edited" in log
+    assert f"{LESSON}: my answers.ipynb was handed in, and is copied to {LESSON}.ipynb." in log
+    assert f"NotGradable: {LESSON}.ipynb is no JSON, or cut off; ask for" in log
+    assert (folder / "submitted" / "stripped" / LESSON / "my answers.ipynb").exists()
 
 
 def test_a_graded_class_is_not_overwritten(graded):
