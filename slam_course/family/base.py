@@ -255,10 +255,13 @@ class ByDistiller(Method):
 
     distiller_type: ClassVar[type[SubPathDistiller]] = SubPathDistiller
     settings: ClassVar[dict[str, object]] = {}
+    coarser: ClassVar[tuple[int, ...]] = ()  # numbers of sub-paths through which N is reached
 
     def __init__(self, *args, **options) -> None:
         super().__init__(*args, **options)
         self.distiller = self.distil(self.subpaths)
+        first = [self.distil(n) for n in self.coarser if n < self.subpaths]
+        self.stages = [*first, self.distiller]
 
     def distil(self, subpaths: int) -> SubPathDistiller:
         """The library's step on a grid."""
@@ -274,8 +277,12 @@ class ByDistiller(Method):
         return self.distiller.draw(x0, generator)
 
     def loss(self, x0: Tensor, batch: SubPathSample, networks: Trio) -> Tensor:
-        """Of :class:`slam_edu.distill.SubPathDistiller`."""
-        return self.distiller.step(
+        """Of :class:`slam_edu.distill.SubPathDistiller`, on the grid of the moment."""
+        stage = self.stages[int(networks.used * len(self.stages))]
+        if stage is not self.distiller:  # the index was drawn for the finest
+            index = batch.index * len(stage.grid) // len(self.distiller.grid)
+            batch = SubPathSample(index=index, gamma=batch.gamma, noise=batch.noise)
+        return stage.step(
             x0, batch, teacher=networks.teacher, student=networks.student, target=networks.target
         ).loss
 

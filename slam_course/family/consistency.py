@@ -14,8 +14,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from slam_course.ablations import RandomHopDistiller
-from slam_course.family.base import ByDistiller, Trio
-from slam_edu.distill import SubPathDistiller, SubPathSample
+from slam_course.family.base import ByDistiller
+from slam_edu.distill import SubPathDistiller
 from slam_edu.prediction import Prediction
 from slam_edu.schedule import Level
 
@@ -44,21 +44,7 @@ class HopCurriculum(ConsistencyDistillation):
     """
 
     name = "consistency distillation, hop curriculum"
-    grids = (5, 10, 20, 50, 100)
-
-    def __init__(self, *args, **options) -> None:
-        super().__init__(*args, **options)
-        coarser = [n for n in self.grids if n < self.subpaths]
-        self.stages = [self.distil(n) for n in (*coarser, self.subpaths)]
-
-    def loss(self, x0: Tensor, batch: SubPathSample, networks: Trio) -> Tensor:
-        """On the grid of the moment; the index is drawn for the finest, and coarsened."""
-        stage = self.stages[int(networks.used * len(self.stages))]
-        index = batch.index * len(stage.grid) // len(self.distiller.grid)
-        batch = SubPathSample(index=index, gamma=batch.gamma, noise=batch.noise)
-        return stage.step(
-            x0, batch, teacher=networks.teacher, student=networks.student, target=networks.target
-        ).loss
+    coarser = (5, 10, 20, 50, 100)
 
 
 class HeunDistiller(SubPathDistiller):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from slam_course.ablations import GAMMA_LAWS
 from slam_course.family.base import ByDistiller
 from slam_edu.distill import OFFICIAL
 
@@ -34,24 +33,3 @@ class SlamMiddle(SlamLevel):
 
     name = "SLAM, middle slope"
     settings: ClassVar[dict[str, object]] = {}
-
-
-class SlamMiddleUniform(SlamLevel):
-    """The slope of the middle, gamma uniform."""
-
-    name = "SLAM, middle slope, gamma uniform"
-    settings: ClassVar[dict[str, object]] = {"gammas": "uniform"}
-
-
-class SlamMiddleHalf(SlamLevel):
-    """The slope of the middle, half of the gammas at 1."""
-
-    name = "SLAM, middle slope, half of gamma at 1"
-    settings: ClassVar[dict[str, object]] = {"gammas": GAMMA_LAWS["half_one"]}
-
-
-class SlamMiddleOffGrid(SlamLevel):
-    """The slope of the middle, gamma = 1, sub-paths drawn off the grid."""
-
-    name = "SLAM, middle slope, off the grid"
-    settings: ClassVar[dict[str, object]] = {"off_grid": True}

@@ -12,6 +12,7 @@ generator. What is measured is the moving average of the weights.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from slam_course.family.base import Counted, Method, Trio
+from slam_course.family.guidance import GUIDED, Guided
 from slam_edu.ema import ema_copy
 from slam_edu.metrics import sliced_wasserstein
 from slam_edu.prediction import add_noise
@@ -60,7 +62,8 @@ HARD: dict[str, Callable[[], GaussianMixture]] = {
 @cache
 def make(name: str) -> GaussianMixture:
     """A data set by name."""
-    return HARD[name]() if name in HARD else data_sets.make(name)
+    own = HARD | GUIDED
+    return own[name]() if name in own else data_sets.make(name)
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ class Reference:
 def reference(data: str, seed: int) -> Reference:
     """The measuring points of a data set and a seed; f* alone is the same for all seeds."""
     mixture, generator = make(data), torch.Generator().manual_seed(2_000_000 + seed)
-    clean = mixture.sample(POINTS, generator)
+    draw = mixture.guided_samples if isinstance(mixture, Guided) else mixture.sample
+    clean = draw(POINTS, generator)
     noise = torch.randn(clean.shape, generator=generator)
     return Reference(mixture, clean, noise, *_solved(data))
 
@@ -102,15 +106,19 @@ def _solved(data: str) -> tuple[dict[int, Tensor], dict[int, Tensor], float]:
 
 
 @cache
-def diffusion_model(data: str, seed: int) -> LevelMLP:
-    """The network, which predicts v, from which the students of a data set and seed start."""
+def diffusion_model(data: str, seed: int, updates: int = 0) -> LevelMLP:
+    """The network, which predicts v, from which the students of a data set and seed start.
+
+    After fewer ``updates`` (0: those of ``INIT``) it is a teacher with a larger error.
+    """
     mixture, schedule = make(data), NoiseSchedule.stable_diffusion()
     generator = torch.Generator().manual_seed(5_000_000 + seed)
     network = LevelMLP(WIDTH, DEPTH, dim=mixture.dim, generator=generator)
     average = ema_copy(network)
     for _ in train_teacher(
         schedule, mixture.sample, network=network, average=average, generator=generator,
-        prediction_type="v_prediction", config=INIT,
+        prediction_type="v_prediction",
+        config=dataclasses.replace(INIT, updates=updates or INIT.updates),
     ):  # fmt: skip
         pass
     return average
@@ -154,12 +162,15 @@ def train_one(
         batch: samples of an update, less where the method takes a share.
         lr: learning rate, which falls to 0 as a cosine.
         ema_rate: of the moving average, once an update.
-        teacher: ``"exact"``, or ``"learned"``: the diffusion model from which the student starts.
+        teacher: ``"exact"``; ``"learned"``, the diffusion model from which the student starts; or
+            ``"learned 300"``, one after so many updates.
         options: of the method.
     """
     mixture, schedule = make(data), NoiseSchedule.stable_diffusion()
     model, generator = diffusion_model(data, seed), torch.Generator().manual_seed(seed)
-    learned = teacher == "learned"
+    learned, guide = teacher != "exact", model
+    if teacher.startswith("learned "):
+        guide = diffusion_model(data, seed, int(teacher.split()[1]))
     method = method_type(
         schedule, teacher_type="v_prediction" if learned else "epsilon", **options
     )
@@ -169,7 +180,7 @@ def train_one(
     student.load_state_dict(model.state_dict(), strict=False)  # an input for gamma starts at zero
     average = ema_copy(student)
     networks = Trio(
-        teacher=Counted(model if learned else mixture.network(schedule), "teacher", frozen=True),
+        teacher=Counted(guide if learned else mixture.network(schedule), "teacher", frozen=True),
         student=Counted(student, "student"),
         target=Counted(average, "target", frozen=True),
     )

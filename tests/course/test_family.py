@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from slam_course.family import METHODS, Counted, Trio, training
-from slam_edu import OFFICIAL, DistillConfig, Level, NoiseSchedule, SubPathDistiller
+from slam_course.family.guidance import Guided
+from slam_edu import OFFICIAL, DistillConfig, Level, NoiseSchedule, SubPathDistiller, SubPathSample
 from slam_edu.consistency import boundary_scalings
 from slam_edu.prediction import to_output, to_prediction
 from slam_edu.solver import ddim_step
+from slam_edu.toy import solution_map
 from slam_edu.toy.mixture import GaussianMixture
 from slam_edu.toy.networks import LevelMLP
 from tests.helpers import TinyNet, assert_near, column, f64, noise
@@ -27,6 +29,7 @@ SD = NoiseSchedule.stable_diffusion(torch.float64)
 T, MU, WIDTH = 1000, f64([[0.5, -0.3]]), 0.4
 ONE = GaussianMixture(MU, WIDTH)
 CD, LEVEL = "consistency distillation", "SLAM, level-conditioned"
+MIDDLE = "SLAM, middle slope"
 CTM, PROGRESSIVE = "consistency trajectory (CTM / TCD)", "progressive distillation"
 PCM, PERFLOW = "phased consistency (PCM)", "piecewise rectified flow (PeRFlow)"
 SHORTCUT, SCM = "shortcut models", "continuous-time consistency (sCM)"
@@ -241,13 +244,65 @@ def test_order_of_the_teachers_hop(name, order):
     assert found.item() == pytest.approx(order, abs=0.1)
 
 
-@pytest.mark.parametrize(("N", "stages"), [(4, [4]), (20, [5, 10, 20]), (50, [5, 10, 20, 50])])
-def test_the_curriculums_hops_grow_shorter(N, stages):
+@pytest.mark.parametrize(
+    ("of", "N", "stages"),
+    [(CD, 4, [4]), (CD, 20, [5, 10, 20]), (CD, 50, [5, 10, 20, 50]), (MIDDLE, 10, [2, 4, 5, 10])],
+)
+def test_the_curriculums_hops_grow_shorter(of, N, stages):
     for i, n in enumerate(stages):
         for used in (i / len(stages) + 1e-9, (i + 1) / len(stages) - 1e-9):
-            t, s = hops(METHODS[f"{CD}, hop curriculum"](SD, subpaths=N), used)
-            assert set((t - s).tolist()) == {T // n - 1, T // n}
-            assert set(t.tolist()) == set(SD.subpaths(n).t.tolist())
+            asked, s = hops(METHODS[f"{of}, hop curriculum"](SD, subpaths=N), used)
+            grid = SD.subpaths(n)
+            assert set(s.tolist()) == set(grid.s.tolist())
+            rho_s, middle = SD.at(s).rho, SD.at(asked).rho
+            rho_t = middle if of == CD else 2 * middle - rho_s
+            expected = SD.at(grid.t[torch.searchsorted(grid.s, s)]).rho
+            assert_near(rho_t, expected, rtol=1e-9)
+
+
+def defect(name, N):
+    """How far the far ends of the middle sub-path of N are from the trajectories of the near."""
+    method = METHODS[name](SD, subpaths=N)
+    x0, drawn = batch_of(method)
+    drawn = dataclasses.replace(drawn, index=torch.full((64,), N // 2))
+    path = method.distiller.sub_path(x0, drawn, teacher=ONE.network(SD))
+    end = path.level_s.alpha[0] * end_of(path.x_t, path.t, path.level_s.rho)
+    return (path.x_s - end).norm(), (path.level_t.rho - path.level_s.rho)[0]
+
+
+@pytest.mark.parametrize("name", [MIDDLE, f"{MIDDLE}, parabola of two calls"])
+def test_order_of_both_ends(name):
+    (long, h), (short, half) = defect(name, 100), defect(name, 200)
+    assert ((long / short).log() / (h / half).log()).item() == pytest.approx(3, abs=0.1)
+
+
+def test_a_parabola_is_closer_than_a_chord():
+    assert defect(f"{MIDDLE}, parabola of two calls", 10)[0] < 0.5 * defect(MIDDLE, 10)[0]
+
+
+def test_a_grid_even_in_log_rho():
+    distiller = METHODS[f"{MIDDLE}, even in log rho"](SD, subpaths=10).distiller
+    drawn = SubPathSample(index=torch.arange(10), gamma=noise(10), noise=noise(10, 2))
+    t, s, _ = distiller.ends(drawn)
+    assert_near(s[1:], t[:-1], atol=1e-9)
+    assert (s[0].item(), t[-1].item()) == (0, pytest.approx(999))
+    lengths = SD.at(t).rho.log().diff()
+    assert_near(lengths, lengths.mean().expand(9), rtol=1e-3)
+
+
+@pytest.mark.parametrize("w", [0, 2.5])
+def test_guidance_of_a_mixture_is_that_of_its_networks(w):
+    whole = GaussianMixture(f64([[-1, 0.2], [0.7, 0.1], [1.2, -0.4]]), f64([0.3, 0.4, 0.5]))
+    own = GaussianMixture(whole.means[1:], whole.std[1:])
+    guided, x, level = Guided(whole, w), noise(30, 2), SD(400)
+    e_c, e_u = (each.predict(x, level).eps for each in (own, whole))
+    found = guided.predict(x, level)
+    assert_near(found.eps, e_c + w * (e_c - e_u), rtol=1e-9, atol=1e-12)
+    assert_near(level.mix(found.x0, found.eps), x, rtol=1e-9, atol=1e-12)
+    step = 1e-3  # dz/drho = eps along the solution map
+    near = Level.from_rho(level.rho - step)
+    end = solution_map(guided, x, level, near, tol=1e-10).x / near.alpha
+    assert_near(end, x / level.alpha - step * found.eps, atol=1e-5)
 
 
 def test_random_hops_have_all_lengths():
