@@ -283,11 +283,14 @@ def real_features(folder: Path, scorer: ClipScorer) -> Tensor:
         FileNotFoundError: if there is no such folder.
         ValueError: for fewer than two images, or one that cannot be read.
     """
-    from slam_edu.images import SUFFIXES, RejectedError, read_image
+    from slam_edu.images import SUFFIXES, RejectedError, list_files, read_image
 
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {str(folder)!r}; allowed: one with images")
-    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
+    names, left_out = list_files(folder)
+    paths = [folder / name for name in names if name.lower().endswith(SUFFIXES)]
+    if count := len(names) - len(paths) + left_out.total():
+        print(f"{count:,} other files and links in {str(folder)!r} are no images and not used")
     if len(paths) < 2:
         raise ValueError(
             f"{str(folder)!r} holds {len(paths)} images ({', '.join(SUFFIXES)}); allowed: 2 or "

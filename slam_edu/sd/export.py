@@ -165,7 +165,7 @@ def _write_part(
     """A part that the student shares with its teacher: the teacher's files where there are any."""
     place = folder / name
     weights = [] if source is None or "tokenizer" in name else weight_files(source, name, variant)
-    if source is None or len(weights) > 1:
+    if source is None or len(weights) > 1 or getattr(part, "completed", False):
         part.save_pretrained(place)
         _edit(place / "config.json")
     else:

@@ -197,6 +197,8 @@ def complete(
 ) -> None:
     """Fill in what real checkpoints' configurations lack: entries missing, null or 1e30.
 
+    Of a part whose files no longer say what it is, ``completed`` is then true.
+
     Raises:
         ValueError: where there is nothing to take for it.
     """
@@ -204,10 +206,11 @@ def complete(
     for tokenizer, encoder in encoders_of(pipeline):
         most, length = encoder.config.max_position_embeddings, tokenizer.model_max_length
         if not (isinstance(length, int) and 0 < length <= most):
-            tokenizer.model_max_length = most
+            tokenizer.model_max_length, tokenizer.completed = most, True
     if vae.config.get("scaling_factor") is None:
         default = inspect.signature(type(vae)).parameters["scaling_factor"].default
         vae.register_to_config(scaling_factor=default)
+        vae.completed = True
     if pipeline.scheduler.config.get("prediction_type") is None:
         pipeline.scheduler.register_to_config(prediction_type="epsilon")
     factor = vae.config.scaling_factor

@@ -337,7 +337,7 @@ def test_interrupted_anywhere_it_ends_the_same(kind, sd, tmp_path, small_shards,
         """Dies in the middle of the writing of a file, now and then."""
         if left[0] == 0:
             path.write_bytes(b"half of it")
-            shutil.copy(path, path.parent / ".shard-00009-left.safetensors")
+            shutil.copy(path, path.parent / ".slam_edu-abcdefgh.safetensors")
             raise Killed
         left[0] -= 1
         save(tensors, path, *rest)

@@ -17,6 +17,8 @@ from slam_edu.sd.components import (
     text_condition,
 )
 from slam_edu.sd.config import SDConfig
+from slam_edu.sd.export import export_pipeline
+from slam_edu.sd.networks import build_networks
 from slam_edu.sd.published import architecture_of
 from slam_edu.sd.teacher import check_teacher, load_pipeline_folder, load_teacher, quiet
 from tests.digits.conftest import same_weights, tiny_pipeline
@@ -229,6 +231,19 @@ def test_what_configurations_lack_is_what_diffusers_takes(folders, folder):
                 SDConfig(teacher=str(f))).latent_shape()):  # fmt: skip
             with pytest.raises(ValueError, match=message):
                 call(folder)
+
+
+def test_an_export_says_what_the_teacher_lacks(folder, tmp_path):
+    """Stock diffusers would not pad its prompts, and could not decode."""
+    edit(folder / TOKENIZER, model_max_length="removed")
+    edit(folder / VAE, scaling_factor=None)
+    config = SDConfig(teacher=str(folder))
+    pipeline = load_teacher(config)
+    out = export_pipeline(
+        build_networks(config, pipeline.unet), pipeline, config, tmp_path / "out"
+    )
+    assert json.loads((out / TOKENIZER).read_text("utf-8"))["model_max_length"] == 24
+    assert json.loads((out / VAE).read_text("utf-8"))["scaling_factor"] == 0.18215
 
 
 @pytest.mark.parametrize("name", ["sd", "xl"])

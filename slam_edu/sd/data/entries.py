@@ -171,6 +171,8 @@ def content_hash(paths: Mapping[str, Path], kept: Path) -> str:
     The checksums are kept in the file ``kept``. One is used again while size and times (ns) of its
     file are the same, so that of data that did not change nothing is read.
     """
+    from tqdm import tqdm
+
     try:
         before = dict(json.loads(kept.read_text("utf-8")))
     except (OSError, ValueError, TypeError):
@@ -194,7 +196,9 @@ def content_hash(paths: Mapping[str, Path], kept: Path) -> str:
             return None
 
     with ThreadPoolExecutor() as pool:
-        now = dict(zip(paths, pool.map(look, paths), strict=True))
+        about = {"desc": "data: checksums", "unit": "file", "leave": False, "disable": None}
+        found = tqdm(pool.map(look, paths), total=len(paths), **about)
+        now = dict(zip(paths, found, strict=True))
     if now != before:
         with atomic_path(kept) as temporary:
             temporary.write_text(json.dumps(now), "utf-8")

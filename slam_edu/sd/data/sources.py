@@ -339,7 +339,7 @@ def read_prompts(path: str | os.PathLike[str] | None = None) -> list[str]:
             f"{str(path)!r} is not a file; allowed: a text file with one prompt a line"
         )
     try:
-        lines = [" ".join(line.split()) for line in path.read_text("utf-8-sig").splitlines()]
+        lines = [" ".join(line.split()) for line in path.read_text("utf-8-sig").split("\n")]
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{str(path)!r} is no UTF-8 text ({error}); allowed: one prompt a line"
