@@ -30,7 +30,7 @@ def test_the_search_ends_inside_its_grid(best):
 
     known = {}
     while True:
-        found, missing = tune.search(MIDDLE, known.get)
+        found, missing = tune.search(MIDDLE, lambda setting, best, known=known: known.get(setting))
         if not missing:
             break
         assert known.keys().isdisjoint(missing)
@@ -46,8 +46,18 @@ def test_a_diverged_setting_is_no_choice():
         Row(tune.start(CD), TUNED_ON, seed, 9, True, dict.fromkeys(SW, math.nan))
         for seed in range(tune.SEEDS)
     )
-    assert tune.score(results, tune.start(CD)) == math.inf
-    assert tune.score(results, tune.start(MIDDLE)) is None
+    assert tune.score(results, tune.start(CD), tune.start(CD)) == math.inf
+    assert tune.score(results, tune.start(MIDDLE), tune.start(CD)) is None
+
+
+def test_the_other_seeds_of_a_hopeless_setting_are_not_run():
+    best = tune.start(CD)
+    rows = [Row(best, TUNED_ON, seed, 9, True, dict.fromkeys(SW, 0.1)) for seed in range(3)]
+    for value, expected in ((0.13, 0.13), (0.12, None)):
+        other = best.replace(lr=1.0)
+        row = Row(other, TUNED_ON, 0, 9, True, dict.fromkeys(SW, value))
+        found = tune.score(tune.Results([*rows, row]), other, best)
+        assert found == (expected and pytest.approx(expected))
 
 
 SW = [f"sw_{n}" for n in training.STEPS]
