@@ -1,4 +1,8 @@
-"""What all checks share: the verdict, the comparison, and the guard around a learner's code.
+"""What all checks share: the verdict, the contract of a learner's function, and the guard.
+
+The contract is the same in all lessons. A call leaves its inputs and PyTorch's switches as they
+were (:func:`_held`, through which every call goes); the value has the shape, the dtype and the
+gradient of the right one, and costs no more evaluations (:func:`hold`).
 
 The guard ends what takes too long and puts back what was changed. It protects from accidents: code
 that means harm runs in the same process and can undo all of it (docs/teaching.md, "Untrusted
@@ -10,26 +14,36 @@ from __future__ import annotations
 import _thread
 import contextlib
 import csv
+import dis
 import functools
+import inspect
 import math
 import random
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from numbers import Real
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from numbers import Integral, Real
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+import slam_edu
 
 LIMIT = 20.0  # seconds for one check; on two slow cores the slowest takes about one
 NO_ANSWER = "There is no answer yet: replace the `...`."
 
+# Files of these folders are not the learner's: the course, the library, packages, Python.
+_LIBRARIES = tuple(
+    str(Path(module.__file__).parents[up])
+    for module, up in ((sys.modules[__name__], 0), (slam_edu, 0), (torch, 1), (random, 0))
+)
 _AGAIN = 1.0  # seconds after which a bell that was swallowed rings again
 # A signal that nobody else needs: Windows has no alarm.
 _BELL = getattr(signal, "SIGALRM", None) or getattr(signal, "SIGBREAK", None)
@@ -55,16 +69,19 @@ class Verdict:
 _LAST: dict[str, Verdict] = {}
 
 
-def exercise(name: str) -> Callable[[Callable[..., str]], Callable[..., Verdict]]:
+def exercise(
+    name: str, changes: Sequence[int] = ()
+) -> Callable[[Callable[..., str]], Callable[..., Verdict]]:
     """Turn ``check(*answers) -> praise`` into a check that always returns a :class:`Verdict`.
 
     The check raises :class:`Wrong` for a wrong answer. Whatever the learner's code raises, an exit
     included, is reported by its type, message and line. An answer of ``...`` or None, or code that
-    returns or raises ``NotImplementedError``, counts as not given yet. What does not end within
-    :data:`LIMIT` seconds is broken off; Jupyter's stop button (``KeyboardInterrupt``) stops the
-    cell as ever. Random states and PyTorch's switches are afterwards what they were. What the
-    learner's code prints is shown, warnings too, but not as an error: nbgrader counts anything on
-    stderr as a failure.
+    returns ``...`` or raises ``NotImplementedError``, counts as not given yet. What does not end
+    within :data:`LIMIT` seconds is broken off; Jupyter's stop button (``KeyboardInterrupt``) stops
+    the cell as ever. Each call of an answer is held to the contract (:func:`_held`); ``changes``
+    are the places of inputs that it may change. Random states are afterwards what they were. What
+    the learner's code prints is shown, warnings too, but not as an error: nbgrader counts anything
+    on stderr as a failure.
     """
 
     def decorate(check: Callable[..., str]) -> Callable[..., Verdict]:
@@ -73,9 +90,8 @@ def exercise(name: str) -> Callable[[Callable[..., str]], Callable[..., Verdict]
             if any(answer is ... or answer is None for answer in answers):
                 passed, message = False, NO_ANSWER
             else:
-                stdout = contextlib.redirect_stderr(sys.stdout)
-                with _random_states_kept(), _switches_kept(), stdout:
-                    passed, message = _judge(check, [_tidy(answer) for answer in answers])
+                with _random_states_kept(), contextlib.redirect_stderr(sys.stdout):
+                    passed, message = _judge(check, answers, changes)
             _LAST[name] = Verdict(name, passed, message)
             return _LAST[name]
 
@@ -85,12 +101,21 @@ def exercise(name: str) -> Callable[[Callable[..., str]], Callable[..., Verdict]
     return decorate
 
 
-def _judge(check: Callable[..., str], answers: Sequence[object]) -> tuple[bool, str]:
+def _judge(
+    check: Callable[..., str], answers: Sequence[object], changes: Sequence[int]
+) -> tuple[bool, str]:
     """(passed, message) of a check, whatever the learner's code does."""
-    limit = LIMIT
+    limit, wanted = LIMIT, inspect.signature(check).parameters.values()
     try:
         with time_limit(limit):
-            return True, check(*answers)
+            for answer, parameter in zip(answers, wanted, strict=False):
+                require(
+                    callable(answer) or not str(parameter.annotation).startswith("Callable"),
+                    f"The check was given a {type(answer).__name__}; give it your function, by "
+                    f"name alone.",
+                )
+            held = [_held(each, changes) if callable(each) else each for each in answers]
+            return True, check(*held)
     except KeyboardInterrupt:
         raise
     except Wrong as wrong:
@@ -102,16 +127,101 @@ def _judge(check: Callable[..., str], answers: Sequence[object]) -> tuple[bool, 
             f"Your code did not end within {limit:g} seconds, and was stopped. Is there a loop "
             f"that never ends, or far more work than the exercise asks for?"
         )
-    except BaseException as error:  # the learner's code may raise anything, SystemExit as well
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        try:
-            text = str(error)
-        except Exception:
-            text = "(its message cannot be shown)"
+    except BaseException:  # of the check, and what was raised says nothing to a learner
         return False, (
-            f"Your code raised {type(error).__name__}: {text} (in {frame.name}, "
-            f"line {frame.lineno}: {frame.line})."
+            "The check cannot read your answer. Give it, and return, what the stub asks for: "
+            "plain tensors, numbers, lists or dictionaries of them."
         )
+
+
+def _held(answer: Callable[..., Any], changes: Sequence[int] = ()) -> Callable[..., Any]:
+    """A learner's function, each call of which is held to what all of them have to keep.
+
+    It raises :class:`Wrong` where a call raises, changes an input (tensors, networks, lists,
+    levels), or leaves one of PyTorch's switches changed. Those are put back after each call,
+    because the rest of a check would otherwise compute under them. The random states are not: two
+    calls that draw must differ, so that a check can see that something is drawn.
+    """
+
+    @functools.wraps(answer)
+    def held(*inputs: object) -> Any:
+        images = [_image(value) for value in inputs]
+        try:
+            with _switches_kept() as upset:
+                returned = answer(*inputs)
+        except (KeyboardInterrupt, TooSlow, Wrong):
+            raise
+        except BaseException as error:  # it may raise anything, SystemExit as well
+            if isinstance(error, NotImplementedError) and not error.args:
+                raise
+            raise Wrong(_told(error) + _outside(answer)) from None
+        require(
+            not upset,
+            f"Your function changes {' and '.join(upset)} for everything that runs after it, the "
+            f"rest of the notebook too. Leave that alone, or use a block that ends, such as `with "
+            f"torch.no_grad():`.",
+        )
+        for i, (value, image) in enumerate(zip(inputs, images, strict=True)):
+            require(
+                i in changes or _image(value) == image,
+                f"Your function changes {_name(answer, i)} itself; "
+                + ("leave its parameters, their gradients and their `requires_grad` as they are."
+                   if isinstance(value, nn.Module)
+                   else "make a new one, without `+=`, `mul_` or `pop`."),
+            )  # fmt: skip
+        return returned
+
+    return held
+
+
+def _name(answer: Callable[..., Any], place: int) -> str:
+    try:
+        return list(inspect.signature(answer).parameters)[place]
+    except (IndexError, TypeError, ValueError):  # not all that can be called says
+        return "an input"
+
+
+def _image(value: object) -> object:
+    """What of an input must be the same after a call, to the last bit; None of most objects."""
+    match value:
+        case float() | int() | str():
+            return value  # NaN, too: in a list, one object is equal to itself
+        case list() | tuple():
+            return [_image(each) for each in value]
+        case dict():
+            return [(name, _image(each)) for name, each in value.items()]
+        case Tensor():
+            gradient = _image(value.grad) if value.is_leaf else None
+            bits = value.detach().numpy().tobytes()
+            return tuple(value.shape), value.dtype, bits, value.requires_grad, gradient
+        case nn.Module():
+            return [_image(each) for each in (*value.parameters(), *value.buffers())]
+    return _image(vars(value)) if is_dataclass(value) else None
+
+
+def _told(error: BaseException) -> str:
+    """What the learner's code raised, and in which of the learner's lines."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
+    frame = (theirs or frames)[-1]
+    try:
+        text = str(error)
+    except Exception:
+        text = "(its message cannot be shown)"
+    where = f"in {frame.name}, line {frame.lineno}: {frame.line}"
+    return f"Your code raised {type(error).__name__}: {text} ({where})."
+
+
+def _outside(answer: Callable[..., Any]) -> str:
+    """A sentence that names the notebook's tensors and networks that a function reads, or ""."""
+    code = getattr(inspect.unwrap(answer), "__code__", None)
+    there = getattr(inspect.unwrap(answer), "__globals__", {})
+    usual = (FunctionType, BuiltinFunctionType, type, ModuleType, int, float, str)
+    names = [i.argval for i in dis.get_instructions(code or "") if i.opname == "LOAD_GLOBAL"]
+    read = [
+        f"`{name}`" for name in dict.fromkeys(names) if not isinstance(there.get(name, 0), usual)
+    ]
+    return f" It reads {', '.join(read)} of the notebook beside its arguments." if read else ""
 
 
 @dataclass(frozen=True)
@@ -154,34 +264,19 @@ def require(condition: bool, sentence: str) -> None:
         raise Wrong(sentence)
 
 
-def require_function(answer: object) -> None:
-    """Require something that can be called."""
-    require(
-        callable(answer),
-        f"The check was given a {type(answer).__name__}; give it your function, by name alone.",
-    )
-
-
-def given(answer: Any) -> Any:
-    """What the learner's function returned; ``...`` and None count as no answer yet."""
-    if answer is ... or answer is None:
+def given(answer: Any, what: str = "What your function returns") -> Any:
+    """What the learner's function returned; ``...`` counts as no answer yet."""
+    if answer is ...:
         raise NotImplementedError
+    require(answer is not None, f"{what} is None: is a `return` missing?")
     return answer
-
-
-def unchanged(sentence: str, answer: Callable[..., Any], *inputs: object) -> Any:
-    """What the learner's function returns; :class:`Wrong` with the sentence if inputs change."""
-    before = [(value, value.clone()) for value in inputs if isinstance(value, Tensor)]
-    returned = answer(*inputs)
-    require(all(torch.equal(now, then) for now, then in before), sentence)
-    return returned
 
 
 def require_shape(
     answer: object, shape: tuple[int, ...], what: str = "What your function returns"
 ) -> Tensor:
     """Require a tensor of a shape with finite values, and return it."""
-    given(answer)
+    given(answer, what)
     if not isinstance(answer, Tensor):
         raise Wrong(f"{what} is a {type(answer).__name__}; it should be a torch.Tensor.")
     if tuple(answer.shape) != tuple(shape):
@@ -191,40 +286,133 @@ def require_shape(
     return answer
 
 
-def call(answer: object, shape: tuple[int, ...], /, **inputs: object) -> Tensor:
-    """What the learner's function returns for these inputs, given in this order and not by name.
+class Asked:
+    """A function that a learner's function is given, which notes what it is asked.
 
-    It must return a finite tensor of this shape and leave its inputs as they are.
+    Attributes:
+        calls: the arguments of each call, by name.
     """
-    require_function(answer)
-    before = {k: value.clone() for k, value in inputs.items() if isinstance(value, Tensor)}
-    returned = require_shape(answer(*inputs.values()), shape)
-    for name, value in before.items():
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function, self.calls = function, []
+
+    def __call__(self, *inputs: object, **named: object) -> Tensor:
+        """What the function says."""
+        bound = inspect.signature(self.function).bind(*inputs, **named)
+        self.calls.append(bound.arguments)
+        return self.function(*bound.args)
+
+    def samples(self) -> int:
+        """How many samples it was shown, in all calls."""
+        return sum(len(next(iter(call.values()))) for call in self.calls)
+
+    def met(self) -> list[int]:
+        """The timesteps that it was called at, each once, as they came."""
+        return list(dict.fromkeys(int(torch.as_tensor(call["t"]).max()) for call in self.calls))
+
+
+def hold(
+    answer: Callable[..., Tensor],
+    right: Callable[..., Tensor],
+    inputs: Mapping[str, Any],
+    mistakes: Sequence[tuple[Tensor, str]] = (),
+    otherwise: str | Callable[[], str] = "",
+    *,
+    what: str = "What your function returns",
+    gradient: Sequence[str] | Mapping[str, Sequence[Tensor]] | None = None,
+    waste: str = "Keep what it said in a variable.",
+    **tolerance: float,
+) -> Tensor:
+    """Hold a learner's function against the right one, on inputs in this order and not by name.
+
+    Shape, values, dtype and gradient have to be the right one's, and what is an :class:`Asked` may
+    be shown no more samples. Each of the ``mistakes`` is what it gives on these inputs, and the
+    sentence to say then; ``otherwise`` is the sentence for any other wrong value, or makes it, and
+    ``waste`` is said of too many evaluations. ``gradient`` names the inputs by which both are
+    differentiated, or has parameters behind them: by default all networks, and tensors that are
+    not single numbers. Returns what the learner's function did.
+    """
+    asked = {name: value for name, value in inputs.items() if isinstance(value, Asked)}
+
+    def run(function: Callable[..., Any]) -> tuple[Any, dict[str, int]]:
+        for each in asked.values():
+            each.calls.clear()
+        returned = function(*inputs.values())
+        return returned, {name: each.samples() for name, each in asked.items()}
+
+    expected, enough = run(right)
+    returned, shown = run(answer)
+    require_shape(returned, expected.shape, what)
+    refuse(returned, mistakes, **tolerance)
+    for name in asked:
         require(
-            torch.equal(inputs[name], value),
-            f"Your function changes {name} itself; make a new tensor, without `+=` or `*=`.",
+            shown[name] > 0,
+            f"Your function never calls `{name}`, which it is given.{_outside(answer)}",
+        )
+    if not _close(returned, expected, **tolerance):
+        sentence = otherwise() if callable(otherwise) else otherwise
+        again = require_shape(answer(*inputs.values()), expected.shape, what)
+        require(
+            torch.equal(again, returned),
+            "Two calls with the same inputs gave two answers, so fresh noise is drawn. Nothing "
+            "here draws any.",
+        )
+        raise Wrong(sentence)
+    require_close(returned, expected, "", **tolerance)
+    if gradient is None or gradient:
+        _require_gradient(answer, right, inputs, gradient)
+    for name, count in shown.items():
+        require(
+            count <= enough[name],
+            f"The values are right, but `{name}` was shown {count} samples; {enough[name]} are "
+            f"enough. {waste}",
         )
     return returned
 
 
-def compare(
-    answer: Tensor,
-    right: Tensor,
-    mistakes: Sequence[tuple[Tensor, str]],
-    otherwise: str,
-    **tolerance: float,
+def _require_gradient(
+    answer: Callable[..., Tensor],
+    right: Callable[..., Tensor],
+    inputs: Mapping[str, Any],
+    names: Sequence[str] | Mapping[str, Sequence[Tensor]] | None,
 ) -> None:
-    """Hold an answer against the right one, and against what known mistakes give.
+    """Require the gradient of the right function, by networks and tensors among the inputs."""
+    given, leaves = dict(inputs), dict(names) if isinstance(names, Mapping) else {}
+    for name, value in inputs.items():
+        if isinstance(value, nn.Module):
+            leaves[name] = list(value.parameters())
+        elif isinstance(value, Tensor) and value.is_floating_point() and value.ndim:
+            leaves[name] = [value.clone().requires_grad_()]
+            given[name] = leaves[name][0]
+    leaves = {name: each for name, each in leaves.items() if each and name in (names or leaves)}
+    flat = [leaf for each in leaves.values() for leaf in each]
 
-    Each of the ``mistakes`` is what it gives on the same inputs, and the sentence to say then;
-    ``otherwise`` is the sentence for any other wrong answer.
-    """
-    refuse(answer, mistakes, **tolerance)
-    require_close(answer, right, otherwise, **tolerance)
+    def gradients(function: Callable[..., Tensor]) -> Iterator[Tensor]:
+        nothing = 0 * torch.stack([leaf.sum() for leaf in flat]).sum()  # each is part of a graph
+        try:
+            value = function(*given.values()).square().sum() + nothing
+            found = iter(torch.autograd.grad(value, flat))
+        except (Wrong, RuntimeError):  # such as numpy's: it takes none that needs a gradient
+            found = iter(torch.autograd.grad(nothing, flat))
+        for each in leaves.values():
+            yield torch.cat([next(found).flatten() for _ in each])
+
+    for name, theirs, ours in zip(leaves, gradients(answer), gradients(right), strict=True):
+        if not _close(theirs, ours, rtol=1e-3, atol=1e-4 * float(ours.abs().max()) or 1e-9):
+            require(
+                bool(ours.any()),
+                f"The values are right, but gradient flows into {name}, which is held fixed here: "
+                f"compute that part under `torch.no_grad()`, or detach it.",
+            )
+            raise Wrong(
+                f"The values are right, but no gradient, or a wrong one, comes back to {name}: "
+                f"`torch.no_grad()`, `detach`, `item` or numpy cut it off."
+            )
 
 
-def _close(answer: Tensor, other: Tensor, rtol: float = 1e-4, atol: float = 1e-5) -> bool:
-    return torch.allclose(answer.detach().to(other), other, rtol=rtol, atol=atol)
+def _close(answer: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-6) -> bool:
+    answer = answer.detach().real if answer.is_complex() else answer.detach()
+    return torch.allclose(answer.to(other), other, rtol=rtol, atol=atol)
 
 
 def refuse(answer: Tensor, mistakes: Sequence[tuple[Tensor, str]], **tolerance: float) -> None:
@@ -234,24 +422,58 @@ def refuse(answer: Tensor, mistakes: Sequence[tuple[Tensor, str]], **tolerance: 
 
 
 def require_close(answer: Tensor, expected: Tensor, sentence: str, **tolerance: float) -> None:
-    """Raise :class:`Wrong` with the sentence unless the two agree within the tolerance."""
+    """Raise :class:`Wrong` with the sentence unless the two agree within the tolerance.
+
+    The dtype has to agree, too: a cell that goes on with another one fails or loses digits.
+    """
     require(_close(answer, expected, **tolerance), sentence)
+    require(
+        answer.dtype == expected.dtype,
+        f"The values are right, but in {answer.dtype}; your function should return "
+        f"{expected.dtype} here, as it is given.",
+    )
 
 
 def number(answer: object, what: str = "What your function returns") -> float:
-    """One finite number, from a number or a tensor of one element."""
-    given(answer)
-    if isinstance(answer, Tensor) and answer.numel() != 1:
-        raise Wrong(f"{what} has shape {tuple(answer.shape)}; return one number.")
-    value = answer.item() if hasattr(answer, "item") else answer
-    if isinstance(value, complex):
-        if abs(value.imag) > 1e-6 * (1 + abs(value.real)):
-            raise Wrong(f"{what} is a complex number. A distance is real.")
-        value = value.real
+    """One finite number: Python's, numpy's, or a tensor's of shape ()."""
+    return float(_scalar(answer, what))
+
+
+def whole(answer: object, what: str = "What your function returns") -> int:
+    """One whole number: Python's, numpy's, or an integer tensor's of shape ()."""
+    value = _scalar(answer, what)
+    require(
+        isinstance(value, Integral),
+        f"{what} is a {type(value).__name__}, {value:g}; it should be a whole number, an int.",
+    )
+    return int(value)
+
+
+def _scalar(answer: Any, what: str) -> Any:
+    value = given(answer, what)
+    if hasattr(answer, "item") and hasattr(answer, "shape"):  # of torch and numpy
+        shape = tuple(answer.shape)
+        require(shape == (), f"{what} has shape {shape}; return one number.")
+        value = answer.item()
+    require(
+        not isinstance(value, complex),
+        f"{what} is a complex number; it should be real. If its imaginary part is only rounding, "
+        f"take `.real`.",
+    )
     if isinstance(value, bool) or not isinstance(value, Real):
         raise Wrong(f"{what} is a {type(value).__name__}; return one number.")
     require(math.isfinite(value), f"{what} is {value}; it should be finite.")
-    return float(value)
+    return value
+
+
+def listed(answer: Any, sentence: str, count: int | None = None) -> list[Any]:
+    """A list of what a list, tuple, tensor or array holds; :class:`Wrong` with the sentence."""
+    given(answer)
+    answer = answer.tolist() if hasattr(answer, "tolist") else answer
+    require(isinstance(answer, Iterable) and not isinstance(answer, (str, dict)), sentence)
+    found = list(answer)
+    require(count in (None, len(found)), sentence)
+    return found
 
 
 def refuse_numbers(
@@ -330,31 +552,34 @@ def _start_bell(seconds: float) -> Callable[[], None]:
     return over.set
 
 
-# How PyTorch's switches are read and put back.
+# How PyTorch's switches are called, read and put back.
 _SWITCHES = (
-    (torch.get_default_dtype, torch.set_default_dtype),
-    (torch.get_default_device,
+    ("the default dtype", torch.get_default_dtype, torch.set_default_dtype),
+    ("the default device", torch.get_default_device,
      lambda device: torch.set_default_device(None if device.type == "cpu" else device)),
-    (torch.get_num_threads, torch.set_num_threads),
-    (torch.is_grad_enabled, torch.set_grad_enabled),
-    (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
+    ("the number of threads", torch.get_num_threads, torch.set_num_threads),
+    ("whether gradients are computed", torch.is_grad_enabled, torch.set_grad_enabled),
+    ("whether algorithms are deterministic", torch.get_deterministic_debug_mode,
+     torch.set_deterministic_debug_mode),
+    ("the random seed", torch.initial_seed, torch.manual_seed),
 )  # fmt: skip
 
 
 @contextlib.contextmanager
-def _switches_kept() -> Iterator[None]:
-    """Put PyTorch's switches back after the block.
+def _switches_kept() -> Iterator[list[str]]:
+    """Put PyTorch's switches back after the block; the list then names those that had changed.
 
     Nothing is written unless it changed: setting a default device, even the usual one, makes every
     later call slower.
     """
-    before = [read() for read, _ in _SWITCHES]
+    before, upset = [read() for _, read, _ in _SWITCHES], []
     try:
-        yield
+        yield upset
     finally:
-        for (read, put_back), then in zip(_SWITCHES, before, strict=True):
+        for (name, read, put_back), then in zip(_SWITCHES, before, strict=True):
             if read() != then:
                 put_back(then)
+                upset.append(name)
 
 
 @contextlib.contextmanager
@@ -369,13 +594,3 @@ def _random_states_kept() -> Iterator[None]:
     finally:
         random.setstate(own)
         np.random.set_state(numpy)  # noqa: NPY002
-
-
-def _tidy(answer: object) -> object:
-    """The learner's function with the switches put back after each call; other answers as is.
-
-    After each call and not only at the end, because the rest of a check would otherwise compute
-    under the learner's switches, and call a right answer wrong. The random states are not put
-    back here: two calls that draw must differ, so that a check can see that something is drawn.
-    """
-    return _switches_kept()(answer) if callable(answer) else answer

@@ -7,36 +7,24 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from slam_course.checks import call, compare, exercise, require
-from slam_edu.prediction import add_noise
-from slam_edu.schedule import NoiseSchedule
+from slam_course.checks import exercise, hold, known_mistakes, require, whole, worked_out
+from slam_edu.schedule import Level
+
+KNOWN = known_mistakes(__file__)
 
 
 @exercise("Exercise 1, a noisy picture")
 def noisy_points(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> str:
     """``answer(x0, eps, alpha, sigma) -> x`` of shape ``(B, 2)``; alpha and sigma are numbers."""
-    generator = torch.Generator().manual_seed(11)
-    x0 = torch.randn(64, 2, generator=generator)
-    eps = torch.randn(64, 2, generator=generator)
-    # Not t = 0 or T - 1: alpha and sigma are far from 0, 1 and each other.
-    level = NoiseSchedule.stable_diffusion()(300)
-    a, s = level.alpha, level.sigma
-    mistakes = (
-        (s * x0 + a * eps, "The two coefficients are swapped: alpha belongs to the data."),
-        (x0 + s * eps, "The noise is there, but the data are not scaled: what is alpha for?"),
-        (a * x0, "The data are scaled, but no noise is added."),
-        (a * x0 + eps, "The noise is not scaled: at this level it should be weaker than eps."),
-        (a * x0 + s**2 * eps, "sigma is a standard deviation already; you seem to multiply by the "
-         "variance."),
-        (a**2 * x0 + s**2 * eps, "alpha and sigma are used squared; use them as they are."),
-        (a * x0 - s * eps, "The noise is subtracted; the formula adds it."),
-        (x0 + eps, "Data and noise are both there; now give each its coefficient."),
-    )  # fmt: skip
-    compare(
-        call(answer, (64, 2), x0=x0, eps=eps, alpha=a, sigma=s),
-        add_noise(x0, eps, level),
-        mistakes,
-        "The shape fits, the values do not: compare your line with x = alpha x0 + sigma eps.",
+    x0, eps = torch.randn(2, 64, 2, generator=torch.Generator().manual_seed(11))
+    a, s = torch.tensor(0.8), torch.tensor(0.5)  # off the circle: neither gives the other
+    hold(
+        answer,
+        lambda x0, eps, a, s: Level(a, s).mix(x0, eps),
+        {"x0": x0, "eps": eps, "alpha": a, "sigma": s},
+        worked_out(KNOWN["noisy_points"], **locals()),
+        "The shape fits, the values do not: compare your line with x = alpha x0 + sigma eps, and "
+        "use alpha and sigma as they are given.",
     )
     return "These are the points at the level (alpha, sigma)."
 
@@ -44,11 +32,7 @@ def noisy_points(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> 
 @exercise("Exercise 2, how many evaluations")
 def enough_steps(answer: int, distances: Mapping[int, float], target: float = 0.1) -> str:
     """The smallest number of evaluations in ``distances`` whose distance is below ``target``."""
-    require(
-        isinstance(answer, int) and not isinstance(answer, bool),
-        f"Your answer is a {type(answer).__name__}; it should be a whole number.",
-    )
-    tried = sorted(distances)
+    answer, tried = whole(answer, "Your answer"), sorted(distances)
     require(
         answer in distances,
         f"{answer} was not measured; choose one of {', '.join(map(str, tried))}.",

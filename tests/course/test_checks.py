@@ -14,7 +14,15 @@ import pytest
 import torch
 
 from slam_course import checks as base
-from slam_course.checks import exercise, require, require_close, require_shape, summary
+from slam_course.checks import (
+    Asked,
+    exercise,
+    hold,
+    require,
+    require_close,
+    require_shape,
+    summary,
+)
 from slam_course.lesson_00 import checks as lesson_00
 
 DISTANCES = {1: 0.9, 2: 0.05}
@@ -93,16 +101,105 @@ def test_a_wrong_answer_gets_a_sentence(answer, sentence):
     assert repr(verdict).startswith("Exercise 9, three: not yet. ")
 
 
-def test_a_right_answer_may_upset_everything():
-    """The check goes on under its own switches; only the answer works under the others."""
+@pytest.mark.parametrize(
+    ("upset", "name"),
+    [
+        (lambda: torch.set_default_dtype(torch.float64), "the default dtype"),
+        (lambda: torch.set_grad_enabled(False), "whether gradients are computed"),
+        (lambda: torch.no_grad().__enter__(), "whether gradients are computed"),
+        (lambda: torch.manual_seed(0), "the random seed"),
+        (lambda: torch.set_num_threads(torch.get_num_threads() + 1), "the number of threads"),
+    ],
+)
+def test_a_right_answer_leaves_the_switches(upset, name):
+    """The cells that follow would go on under them; the check itself does not."""
 
     def answer():
         upset()
         return torch.tensor([3.0], dtype=torch.float32)
 
     before = state()
-    assert repr(three(answer)) == "Exercise 9, three: right. Three it is."
+    verdict = three(answer)
+    assert not verdict.passed
+    assert f"changes {name} for everything" in verdict.message
     assert state() == before
+
+
+# -------------------------------------------------------------------- the contract
+
+
+def linear(network, x, values):
+    """A right function of everything that the contract looks at."""
+    return network(x) * 2 + sum(values)
+
+
+@exercise("Exercise 9, the contract")
+def contract(answer):
+    network = Asked(torch.nn.Linear(2, 2, dtype=torch.float64).requires_grad_(False).forward)
+    inputs = {"network": network, "x": torch.ones(3, 2, dtype=torch.float64), "values": [1, 2]}
+    hold(answer, linear, inputs, (), "Twice the network, and the sum.", waste="Ask once.")
+    return "Right."
+
+
+def pops(network, x, values):
+    return network(x) * 2 + values.pop() + sum(values)
+
+
+def raises_below(network, x, values):
+    return torch.nn.functional.linear(x, OUTSIDE)
+
+
+OUTSIDE = torch.ones(2, 2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (lambda f, x, v: linear(f, x, v).float(), "The values are right, but in torch.float32"),
+        (lambda f, x, v: linear(f, x, v).detach(), "comes back to x"),
+        (torch.no_grad()(linear), "comes back to x"),
+        (lambda f, x, v: torch.from_numpy(linear(f, x, v).numpy()), "comes back to x"),
+        (lambda f, x, v: 2 * f(x).detach() + 3 + x - x.detach(), "a wrong one"),
+        (lambda f, x, v: linear(f, x, v) + 0 * f(x), "shown 6 samples; 3 are enough. Ask once."),
+        (lambda f, x, v: x + 3, "never calls `network`"),
+        (lambda f, x, v: x + OUTSIDE[0], "It reads `OUTSIDE` of the notebook"),
+        (raises_below, "(in raises_below, line"),
+        (pops, "changes values itself"),
+        (lambda f, x, v: v.append(0) or linear(f, x, v), "changes v itself"),
+        (lambda f, x, v: linear(f, x.requires_grad_(), v), "changes x itself"),
+        (lambda f, x, v: f(x) * torch.rand(1), "fresh noise"),
+        (lambda f, x, v: print(linear(f, x, v)), "is None: is a `return` missing?"),
+        (lambda f, x, v: 2 * f(x), "Twice the network"),
+        (lambda f, x, v: f(), "missing a required argument: 'input'"),
+        (lambda f, x, v: linear(f, x, v).to_sparse(), "The check cannot read your answer"),
+    ],
+)
+def test_the_contract(answer, sentence):
+    verdict = contract(answer)
+    assert not verdict.passed
+    assert sentence in verdict.message
+
+
+def test_unusual_and_right():
+    for answer in (linear, lambda *all: linear(*all) + 0, lambda network, x, values: torch.cat(
+        [linear(network, row[None], values) for row in x]
+    )):  # fmt: skip
+        assert contract(answer).passed
+
+
+def test_numbers_of_any_kind():
+    for value in (3, 3.0, np.float32(3), np.array(3.0), torch.tensor(3), torch.tensor(3.0)):
+        assert base.number(value) == 3
+    for value in (3, np.int64(3), torch.tensor(3), np.array(3)):
+        assert base.whole(value) == 3
+    for value in ([1, 2], (1, 2), range(1, 3), np.array([1, 2]), torch.tensor([1, 2])):
+        assert base.listed(value, "", 2) == [1, 2]
+    for value in (3.0, torch.tensor(3.0), True, "3", 1j, np.array([1, 2]), np.array([3])):
+        with pytest.raises(base.Wrong):
+            base.whole(value)
+    for value in ("12", 12, {1: 2}, torch.tensor(12), [1, 2, 3]):
+        with pytest.raises(base.Wrong, match="two"):
+            base.listed(value, "two", 2)
 
 
 # -------------------------------------------------------------------- all checks

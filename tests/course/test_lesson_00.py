@@ -3,6 +3,7 @@
 from functools import partial
 from types import SimpleNamespace
 
+import numpy as np
 import torch
 
 from slam_course.lesson_00 import explorer
@@ -24,6 +25,11 @@ WRONG = trying.formulas("x0, eps, a, s", globals(), {
     "a * x0 - s * eps": "subtracted",
     "x0 + eps": "give each its coefficient",
     "a * x0 + 0.1": "values do not",
+    "(a * x0 + s * eps) / (a**2 + s**2) ** 0.5": "values do not",
+    "a * x0 + (1 - a**2).sqrt() * eps": "as they are given",
+    "torch.from_numpy((a * x0 + s * eps).detach().numpy())": "no gradient",
+    "a * x0 + s * eps.data": "comes back to eps",
+    "(a * x0 + s * eps).double()": "in torch.float64",
     "x0.mul_(a).add_(s * eps)": "changes x0 itself",
 })  # fmt: skip
 DISTANCES = {1: 0.9, 2: 0.5, 4: 0.2, 8: 0.12, 16: 0.07, 32: 0.05}
@@ -38,10 +44,13 @@ STEPS = [
     (1, "the distance is 0.90"),
     (32, "a smaller number of evaluations is as well"),
     (50, "50 was not measured; choose one of 1, 2, 4, 8, 16, 32"),
-    (16.0, "is a float; it should be a whole number"),
+    (16.0, "it should be a whole number"),
     (True, "is a bool"),
 ]
-GROUPS = [(noisy_points, RIGHT, WRONG), (steps_enough, [16], STEPS)]
+GROUPS = [
+    (noisy_points, RIGHT, WRONG),
+    (steps_enough, [16, np.int64(16), torch.tensor(16)], STEPS),
+]
 test_accepts, test_rejects = trying.tests(GROUPS)
 
 

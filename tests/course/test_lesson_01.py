@@ -24,8 +24,7 @@ def in_numpy_and_back(score, x, level):
 DENOISERS = (
     lambda p, x, c: (x - c.sigma * (-c.sigma * p)) / c.alpha,
     lambda p, x, c: to_prediction(-c.sigma * p, x, c, "epsilon").x0,
-    in_numpy_and_back,
-    lambda p, x, c: ((x + c.sigma**2 * p) / c.alpha).float(),
+    lambda p, x, c: (x + float(c.sigma) ** 2 * p) / float(c.alpha),
 )
 WRONG_DENOISERS = trying.formulas("p, x, c", globals(), {
     "p": "score itself",
@@ -47,6 +46,8 @@ WRONG_DENOISERS = trying.formulas("p, x, c", globals(), {
     "(x + (1 - c.alpha**2) * p) / c.alpha": "only there",
     "x.add_(c.sigma**2 * p) / c.alpha": "changes x itself",
     "to_prediction(-c.sigma * p, x, c, 'epsilon')": "is a Prediction",
+    "in_numpy_and_back(p, x, c)": "no gradient, or a wrong one, comes back to score",
+    "((x + c.sigma**2 * p) / c.alpha).float()": "in torch.float32",
 })  # fmt: skip
 
 
@@ -84,7 +85,7 @@ WRONG_STEPS = trying.formulas("x, e, t, s", globals(), {
     "by_z(x, e, t, s) if s.sigma else x": "a step to the clean level",
     "s.alpha * (x / t.alpha + ((1 / s.alpha**2 - 1).sqrt() - t.rho) * e)": "only there",
     "by_z(x.mul_(2), e, t, s)": "changes x itself",
-    "by_z(x, e.mul_(2), t, s)": "changes eps itself",
+    "by_z(x, e.mul_(2), t, s)": "changes e itself",
 })  # fmt: skip
 GROUPS = [(denoiser, DENOISERS, WRONG_DENOISERS), (euler_step, STEPS, WRONG_STEPS)]
 test_accepts, test_rejects = trying.tests(GROUPS)

@@ -55,8 +55,10 @@ def by_library(x, v, t, level):
 RIGHT_CONSISTENCY = (
     by_formula,
     by_library,
-    lambda x, v, t, level: torch.lerp(x0_of(x, v, level), x, skip(10 * t))
-    + (out(10 * t) - 1 + skip(10 * t)) * x0_of(x, v, level),
+    lambda x, v, t, level: (
+        torch.lerp(x0_of(x, v, level), x, skip(10 * t))
+        + (out(10 * t) - 1 + skip(10 * t)) * x0_of(x, v, level)
+    ),
 )
 # a is skip, b is out, x0 the clean sample, c the level.
 WRONG_CONSISTENCY = trying.formulas("x, v, x0, a, b, tau, c", globals(), {
@@ -239,7 +241,7 @@ WRONG_AVERAGE = trying.formulas("a, b, r", globals(), {
     "a.lerp_(b, 0.05)": "0.95 is used whatever",
     "a.lerp_(b, 0.3)": "to wrong values",
     "r * a + (1 - r) * b": "The target is as it was",
-    "b.lerp_(a, 1 - r)": "changes an input itself",
+    "b.lerp_(a, 1 - r)": "changes student itself",
     "a.lerp_(b, 1 - r) if a.ndim == 2 else a": "2 of 4 parameters have moved",
 })  # fmt: skip
 WRONG_AVERAGE = [(each(change), words) for change, words in WRONG_AVERAGE] + [

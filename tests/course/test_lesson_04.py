@@ -7,7 +7,7 @@ import torch
 from slam_course.lesson_04 import explorer
 from slam_course.lesson_04 import figures as plots
 from slam_course.lesson_04.checks import (
-    _Denoiser,
+    REFUSED,
     chord_sigma,
     data_guess,
     interpolate,
@@ -39,11 +39,15 @@ def in_z(x_t, x_s, t, s, g):
     return t.alpha * (z_s + g * (z_t - z_s))
 
 
+def row_by_row(x_t, x_s, t, s, g):
+    return torch.stack([point(x_t[i], x_s[i], t, s, g[i]) for i in range(len(g))])
+
+
 RIGHT_POINT = (
     point,
     in_z,
     lambda x_t, x_s, t, s, g: library_interpolate(x_t, x_s, t, s, g[:, 0]),
-    lambda *given: point(*given).float(),
+    row_by_row,
 )
 WRONG_POINT = trying.formulas("x_t, x_s, t, s, g", globals(), {
     "g * x_t + (1 - g) * x_s": "drift factor is missing",
@@ -66,6 +70,9 @@ WRONG_POINT = trying.formulas("x_t, x_s, t, s, g", globals(), {
     "drift(t, s) * x_s": "This is a x_s for every gamma",
     "0.9 * point(x_t, x_s, t, s, g)": "values do not",
     "point(x_t, x_s.mul_(2), t, s, g)": "changes x_s itself",
+    "point(x_t, x_s, t, s, g).float()": "in torch.float32",
+    "point(x_t.detach(), x_s, t, s, g)": "comes back to x_t",
+    "g * x_t + (1 - g) * ((1 - t.sigma**2) / (1 - s.sigma**2)).sqrt() * x_s": "and only there",
 })  # fmt: skip
 
 # -------------------------------------------------------------------- exercise 2
@@ -105,7 +112,7 @@ WRONG_SIGMA = trying.formulas("t, s, g", globals(), {
     "(1 - (g * t.alpha + (1 - g) * s.alpha) ** 2).sqrt()": "a point inside the chord has less",
     "drift(t, s) * g * t.sigma + (1 - drift(t, s)) * drift(t, s) * s.sigma": "mixed up",
     "0.9 * sigma(t, s, g)": "values do not",
-    "sigma(t, s, g.mul_(2))": "changes gamma itself",
+    "sigma(t, s, g.mul_(2))": "changes g itself",
     "sub_level(t, s, g, 'linear')": "is a Level",
 })  # fmt: skip
 
@@ -140,9 +147,9 @@ def guess_of(combine):
 
 # Wrong questions, each followed by the right last line.
 QUESTIONS = trying.formulas("x, c, n, unit", globals(), {
-    "(x, c)": _Denoiser.refused,
-    "(x / n, c)": _Denoiser.refused,
-    "(x, Level(c.alpha / (c.alpha + c.sigma), c.sigma / (c.alpha + c.sigma)))": _Denoiser.refused,
+    "(x, c)": REFUSED,
+    "(x / n, c)": REFUSED,
+    "(x, Level(c.alpha / (c.alpha + c.sigma), c.sigma / (c.alpha + c.sigma)))": REFUSED,
     "(x, unit)": "You rescale the level, but ask about x_gamma itself",
     "(x / n, circle(c))": "at the level of t",
     "(x, circle(c))": "holds more noise than x_gamma",
@@ -180,8 +187,8 @@ RIGHT_GUESS = (ask, ask_on_the_circle)
 WRONG_GUESS = [(with_question(question), words) for question, words in QUESTIONS]
 WRONG_GUESS += [(with_last_line(line), words) for line, words in LAST_LINES]
 WRONG_GUESS += trying.formulas("network, x, c", globals(), {
-    "(ask(network, x, c), ask(network, x, c))[0]": "asked 2 times; once is enough",
-    "ask(network, x.div_(2), c)": "changes x_gamma itself",
+    "(ask(network, x, c), ask(network, x, c))[0]": "shown 128 samples; 64 are enough",
+    "ask(network, x.div_(2), c)": "changes x itself",
 })  # fmt: skip
 
 # -------------------------------------------------------------------- exercise 4
@@ -195,7 +202,7 @@ def twice(g0):
     return 2 * g0
 
 
-RIGHT_LAW = ((delta, twice), (lambda g, g0: (g * (g - 2 * g0)).float(), lambda g0: f64(2 * g0)))
+RIGHT_LAW = ((delta, twice), (lambda g, g0: g * (g - 2 * g0), lambda g0: f64(2 * g0)))
 WRONG_DELTA = trying.formulas("g, g0", globals(), {
     "-delta(g, g0)": "this is the truth minus the target",
     "-((g - g0) ** 2)": "The path through x_gamma keeps that distance",
@@ -208,7 +215,7 @@ WRONG_DELTA = trying.formulas("g, g0", globals(), {
     "g - 2 * g0": "One power of gamma is missing",
     "delta(g, g0) / 2": "The factor 1/2 is in b already",
     "0.9 * delta(g, g0)": "values do not",
-    "delta(g.mul_(2), g0)": "changes gamma itself",
+    "delta(g.mul_(2), g0)": "changes g itself",
     "delta(g, g0).mean()": "has shape ()",
 })  # fmt: skip
 WRONG_ZERO = trying.formulas("g0", globals(), {
@@ -217,6 +224,8 @@ WRONG_ZERO = trying.formulas("g0", globals(), {
     "1.0": "holds for one gamma0 alone",
     "1 - g0": "exact_at gives 1 - gamma0",
     "g0 / 2": "exact_at gives gamma0 / 2",
+    "0.7": "for gamma0 = 0.8",
+    "torch.tensor(2 * g0 + 0.1)": "where target_error does not vanish",
     "3 * g0": "where target_error does not vanish",
     "...": "There is no answer yet",
     "torch.full((2,), 2 * g0)": "return one number",

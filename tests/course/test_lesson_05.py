@@ -50,9 +50,12 @@ LOSSES = {
     "student g; target s; d.square().sum(1).mean()": "over the two coordinates",
     "student g; target s; d.abs().mean()": "absolute",
     "student g; target s; mse.sqrt()": "root",
-    "student g; target s kept; mse": "flows into the target",
+    "student g; target s kept; mse": "flows into target",
     "student g; target s; mse.detach()": "no gradient",
     "student g; target s; 0 * mse + 7": "value is wrong",
+    "student g; target s; (d * d.detach()).mean()": "or a wrong one",
+    "student g; target s; d.square().sum() / 10": "wrong for one of 3",
+    "student g; target s; mse.float()": "in torch.float32",
     "student g; target s; d": "has shape",
 }
 RIGHT_LOSSES = [
@@ -61,10 +64,12 @@ RIGHT_LOSSES = [
 ]
 
 
-def sampler(f, x, schedule, times, noises, renoise=add_noise, n=4, level=0, noise=None, base=None):
+def sampler(
+    f, x, schedule, times, noises, renoise=add_noise, n=None, level=0, noise=None, base=None
+):
     """The right sampler, or with one thing wrong."""
     x0 = f(x, times[0])
-    for i in range(1, n):
+    for i in range(1, n or len(times)):
         fresh = noises[i - 1 if noise is None else noise]
         x = renoise(x if base else x0, fresh, schedule(times[i - level]))
         x0 = f(x, times[i])
@@ -106,10 +111,13 @@ SAMPLERS = trying.formulas("f, x, s, t, e", globals(), {
     "sampler(f, x, s, t, e, lambda x0, n, at: at.sigma * x0 + at.alpha * n)": "swapped",
     "sampler(f, x, s, t, e, lambda x0, n, at: x0)": "as it is",
     "sampler(f, x, s, t, e, n=3)": "last of the times",
-    "sampler(f, x, s, t, e, lambda x0, n, at: at.alpha * x0)": "called at the timesteps",
-    "(f(x, t[0]), sampler(f, x, s, t, e))[1]": "5 times",
+    "sampler(f, x, s, t, e, lambda x0, n, at: at.alpha * x0)": "Print x after each return",
+    "(f(x, t[0]), sampler(f, x, s, t, e))[1]": "shown 80 samples; 64 are enough",
     "sampler(f, x.mul_(1.001), s, t, e)": "changes x itself",
-    "(e[0].mul_(2), sampler(f, x, s, t, e))[1]": "changes the noises",
+    "sampler(f, x, s, [999, 759, 499, 259][: len(t)], e)": "wrong for 3",
+    "sampler(f, x, s, [999, 799, 499, 259], e)": "called at [999, 799, 499, 259]; the times are",
+    "sampler(f, x, s, [t.pop(0) for _ in range(4)], e)": "changes t itself",
+    "(e[0].mul_(2), sampler(f, x, s, t, e))[1]": "changes e itself",
 })  # fmt: skip
 
 
@@ -138,6 +146,7 @@ RATIOS = trying.formulas("a, b", globals(), {
     "((a / b).log().mean(), -9, 9)": "go back with exp",
     "((a / b).median(), 0, 9)": "median",
     "(0.1234, 0, 9)": "exp of the mean",
+    "interval((a / b).log(), 2.5705818)": "interval is not",
     "interval((a / b).log(), n=1)": "single seed",
     "interval((a / b).log(), n=36)": "not by n",
     "interval((a / b).log(), spread=(a / b).log().std(correction=0))": "n - 1",
@@ -156,8 +165,16 @@ RATIOS = trying.formulas("a, b", globals(), {
 
 GROUPS = [
     (loss, RIGHT_LOSSES, [(losses(text), words) for text, words in LOSSES.items()]),
-    (multistep, [sampler, sampler_with_index], SAMPLERS),
-    (paired_ratio, [lambda a, b: interval((a / b).log()), with_scipy], RATIOS),
+    (multistep, [sampler, sampler_with_index, torch.no_grad()(sampler)], SAMPLERS),
+    (
+        paired_ratio,
+        [
+            lambda a, b: interval((a / b).log()),
+            with_scipy,
+            lambda a, b: torch.stack(interval((a / b).log())),
+        ],
+        RATIOS,
+    ),
 ]
 
 

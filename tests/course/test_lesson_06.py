@@ -7,7 +7,7 @@ from slam_course.images import image_rows, mosaic, prompt_grid
 from slam_course.lesson_06 import explorer, figures
 from slam_course.lesson_06.attention import prompt_tokens, recorded_attention, word_attention
 from slam_course.lesson_06.checks import KNOWN, guided, sampler, scaling
-from slam_edu import Level, ddim_step, spaced_timesteps
+from slam_edu import Level, NoiseSchedule, ddim_step, spaced_timesteps
 from slam_edu.digits import load_pipeline
 from slam_edu.prediction import Prediction
 from slam_edu.sampling import last, sample_ddim
@@ -38,26 +38,34 @@ ENCODE, DECODE = encoders("m * s"), decoders("of(x / s)")
 ENCODERS = {
     **dict(KNOWN["encode"]),
     "m * 0.18215": "shape of the latents fits",
-    "d.sample() * s": "it draws from the distribution",
-    "d": "take its mean",
-    "vae.encode(images)": "as latent_dist",
+    "d.sample() * s": "fresh noise is drawn",
+    "d": "is a DiagonalGaussianDistribution; it should be a torch.Tensor",
+    "vae.encode(images)": "is a AutoencoderKLOutput",
     "images": "has shape (3, 3, 8, 8)",
-    "(m * s, images.mul_(2))[0]": "changes the images",
+    "(m * s, images.mul_(2))[0]": "changes images itself",
+    "m * s * vae.requires_grad_(True).training + m * s": "leave its parameters",
     "...": "no answer yet",
 }
 DECODERS = {
     **dict(KNOWN["decode"]),
     "of(x).clamp(-1, 1)": "hands the scaled latents",
     "x": "has shape (3, 4, 4, 4)",
-    "vae.decode(x / s)": "in it as sample",
+    "vae.decode(x / s)": "is a DecoderOutput",
     "0.9 * of(x / s)": "give back what encode",
-    "of(x.div_(s))": "changes the latents",
+    "of(x.div_(s))": "changes x itself",
     "...": "no answer yet",
 }
 
 
 def test_scaling():
-    right = [(ENCODE, DECODE), (encoders("d.mode() * s"), decoders("of(x / s).clamp(-1, 1)"))]
+    right = [
+        (ENCODE, DECODE),
+        (encoders("d.mode() * s"), decoders("of(x / s).clamp(-1, 1)")),
+        (
+            encoders("vae.encode(images, return_dict=False)[0].mean * s"),
+            decoders("vae.decode(x / s, return_dict=False)[0]"),
+        ),
+    ]
     for answers in right:
         assert scaling(*answers).passed
     wrong = [((encoders(text), DECODE), words) for text, words in ENCODERS.items()]
@@ -89,8 +97,11 @@ GUIDED = trying.formulas("f, x, t, p, e, s", globals(), {
     BOTH.format("c + (s - 1) * (c - u)"): "half of the work",
     "in_one_call(f, x, t, p, e, s, turn=True)": "in which order",
     "f(x, t, p + (s - 1) * (p - e))": "values do not",
-    "(f(x, t, p), guidance(f, x, t, p, e, s))[1]": "shown 9 latents",
-    "guidance(f, x, t, p, e, max(s, 2))": "at 1 it should be eps_c alone",
+    "guidance(f, x, t, p, e, int(s))": "at 7.5 it should be",
+    "guidance(f, x, t[:1].expand_as(t), p, e, s)": "values do not",
+    "guidance(f, x, t, p, e, s).detach()": "comes back to x",
+    "(f(x, t, p), guidance(f, x, t, p, e, s))[1]": "shown 9 samples",
+    "guidance(f, x, t, p, e, max(s, 2))": "at 1.5 it should be eps_c and 0.5 times",
     "guidance(f, x.add_(1e-4), t, p, e, s)": "changes x itself",
     "f(x, t[:2], p)": "raised ValueError",
     "f(x, t, p)[0]": "has shape (4, 8, 8)",
@@ -117,6 +128,11 @@ def with_the_library(f, x, schedule, n, cond, uncond, s):
     return last(sample_ddim(f, x, schedule, n, cond=cond, uncond=uncond, guidance=s - 1))
 
 
+def reaches_round(x, t, cond):
+    return torch.tanh(x)
+
+
+USUAL = NoiseSchedule.stable_diffusion(torch.float64)
 WALK = (
     "(lambda walk: {})"
     "(lambda **k: walk(f, x, a, **{{'n': n, 'cond': c, 'uncond': uncond, 's': s}} | k))"
@@ -124,17 +140,20 @@ WALK = (
 SAMPLED = trying.formulas("f, x, a, n, c, uncond, s", globals(), {
     **{WALK.format(text): words for text, words in KNOWN["sampler"]},
     "walk(f, x, a, n, c, uncond, s, draw=True)": "fresh noise is drawn",
-    "walk(f, x, a, n + 1, c, uncond, s)": "was called at t = 999, 799",
+    "walk(f, x, a, n + 1, c, uncond, s)": "was called at t = [999, 799",
     "walk(f, x, a, n, c, uncond, s, level=0)": "In each step: guided noise",
     "walk(f, x, a, n, uncond, c, s)": "values are wrong",
-    "(f(x, 999, c), walk(f, x, a, n, c, uncond, s))[1]": "shown 18 latents; 16",
+    "walk(f, x, a, 4, c, uncond, s)": "the stub's timesteps are [999, 666, 332]",
+    "walk(f, x, USUAL, n, c, uncond, s)": "values are wrong",
+    "walk(reaches_round, x, a, n, c, uncond, s)": "never calls `network`",
+    "(f(x, 999, c), walk(f, x, a, n, c, uncond, s))[1]": "shown 18 samples; 16",
     "walk(f, x.mul_(0.999), a, n, c, uncond, s)": "changes x itself",
     "x[0]": "has shape (4, 8, 8)",
     "...": "no answer yet",
 })  # fmt: skip
 GROUPS = [
     (guided, [guidance, in_one_call], GUIDED),
-    (sampler, [walk, with_the_library], SAMPLED),
+    (sampler, [walk, with_the_library, torch.no_grad()(walk)], SAMPLED),
 ]
 
 

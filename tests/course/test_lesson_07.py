@@ -104,18 +104,30 @@ def diagnoses(skips=late, high=lambda a, b: mean(losses(a)) > 5 * mean(losses(b)
     return answer
 
 
-def diagnose_by_medians(rows, reference):
-    """Other statistics and another order of the questions, on the same signs."""
-    tenths = [
-        statistics.median([r[name] for r in rows if not math.isnan(r[name])])
-        for name in BIN_COLUMNS
-    ]
-    if max(tenths) / sum(tenths) > 0.9:
-        return ONE
-    if rows[-1]["skipped"] - rows[len(rows) // 2 - 1]["skipped"] >= 1:
-        return SKIPS
-    mine, theirs = (np.nanmedian(losses(part)) for part in (rows, reference))
-    return HIGH if mine > 5 * theirs else HEALTHY
+def diagnose_with_numpy(rows, reference):
+    """All three signs first, by numpy's means, which leave NaN out."""
+    tenths = [np.nanmean([row[name] for row in rows]) for name in BIN_COLUMNS]
+    late_rows, late_others = (
+        np.nanmean([row["loss"] for row in part[-max(1, round(len(part) / 3)) :]])
+        for part in (rows, reference)
+    )
+    grows = rows[-1]["skipped"] - rows[(len(rows) - 1) // 2]["skipped"]
+    signs = (grows > 0, late_rows / late_others > 5, max(tenths) / sum(tenths) > 0.9)
+    return next(
+        (name for name, sign in zip(checks.DIAGNOSES[1:], signs, strict=True) if sign), HEALTHY
+    )
+
+
+def median(values):
+    return statistics.median(v for v in values if v == v)
+
+
+def sums(rows):
+    return [sum(row[n] for row in rows if row[n] == row[n]) for n in BIN_COLUMNS]
+
+
+def tail(rows, share):
+    return [row["loss"] for row in rows[-max(1, int(len(rows) * share)) :]]
 
 
 def shares(rows):
@@ -133,21 +145,45 @@ def nan_loss(rows):
 
 
 right_diagnosis = diagnoses()
+
+
+def turned(order):
+    """The right signs in another order."""
+    signs = [
+        (lambda a, b: late(a), SKIPS),
+        (lambda a, b: mean(losses(a)) > 5 * mean(losses(b)), HIGH),
+        (lambda a, b: max(means(a)) > 0.9 * sum(means(a)), ONE),
+    ]
+    return lambda a, b: next((signs[i][1] for i in order if signs[i][0](a, b)), HEALTHY)
+
+
 SKIP_SIGNS = {
     "r[-1]['skipped'] > 0": "in half precision",
     "r[-1]['skipped'] > 15": "begins to skip updates",
-    "nan_loss(r)": "last quarter",
+    "nan_loss(r)": "until two fifths",
+    "r[-1]['skipped'] > r[0]['skipped']": "until two fifths",
+    "r[-1]['skipped'] > r[2 * len(r) // 3]['skipped']": "early in its second half",
+    "r[-1]['skipped'] > r[len(r) // 2]['skipped'] + 1": "skips one update",
+    "r[-2]['skipped'] > r[len(r) // 2]['skipped']": "in its last row",
     "False": "in the second half of the log",
 }
 HIGH_SIGNS = {
     "mean(losses(r)) > 0.5 * mean(losses(r[:8], 1))": "level from the first row",
     "mean(losses(r)) > 5 * r[0]['loss']": "in its first row already",
-    "mean(losses(r)) > 2 * mean(losses(r[: len(r) // 3], 1))": "Its own first rows say nothing",
+    "mean(losses(r)) > 2 * mean(losses(r[: len(r) // 3], 1))": "first rows may be high",
     "mean(losses(r, 1)) > 1.5 * mean(losses(ref))": "twelve times as high",
     "max(losses(r, 1)) > 5 * mean(losses(ref))": "twelve times as high",
-    "max(losses(r, 1)) > 5 * max(losses(ref, 1))": "Compare the mean loss",
+    "max(losses(r, 1)) > 5 * max(losses(ref, 1))": "jumps up after",
     "r[0]['loss'] > 5 * ref[0]['loss']": "jumps up after",
-    "mean(losses(r)) > 1.2 * mean(losses(ref))": "at twice the reference's loss",
+    "mean(losses(r)) > 1.2 * mean(losses(ref))": "at 4.6 times",
+    "mean(losses(r)) > 4.5 * mean(losses(ref))": "at 4.6 times",
+    "mean(losses(r)) > 5.5 * mean(losses(ref))": "at 5.4 times",
+    "median(losses(r)) > 5 * median(losses(ref))": "begin of its last third",
+    "mean(tail(r, 0.5)) > 5 * mean(tail(ref, 0.5))": "just before its last third",
+    "mean(tail(r, 0.25)) > 5 * mean(tail(ref, 0.25))": "begin of its last third",
+    "r[-1]['loss'] > 5 * ref[-1]['loss']": "very last row",
+    "mean(losses(r)) > 5 * mean(losses(ref, 1))": "at 5.4 times",
+    "mean(row['loss'] for row in r[-(len(ref) // 3):]) > 5 * mean(losses(ref))": "just before",
     "r[-1]['loss'] > 0.1": "a thousand times as large",
     "r[-1]['grad_norm'] > 100": "norm is large all along",
     "False": "Compare the mean loss",
@@ -155,22 +191,28 @@ HIGH_SIGNS = {
 ONE_SIGNS = {
     "max(means(r)) > 0.4 * sum(means(r))": "about half",
     "means(r)[9] > 0.9 * sum(means(r))": "fourth tenth",
-    "max(plain_means(r)) > 0.9 * sum(plain_means(r))": "with tenths that had no sample",
+    "max(plain_means(r)) > 0.9 * sum(plain_means(r))": "few rows where it has a sample",
     "max(shares(r)) > 0.7": "means over the rows",
     "max(means(r)) > 10": "NaN left out",
+    "max(means(r)) > 0.86 * sum(means(r))": "holds 87 %",
+    "max(means(r)) > 0.94 * sum(means(r))": "first tenth holds 93 %",
+    "max(means(r)[1:]) > 0.9 * sum(means(r))": "first tenth holds 93 %",
+    "max(means(r[len(r) // 2:])) > 0.9 * sum(means(r[len(r) // 2:]))": "means over all rows",
+    "max(sums(r)) > 0.9 * sum(sums(r))": "others often have no sample",
     "False": "NaN must be left out",
 }
 DIAGNOSES = [
     *[(diagnoses(skips=f), w) for f, w in trying.formulas("r", globals(), SKIP_SIGNS)],
     *[(diagnoses(high=f), w) for f, w in trying.formulas("r, ref", globals(), HIGH_SIGNS)],
     *[(diagnoses(one=f), w) for f, w in trying.formulas("r", globals(), ONE_SIGNS)],
+    *[(turned(order), "with two signs") for order in ((1, 0, 2), (2, 0, 1), (0, 2, 1))],
     *trying.formulas("rows, ref", globals(), {
         "HEALTHY": "does it grow there",
         "HIGH": "Its last third is what counts",
         "right_diagnosis(rows, ref) == HEALTHY": "should return one of",
         "right_diagnosis(rows, ref).replace('healthy', 'fine')": "'fine'",
-        "(rows[0].update(loss=0.0), right_diagnosis(rows, ref))[1]": "changes the rows",
-        "(ref.reverse(), HEALTHY)[1]": "changes the rows",
+        "(rows[0].update(loss=0.0), right_diagnosis(rows, ref))[1]": "itself; make a new one",
+        "(ref.reverse(), HEALTHY)[1]": "itself; make a new one",
         "...": "no answer yet",
         "rows['loss']": "Your code raised TypeError",
     }),
@@ -211,7 +253,7 @@ FOLDS = trying.formulas("W, b, P, f", globals(), {
     "b + torch.ones_like(W) @ (P @ f(torch.ones(1))[0])": "multiply out",
     "b + W @ (P @ f(torch.ones(()))[0])": "shape (B,)",
     "b + W @ (P @ f(torch.tensor([1]))[0])": "such as",
-    "b.add_(W @ (P @ f(torch.ones(1))[0]))": "changes one of its inputs",
+    "b.add_(W @ (P @ f(torch.ones(1))[0]))": "changes b itself",
     "0.0": "is a float",
     "...": "no answer yet",
 })  # fmt: skip
@@ -222,7 +264,7 @@ RIGHT_FOLDS = [
 ]
 GROUPS = [
     (checks.cost, [costs(), cost_in_a_loop], COSTS),
-    (checks.diagnosis, [right_diagnosis, diagnose_by_medians], DIAGNOSES),
+    (checks.diagnosis, [right_diagnosis, diagnose_with_numpy], DIAGNOSES),
     (checks.fold, RIGHT_FOLDS, FOLDS),
 ]
 

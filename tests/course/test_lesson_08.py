@@ -67,12 +67,19 @@ NEEDED = {
     "math.ceil(4 * (v(p) + v(q)) / (q - p) ** 3)": "round up",
     "images_needed(p, q) * (1 if q > p else -1)": "should not matter",
     "p": "is 0.9",
+    "float(images_needed(p, q))": "is a float, 3400; it should be a whole number",
+    "int(4 * (v(p) + v(q)) / (p - q) ** 2) + 1": "and one less is enough",
+    "images_needed(p, q) and None": "is None: is a `return` missing",
     "...": "no answer yet",
 }  # fmt: skip
 
 
 def test_numbers_of_images():
-    for pair in ((standard_error, images_needed), (standard_error, needed_by_counting)):
+    for pair in (
+        (standard_error, images_needed),
+        (standard_error, needed_by_counting),
+        (standard_error, lambda p, q: np.int64(images_needed(p, q))),
+    ):
         assert images(*pair).passed
     wrong = [((f, images_needed), w) for f, w in trying.formulas("p, n", globals(), ERRORS)]
     wrong += [((standard_error, f), w) for f, w in trying.formulas("p, q", globals(), NEEDED)]
@@ -111,8 +118,8 @@ FRECHETS = [(lambda a, b, t=text: by_parts(a, b, t), words) for text, words in P
 FRECHETS += trying.formulas("a, b", globals(), {
     "by_parts(a, b, cov=lambda x: x.T @ x / (len(x) - 1))": "shifted by the same",
     "(a.mean(0) - b.mean(0)) ** 2": "has shape (4,)",
-    "by_parts(a.sub_(1), b)": "changes a or b itself",
-    "1 + 2j": "A distance is real",
+    "by_parts(a.sub_(1), b)": "changes a itself",
+    "1 + 2j": "it should be real",
     "...": "no answer yet",
 })  # fmt: skip
 
@@ -159,7 +166,7 @@ KERNELS = trying.formulas("a, b", globals(), {
     "by_means(a, b) / 2": "Three means",
     "by_means(a, b) if len(a) > 4 else 0.3": "it should be",
     "cube(a, b)": "has shape (7, 7)",
-    "by_means(a.div_(2), b)": "changes a or b itself",
+    "by_means(a.div_(2), b)": "changes a itself",
     "...": "no answer yet",
 })  # fmt: skip
 GROUPS = [

@@ -3,6 +3,7 @@
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -55,9 +56,10 @@ NUMBERS = trying.formulas("u, r, w, b, a", globals(), {
     "numbers(u, r, w, b, a)[::-1]": "their order is not",
     "numbers(u, r, w, b, a)[1:]": "has 7 numbers",
     "[numbers(u, r, w, b, a)[:4], numbers(u, r, w, b, a)[4:]]": "holds lists",
-    "[n / 2 for n in numbers(u, r, w, b, a)]": "integers",
+    "[n / 1 for n in numbers(u, r, w, b, a)]": "whole number",
     "[3 * n for n in numbers(u, r, w, b, a)]": "For update 3",
     "numbers(u, r, w, b, min(a, 2))": "Right in one case",
+    "numbers(u, r, w, b, a).sort()": "is a `return` missing",
     "7": "return a list",
     "...": "no answer yet",
 })  # fmt: skip
@@ -65,7 +67,14 @@ NUMBERS = trying.formulas("u, r, w, b, a", globals(), {
 
 def kept(n, m, dtype, optimizer, text="n * s + m * (12 + o)"):
     """Bytes by a formula."""
-    names = {"n": n, "m": m, "s": dtype.itemsize, "o": 8 if optimizer == "adamw" else 2}
+    names = {
+        "n": n,
+        "m": m,
+        "dtype": dtype,
+        "torch": torch,
+        "s": dtype.itemsize,
+        "o": 8 if optimizer == "adamw" else 2,
+    }
     return eval(text, names)
 
 
@@ -80,6 +89,7 @@ KEPT = [
     *KNOWN["kept"][:-4],
     ("(n * s + m * (12 + o)) / 2**30", "right in GiB"),
     ("8 * (n * s + m * (12 + o))", "right in bits"),
+    ("(n * (2 if s == 2 and dtype == torch.float16 else 4)) + m * (12 + o)", "bfloat16"),
     ("n * s + m * (12 + o) + 1000", "Wrong for frozen weights in"),
     ("'18 GB'", "is a str"),
     ("float('inf')", "is inf"),
@@ -111,10 +121,11 @@ COSTS = trying.formulas("f, g, b, n, v, p", globals(), {
     "(1.0, ...)": "no answer yet",
 })  # fmt: skip
 GROUPS = [
-    (sample_numbers, [numbers, by_cutting], NUMBERS),
+    (sample_numbers, [numbers, by_cutting, lambda *case: np.array(numbers(*case))], NUMBERS),
     (kept_bytes, [kept, by_tensors],
      [(lambda *c, t=text: kept(*c, text=t), words) for text, words in KEPT]),
-    (cost, [run, by_gpu_hours], [*COSTS, ((1.0, 2.0), "give it your function")]),
+    (cost, [run, by_gpu_hours, lambda *case: torch.tensor(run(*case))],
+     [*COSTS, ((1.0, 2.0), "give it your function")]),
 ]  # fmt: skip
 
 
