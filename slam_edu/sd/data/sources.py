@@ -99,7 +99,7 @@ class FolderSource(MapSource):
                 metadata.append(name)
             elif name.lower().endswith(SUFFIXES):
                 images.append(name)
-            elif path.suffix.lower() == ".txt":
+            elif path.suffix.lower() == ".txt" and _stem(name) not in self._texts:
                 self._texts[_stem(name)] = name
             else:
                 others.append(name)
