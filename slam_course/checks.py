@@ -114,7 +114,10 @@ def _judge(
                     f"The check was given a {type(answer).__name__}; give it your function, by "
                     f"name alone.",
                 )
-            held = [_held(each, changes) if callable(each) else each for each in answers]
+            held = [
+                _held(each, changes) if callable(each) and not isinstance(each, type) else each
+                for each in answers
+            ]
             return True, check(*held)
     except KeyboardInterrupt:
         raise
@@ -300,7 +303,17 @@ class Asked:
         """What the function says."""
         bound = inspect.signature(self.function).bind(*inputs, **named)
         self.calls.append(bound.arguments)
-        return self.function(*bound.args)
+        try:
+            return self.function(*bound.args)
+        except (AttributeError, IndexError, RuntimeError, TypeError):
+            given = ", ".join(
+                f"{name}: {type(value).__name__}"
+                + (f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else "")
+                for name, value in bound.arguments.items()
+            )
+            raise TypeError(
+                f"this function cannot take what it was called with ({given})"
+            ) from None
 
     def samples(self) -> int:
         """How many samples it was shown, in all calls."""
@@ -354,8 +367,8 @@ def hold(
         again = require_shape(answer(*inputs.values()), expected.shape, what)
         require(
             torch.equal(again, returned),
-            "Two calls with the same inputs gave two answers, so fresh noise is drawn. Nothing "
-            "here draws any.",
+            "Two calls with the same inputs gave two answers, so fresh noise is drawn. Use what "
+            "your function is given, and nothing else.",
         )
         raise Wrong(sentence)
     require_close(returned, expected, "", **tolerance)
@@ -412,6 +425,8 @@ def _require_gradient(
 
 def _close(answer: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-6) -> bool:
     answer = answer.detach().real if answer.is_complex() else answer.detach()
+    if answer.is_floating_point():  # half precision is told from wrong values
+        rtol = max(rtol, 4 * torch.finfo(answer.dtype).eps)
     return torch.allclose(answer.to(other), other, rtol=rtol, atol=atol)
 
 
@@ -453,7 +468,7 @@ def _scalar(answer: Any, what: str) -> Any:
     value = given(answer, what)
     if hasattr(answer, "item") and hasattr(answer, "shape"):  # of torch and numpy
         shape = tuple(answer.shape)
-        require(shape == (), f"{what} has shape {shape}; return one number.")
+        require(shape == (), f"{what} has shape {shape}; it should be one number.")
         value = answer.item()
     require(
         not isinstance(value, complex),
@@ -461,7 +476,7 @@ def _scalar(answer: Any, what: str) -> Any:
         f"take `.real`.",
     )
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise Wrong(f"{what} is a {type(value).__name__}; return one number.")
+        raise Wrong(f"{what} is a {type(value).__name__}; it should be one number.")
     require(math.isfinite(value), f"{what} is {value}; it should be finite.")
     return value
 

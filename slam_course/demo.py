@@ -184,16 +184,16 @@ def plot(result: DemoResult, times: bool = True) -> CourseFigure:
     """All of them side by side; without ``times`` the figure is equal in every run."""
     fig, axes = figure(
         4,
-        size=(2.7, 3.3),
+        size=(2.7, 3.3 + 0.6 * times),
         alt="Four scatter plots. The exact teacher draws the picture with 50 evaluations and a "
         "blob with 2; both students, consistency distillation and SLAM, draw it with 2.",
     )
-    colors = ("data", "teacher", "path", "student")
+    colors = ("data", "teacher", "#56B4E9", "student")  # as in lesson 05
     for ax, row, color in zip(axes, result.rows, colors, strict=True):
         # Pictures of unit variance fill a square of about this half-width.
         points(plane(ax, limit=2.6), row.samples, color, size=1.6, alpha=0.55)
         title = f"{row.name}\n{row.evaluations} evaluations"
-        ax.set_title(title, fontsize=11, color=COLORS[color], fontweight="bold")
+        ax.set_title(title, fontsize=11, color=COLORS.get(color, color), fontweight="bold")
         s = row.seconds
         duration = f"\ndrawn in {1000 * s:.0f} ms" if s < 1 else f"\ndrawn in {s:.1f} s"
         note = f"distance {row.distance:.2f}, off the support {row.off:.0%}"
