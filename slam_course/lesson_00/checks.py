@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from slam_course.checks import exercise, hold, known_mistakes, require, whole, worked_out
-from slam_edu.schedule import Level
 
 KNOWN = known_mistakes(__file__)
 
@@ -18,14 +17,18 @@ def noisy_points(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> 
     """``answer(x0, eps, alpha, sigma) -> x`` of shape ``(B, 2)``; alpha and sigma are numbers."""
     x0, eps = torch.randn(2, 64, 2, generator=torch.Generator().manual_seed(11))
     a, s = torch.tensor(0.8), torch.tensor(0.5)  # off the circle: neither gives the other
+
+    def right(x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        return alpha * x0 + sigma * eps
+
+    inputs = {"x0": x0, "eps": eps, "alpha": a, "sigma": s}
     hold(
-        answer,
-        lambda x0, eps, a, s: Level(a, s).mix(x0, eps),
-        {"x0": x0, "eps": eps, "alpha": a, "sigma": s},
-        worked_out(KNOWN["noisy_points"], **locals()),
+        answer, right, inputs, worked_out(KNOWN["noisy_points"], **locals()),
         "The shape fits, the values do not: compare your line with x = alpha x0 + sigma eps, and "
         "use alpha and sigma as they are given.",
-    )
+    )  # fmt: skip
+    few = {"x0": x0[:5], "eps": eps[:5], "alpha": s, "sigma": torch.tensor(1.5)}
+    hold(answer, right, few, (), "Right for 64 points at one level, wrong for 5 at another.")
     return "These are the points at the level (alpha, sigma)."
 
 

@@ -30,8 +30,8 @@ def denoiser(answer: Callable[[Tensor, Tensor, Level], Tensor]) -> str:
     def right(score: Tensor, x: Tensor, level: Level) -> Tensor:
         return (x + level.sigma**2 * score) / level.alpha
 
-    def at(level: Level) -> dict[str, object]:
-        x = mixture.sample_at(level, 64, torch.Generator().manual_seed(11))
+    def at(level: Level, count: int = 64) -> dict[str, object]:
+        x = mixture.sample_at(level, count, torch.Generator().manual_seed(11))
         return {"score": mixture.score(x, level), "x": x, "level": level}
 
     # alpha, sigma, their squares and rho all differ here, so that mistakes can be told apart.
@@ -50,7 +50,7 @@ def denoiser(answer: Callable[[Tensor, Tensor, Level], Tensor]) -> str:
     hold(
         answer,
         right,
-        at(_OFF),
+        at(_OFF, 7),
         (),
         "Right where alpha^2 + sigma^2 = 1, and only there. Use level.alpha and level.sigma as "
         "they are, and do not compute one from the other: later lessons leave that circle.",
@@ -84,6 +84,7 @@ def euler_step(answer: Callable[[Tensor, Tensor, Level, Level], Tensor]) -> str:
         otherwise="Right between two noisy levels, wrong for a step to the clean level alpha = 1, "
         "sigma = 0.",
     )  # fmt: skip
+    inputs |= {"x": x[:7], "eps": eps[:7]}
     for off in ({"level_t": _OFF, "level_s": schedule(100)}, {"level_s": _OFF}):
         hold(
             answer, right, inputs | off,

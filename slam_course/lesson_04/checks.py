@@ -158,9 +158,9 @@ def target_error(
         "it at x_s, and subtract the one at x_gamma.",
     )  # fmt: skip
     hold(error, right, {"gamma": g[:3], "gamma0": 0.8}, (), f"Right at gamma0 = {touch} alone.")
-    for touch in (0.35, 0.8):
+    for touch, known in ((0.35, KNOWN["exact_at"]), (0.8, ())):
         zero = number(exact_at(touch), "What exact_at returns")
-        refuse_numbers(zero, worked_out(KNOWN["exact_at"], touch=touch))
+        refuse_numbers(zero, worked_out(known, touch=touch))
         require(
             abs(zero - 2 * touch) < 1e-6,
             f"exact_at gives {zero:.3g} for gamma0 = {touch}, where target_error does not vanish.",

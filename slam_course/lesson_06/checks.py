@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from diffusers import AutoencoderKL  # here: the first import may take longer than a check may
 from torch import Tensor
 
 from slam_course.checks import Asked, exercise, hold, known_mistakes, worked_out
@@ -14,9 +15,6 @@ from slam_edu.sampling import spaced_timesteps
 from slam_edu.schedule import Level, NoiseSchedule
 from slam_edu.solver import pf_ode_trajectory
 
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
-
 KNOWN = known_mistakes(__file__)
 
 # -------------------------------------------------------------------- exercise 1
@@ -24,14 +22,13 @@ KNOWN = known_mistakes(__file__)
 
 def _autoencoder(scale: float) -> AutoencoderKL:
     """One of diffusers' own, tiny and random: four channels, half the height and width."""
-    from diffusers import AutoencoderKL
-
     torch.manual_seed(61)
     vae = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
         block_out_channels=(8, 8), norm_num_groups=4, sample_size=8, scaling_factor=scale,
     )  # fmt: skip
-    return vae.eval().requires_grad_(False)
+    vae.requires_grad_(False).decoder.conv_out.weight *= 0.2  # images within [-1, 1]
+    return vae.eval()
 
 
 @exercise("Exercise 1, latents and their scale")
@@ -122,6 +119,7 @@ def guided(answer: Callable[..., Tensor]) -> str:
         "The shape fits, the values do not. Two predictions at the same x and t, one for cond, "
         "one for uncond; then the formula with w.",
         waste="Each latent counts once with its prompt and once with the empty one.",
+        gradient=("x",),
     )  # fmt: skip
     for case in ((7.5, 999), (1.5, 10, 20), (1.0, 700, 300)):
         hold(
@@ -130,6 +128,7 @@ def guided(answer: Callable[..., Tensor]) -> str:
             f"times the difference.",
             waste="At guidance_scale 1 the answer for the empty prompt is multiplied by 0: half "
             "of the work is for nothing.",
+            gradient=("x",),
         )  # fmt: skip
     return "Two predictions, w = guidance_scale - 1, and half the work where w is 0."
 

@@ -228,7 +228,7 @@ WRONG_ZERO = trying.formulas("g0", globals(), {
     "torch.tensor(2 * g0 + 0.1)": "where target_error does not vanish",
     "3 * g0": "where target_error does not vanish",
     "...": "There is no answer yet",
-    "torch.full((2,), 2 * g0)": "return one number",
+    "torch.full((2,), 2 * g0)": "it should be one number",
 })  # fmt: skip
 WRONG_LAW = [((wrong, twice), words) for wrong, words in WRONG_DELTA]
 WRONG_LAW += [((delta, wrong), words) for wrong, words in WRONG_ZERO]

@@ -60,7 +60,7 @@ COSTS = [
     *KNOWN["small cache"][-1:],
     *KNOWN["no guidance"][:2],
     (costs("n * (5 + i + t)", "w = 0.5"), "does not depend on how large w is"),
-    (lambda *given: "126", "return one number"),
+    (lambda *given: "126", "it should be one number"),
     (lambda *given: math.inf, "should be finite"),
     (lambda *given: 12345.0, "neither right nor a mistake"),
     (lambda *given: ..., "no answer yet"),

@@ -55,7 +55,7 @@ ERRORS = {
     **{f"(lambda v: {text})(v(p))": words for text, words in KNOWN["error"]},
     "0.01": "a product of two factors",
     "float('nan')": "should be finite",
-    "torch.ones(3)": "return one number",
+    "torch.ones(3)": "it should be one number",
     "(1.0, 2.0)": "is a tuple",
     "...": "no answer yet",
 }
