@@ -44,7 +44,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
         name = str(getattr(error, "filename", None) or path)
         if _TEMPORARY not in name and name != str(path):
             reason += f": {name!r}"
-        while not place.is_dir():
+        while not os.path.isdir(place):
             place = place.parent
         free = shutil.disk_usage(place).free / 1e6
         raise OSError(
@@ -56,7 +56,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 def make_folder(path: str | os.PathLike[str]) -> Path:
     """The folder, made with those above it; a file of that name is a ``ValueError``."""
     path = Path(path)
-    if path.is_file():
+    if os.path.isfile(path):
         raise ValueError(f"{str(path)!r} is a file; allowed: the name of a folder")
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,11 @@ def check_output(path: str | os.PathLike[str]) -> None:
     """Raise before the work what :func:`atomic_path` would after it; the folder is made."""
     make_folder(Path(path).parent)
     with writing(path):
-        _temporary(Path(path)).unlink()
+        name = _temporary(Path(path))
+        try:
+            name.write_bytes(bytes(1 << 16))  # a full disk lets empty files be made
+        finally:
+            name.unlink()
 
 
 def _temporary(path: Path) -> Path:
