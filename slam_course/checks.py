@@ -114,17 +114,11 @@ def _judge(
                     f"The check was given a {type(answer).__name__}; give it your function, by "
                     f"name alone.",
                 )
-            held = [
-                _held(each, changes) if callable(each) and not isinstance(each, type) else each
-                for each in answers
-            ]
-            return True, check(*held)
+            return True, check(*(_held(answer, changes) for answer in answers))
     except KeyboardInterrupt:
         raise
     except Wrong as wrong:
         return False, str(wrong)
-    except NotImplementedError:
-        return False, NO_ANSWER
     except TooSlow:
         return False, (
             f"Your code did not end within {limit:g} seconds, and was stopped. Is there a loop "
@@ -137,14 +131,17 @@ def _judge(
         )
 
 
-def _held(answer: Callable[..., Any], changes: Sequence[int] = ()) -> Callable[..., Any]:
-    """A learner's function, each call of which is held to what all of them have to keep.
+def _held(answer: Any, changes: Sequence[int] = ()) -> Any:
+    """A learner's function, each call of which is held to what all have to keep; else the answer.
 
     It raises :class:`Wrong` where a call raises, changes an input (tensors, networks, lists,
     levels), or leaves one of PyTorch's switches changed. Those are put back after each call,
     because the rest of a check would otherwise compute under them. The random states are not: two
     calls that draw must differ, so that a check can see that something is drawn.
     """
+
+    if not callable(answer) or isinstance(answer, type):
+        return answer
 
     @functools.wraps(answer)
     def held(*inputs: object) -> Any:
@@ -155,9 +152,8 @@ def _held(answer: Callable[..., Any], changes: Sequence[int] = ()) -> Callable[.
         except (KeyboardInterrupt, TooSlow, Wrong):
             raise
         except BaseException as error:  # it may raise anything, SystemExit as well
-            if isinstance(error, NotImplementedError) and not error.args:
-                raise
-            raise Wrong(_told(error) + _outside(answer)) from None
+            empty = isinstance(error, NotImplementedError) and not error.args
+            raise Wrong(NO_ANSWER if empty else _told(error) + _outside(answer)) from None
         require(
             not upset,
             f"Your function changes {' and '.join(upset)} for everything that runs after it, the "
@@ -269,8 +265,7 @@ def require(condition: bool, sentence: str) -> None:
 
 def given(answer: Any, what: str = "What your function returns") -> Any:
     """What the learner's function returned; ``...`` counts as no answer yet."""
-    if answer is ...:
-        raise NotImplementedError
+    require(answer is not ..., NO_ANSWER)
     require(answer is not None, f"{what} is None: is a `return` missing?")
     return answer
 

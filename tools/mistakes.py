@@ -19,9 +19,9 @@ from tools.editions import MISTAKES
 
 # Said to any answer that fails, so that no rubric needs it.
 GENERAL = ("There is no answer yet", "Your code raised", "Your code did not end",
-           "The check was given", "The check cannot read", "What your function returns", "Your function changes",
-           "Your function never calls", "Two calls with the same", "The values are right, but in",
-           "The values are right, but no gradient")  # fmt: skip
+           "The check was given", "The check cannot read", "What your function returns",
+           "Your function changes", "Your function never calls", "Two calls with the same",
+           "The values are right, but in", "The values are right, but no gradient")  # fmt: skip
 
 
 def names() -> dict[str, tuple[str, str]]:

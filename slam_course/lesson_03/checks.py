@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from slam_course.checks import (
+    NO_ANSWER,
     exercise,
     hold,
     known_mistakes,
@@ -136,8 +137,7 @@ def _one_average(answer: Callable[[nn.Module, nn.Module, float], object], r: flo
     ours = list(target.parameters())
     new = [p.detach().clone() for p in student.parameters()]
     old = [p.clone() for p in ours]
-    if answer(target, student, r) is ...:
-        raise NotImplementedError
+    require(answer(target, student, r) is not ..., NO_ANSWER)
     now, kept = list(target.parameters()), list(student.parameters())
     require(
         all(a is b for a, b in zip(now, ours, strict=True)),
@@ -213,8 +213,7 @@ def diagnosis(answer: Mapping[str, str]) -> str:
         f"The check was given a {type(answer).__name__}; give it a dictionary from the letter of "
         f"a run to a cause.",
     )
-    if any(cause is ... or cause is None for cause in answer.values()):
-        raise NotImplementedError
+    require(not any(cause is ... or cause is None for cause in answer.values()), NO_ANSWER)
     require(
         set(answer) == set(_RUNS),
         f"Your dictionary has the runs {', '.join(map(repr, answer))}; it should have A, B, C "
