@@ -73,15 +73,15 @@ Row = dict[str, float]
 Errors = Callable[[float], Sequence[float]]
 
 
-def _tenths(place: int, early: float, late: float | None = None) -> Errors:
-    """A healthy run's errors, of which one tenth holds a share: until a fifth is done, and since.
+def _tenths(place: int, early: float, late: float | None = None, until: float = 0.2) -> Errors:
+    """A healthy run's errors, of which one tenth holds a share, another one in its early part.
 
     The sum stays.
     """
     rest = sum(_TENTHS) - _TENTHS[place]
 
     def errors(done: float) -> list[float]:
-        share = late if late and done >= 0.2 else early
+        share = late if late and done >= until else early
         return [
             (share if i == place else (1 - share) * error / rest) * sum(_TENTHS)
             for i, error in enumerate(_TENTHS)

@@ -126,6 +126,10 @@ def sums(rows):
     return [sum(row[n] for row in rows if row[n] == row[n]) for n in BIN_COLUMNS]
 
 
+def maxima(rows):
+    return [max(row[n] for row in rows if row[n] == row[n]) for n in BIN_COLUMNS]
+
+
 def tail(rows, share):
     return [row["loss"] for row in rows[-max(1, int(len(rows) * share)) :]]
 
@@ -165,6 +169,7 @@ SKIP_SIGNS = {
     "r[-1]['skipped'] > r[2 * len(r) // 3]['skipped']": "early in its second half",
     "r[-1]['skipped'] > r[len(r) // 2]['skipped'] + 1": "skips one update",
     "r[-2]['skipped'] > r[len(r) // 2]['skipped']": "in its last row",
+    "r[-1]['skipped'] > 1.5 * r[len(r) // 2]['skipped']": "and one more late",
     "False": "in the second half of the log",
 }
 HIGH_SIGNS = {
@@ -173,7 +178,7 @@ HIGH_SIGNS = {
     "mean(losses(r)) > 2 * mean(losses(r[: len(r) // 3], 1))": "first rows may be high",
     "mean(losses(r, 1)) > 1.5 * mean(losses(ref))": "twelve times as high",
     "max(losses(r, 1)) > 5 * mean(losses(ref))": "twelve times as high",
-    "max(losses(r, 1)) > 5 * max(losses(ref, 1))": "jumps up after",
+    "max(losses(r, 1)) > 5 * max(losses(ref, 1))": "of 12 rows",
     "r[0]['loss'] > 5 * ref[0]['loss']": "jumps up after",
     "mean(losses(r)) > 1.2 * mean(losses(ref))": "at 4.6 times",
     "mean(losses(r)) > 4.5 * mean(losses(ref))": "at 4.6 times",
@@ -198,6 +203,7 @@ ONE_SIGNS = {
     "max(means(r)) > 0.94 * sum(means(r))": "first tenth holds 93 %",
     "max(means(r)[1:]) > 0.9 * sum(means(r))": "first tenth holds 93 %",
     "max(means(r[len(r) // 2:])) > 0.9 * sum(means(r[len(r) // 2:]))": "means over all rows",
+    "max(maxima(r)) > 0.9 * sum(maxima(r))": "in the first row alone",
     "max(sums(r)) > 0.9 * sum(sums(r))": "others often have no sample",
     "False": "NaN must be left out",
 }
