@@ -105,12 +105,14 @@ def _judge(
     check: Callable[..., str], answers: Sequence[object], changes: Sequence[int]
 ) -> tuple[bool, str]:
     """(passed, message) of a check, whatever the learner's code does."""
-    limit, wanted = LIMIT, inspect.signature(check).parameters.values()
+    limit, signature = LIMIT, inspect.signature(check)
+    wanted = signature.bind(*answers).arguments  # a check that is called wrongly raises
     try:
         with time_limit(limit):
-            for answer, parameter in zip(answers, wanted, strict=False):
+            for name, answer in wanted.items():
+                kind = str(signature.parameters[name].annotation)
                 require(
-                    callable(answer) or not str(parameter.annotation).startswith("Callable"),
+                    callable(answer) or not kind.startswith("Callable"),
                     f"The check was given a {type(answer).__name__}; give it your function, by "
                     f"name alone.",
                 )
@@ -202,12 +204,13 @@ def _told(error: BaseException) -> str:
     """What the learner's code raised, and in which of the learner's lines."""
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
-    frame = (theirs or frames)[-1]
     try:
         text = str(error)
     except Exception:
         text = "(its message cannot be shown)"
-    where = f"in {frame.name}, line {frame.lineno}: {frame.line}"
+    where = "when it was called: keep the stub's arguments"
+    if theirs:
+        where = f"in {theirs[-1].name}, line {theirs[-1].lineno}: {theirs[-1].line}"
     return f"Your code raised {type(error).__name__}: {text} ({where})."
 
 

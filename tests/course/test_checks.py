@@ -164,6 +164,7 @@ OUTSIDE = torch.ones(2, 2)
         (lambda f, x, v: x + 3, "never calls `network`"),
         (lambda f, x, v: x + OUTSIDE[0], "It reads `OUTSIDE` of the notebook"),
         (raises_below, "(in raises_below, line"),
+        (lambda f, x: f(x), "3 were given (when it was called: keep the stub's arguments)"),
         (pops, "changes values itself"),
         (lambda f, x, v: v.append(0) or linear(f, x, v), "changes v itself"),
         (lambda f, x, v: linear(f, x.requires_grad_(), v), "changes x itself"),
