@@ -1,1 +1,0 @@
-"""Figures, explorer and checks of lesson 10."""
