@@ -369,3 +369,10 @@ def test_summary_counts_the_last_verdicts(monkeypatch):
     assert text.splitlines()[-1].strip() == "in all       2 of 3 points"
     lesson_00.noisy_points(...)
     assert summary(points).points == 0, "the last verdict counts"
+
+
+def test_a_check_looks_at_gradients_where_a_notebook_has_none():
+    with torch.no_grad():
+        verdict = lesson_00.noisy_points(lambda x0, eps, alpha, sigma: alpha * x0 + sigma * eps)
+        assert not torch.is_grad_enabled()
+    assert verdict.passed, verdict
