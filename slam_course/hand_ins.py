@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import glob
 import json
 import os
 import re
@@ -281,16 +282,18 @@ class HandIns(NotebookExporter):
 
     def __init__(self, **settings: object):
         super().__init__(**settings)
-        release = Path(self.parent.coursedir.root) / "release"
-        for folder in self.parent.assignments:
-            name = Path(folder).name
-            if not (release / name / f"{name}.ipynb").exists():
-                continue  # a teacher's own assignment, of several notebooks
+        course = self.parent.coursedir
+        folders = course.submitted_directory, course.student_id, course.assignment_id
+        # Folders without a notebook, too: nbgrader passes over them, and names what is not there.
+        for folder in map(Path, glob.glob(course.format_path(*folders))):
+            path, remarks = folder / f"{folder.name}.ipynb", []
+            if not (Path(course.root) / "release" / folder.name / path.name).exists():
+                continue  # a teacher's own assignment, of other notebooks
             try:
-                path, remarks = find_notebook(Path(folder))
-                self.parent.assignments[folder] = [str(path)]
+                path, remarks = find_notebook(folder)
             except NotGradable as error:
                 remarks = [str(error)]
+            self.parent.assignments[str(folder)] = [str(path)]
             for remark in remarks:
                 self.log.warning("%s: %s.", folder, remark)
 

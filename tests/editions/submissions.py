@@ -63,7 +63,7 @@ def copied(release: NotebookNode, answers: dict[str, str]) -> NotebookNode:
     """Right answers, and copies of both exercises with all their metadata behind them."""
     nb = filled(release, answers)
     graded = [by_id(nb, f"exercise-{n}{part}") for n in (1, 2) for part in ("", "-check")]
-    nb.cells += copy.deepcopy(graded)
+    nb.cells += [NotebookNode(copy.deepcopy(cell) | {"id": f"copy-{cell.id}"}) for cell in graded]
     return nb
 
 

@@ -96,9 +96,12 @@ def graded(tmp_path_factory):
         path.write_text(to_text(make(released)), encoding="utf-8")
     (folder / "submitted" / "cut" / LESSON).mkdir(parents=True)
     (folder / "submitted" / "cut" / LESSON / f"{LESSON}.ipynb").write_text(to_text(released)[:99])
+    (folder / "submitted" / "paper" / LESSON).mkdir(parents=True)
+    (folder / "submitted" / "paper" / LESSON / "report.pdf").write_text("%PDF")
     status, log = nbgrader(folder, "autograde", LESSON, "--create")
     assert status == 1, log
-    assert f"'{LESSON}' for student 'cut'" in log.splitlines()[-2]
+    for student, line in zip(["cut", "paper"], log.splitlines()[-3:-1], strict=True):
+        assert f"'{LESSON}' for student '{student}'" in line
     assert nbgrader(folder, "generate_feedback", LESSON)[0] == 0
     assert nbgrader(folder, "export")[0] == 0
     return folder, log
@@ -108,9 +111,9 @@ def test_grades(graded):
     with open(graded[0] / "grades.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     scores = {row["student_id"]: (float(row["score"]), float(row["max_score"])) for row in rows}
-    # The noisy answer of "partial" is right; "cut" cannot be read.
+    # The noisy answer of "partial" is right; "cut" and "paper" cannot be read.
     right = dict.fromkeys(["perfect", "copied", "stripped"], (8, 8))
-    wrong = dict.fromkeys(["broken", "tampered", "cut"], (0, 8))
+    wrong = dict.fromkeys(["broken", "tampered", "cut", "paper"], (0, 8))
     assert scores == right | wrong | {"partial": (4, 8)}
 
 
@@ -135,6 +138,7 @@ def test_what_was_mended_is_logged(graded):
     for cell in ("exercise-1-check", "exercise-2-check", "imports"):
         assert f"submitted/tampered/{LESSON}/{LESSON}.ipynb: {cell} was missing, edited" in log
     assert f"{LESSON}: my answers.ipynb was handed in, and is copied to {LESSON}.ipynb." in log
+    assert f"{LESSON}: there is no notebook in its folder, but report.pdf; ask for" in log
     assert f"NotGradable: {LESSON}.ipynb is no JSON, or cut off; ask for" in log
     assert (folder / "submitted" / "stripped" / LESSON / "my answers.ipynb").exists()
 
