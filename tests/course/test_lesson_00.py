@@ -78,14 +78,14 @@ def test_few_steps_samples_once_and_shows_each_number():
 def test_live_student_draws_the_student_at_the_first_and_last_update_and_between():
     drawn, pictures = [], set()
 
-    def samples(student):
+    def samples(name, student):
         drawn.append(student)
         return torch.full((3, 2), student / 250)
 
     live = explorer.LiveStudent(samples, updates=250, every=100)
     for update in range(1, 251):
-        live(SimpleNamespace(update=update), update)
+        live("SLAM", SimpleNamespace(update=update), update)
         pictures.add(bytes(live.box.children[1].value))
     assert drawn == [1, 100, 200, 250]
     assert len(pictures) == 4
-    assert live.box.children[0].children[1].value == "250 of 250 updates"
+    assert live.box.children[0].children[1].value == "SLAM: 250 of 250 updates"

@@ -67,7 +67,7 @@ NEEDED = {
     "math.ceil(4 * (v(p) + v(q)) / (q - p) ** 3)": "round up",
     "images_needed(p, q) * (1 if q > p else -1)": "should not matter",
     "p": "is 0.9",
-    "float(images_needed(p, q))": "is a float, 3400; it should be a whole number",
+    "float(images_needed(p, q))": "is a float, 690; it should be a whole number",
     "int(4 * (v(p) + v(q)) / (p - q) ** 2) + 1": "and one less is enough",
     "images_needed(p, q) and None": "is None: is a `return` missing",
     "...": "no answer yet",
