@@ -313,9 +313,9 @@ class Asked:
                 f"this function cannot take what it was called with ({given})"
             ) from None
 
-    def samples(self) -> int:
-        """How many samples it was shown, in all calls."""
-        return sum(len(next(iter(call.values()))) for call in self.calls)
+    def samples(self) -> list[int]:
+        """How many samples it was shown in each call."""
+        return [len(next(iter(call.values()))) for call in self.calls]
 
     def met(self) -> list[int]:
         """The timesteps that it was called at, each once, as they came."""
@@ -337,15 +337,15 @@ def hold(
     """Hold a learner's function against the right one, on inputs in this order and not by name.
 
     Shape, values, dtype and gradient have to be the right one's, and what is an :class:`Asked` may
-    be shown no more samples. Each of the ``mistakes`` is what it gives on these inputs, and the
-    sentence to say then; ``otherwise`` is the sentence for any other wrong value, or makes it, and
-    ``waste`` is said of too many evaluations. ``gradient`` names the inputs by which both are
-    differentiated, or has parameters behind them: by default all networks, and tensors that are
-    not single numbers. Returns what the learner's function did.
+    be shown no more samples, in at most ten times as many calls. Each of the ``mistakes`` is what
+    it gives on these inputs, and the sentence to say then; ``otherwise`` is the sentence for any
+    other wrong value, or makes it, and ``waste`` is said of too many evaluations. ``gradient``
+    names the inputs by which both are differentiated, or has parameters behind them: by default
+    all networks, and tensors that are not single numbers. Returns what the learner's function did.
     """
     asked = {name: value for name, value in inputs.items() if isinstance(value, Asked)}
 
-    def run(function: Callable[..., Any]) -> tuple[Any, dict[str, int]]:
+    def run(function: Callable[..., Any]) -> tuple[Any, dict[str, list[int]]]:
         for each in asked.values():
             each.calls.clear()
         returned = function(*inputs.values())
@@ -357,7 +357,7 @@ def hold(
     refuse(returned, mistakes, **tolerance)
     for name in asked:
         require(
-            shown[name] > 0,
+            bool(shown[name]) or not enough[name],
             f"Your function never calls `{name}`, which it is given.{_outside(answer)}",
         )
     if not _close(returned, expected, **tolerance):
@@ -372,11 +372,17 @@ def hold(
     require_close(returned, expected, "", **tolerance)
     if gradient is None or gradient:
         _require_gradient(answer, right, inputs, gradient)
-    for name, count in shown.items():
+    for name in asked:
+        count, least = sum(shown[name]), sum(enough[name])
         require(
-            count <= enough[name],
-            f"The values are right, but `{name}` was shown {count} samples; {enough[name]} are "
-            f"enough. {waste}",
+            count <= least,
+            f"The values are right, but `{name}` was shown {count} samples; {least} are enough. "
+            f"{waste}",
+        )
+        require(
+            len(shown[name]) <= 10 * len(enough[name]),
+            f"The values are right, but `{name}` was called {len(shown[name])} times. Give it the "
+            f"whole batch at once: that is far faster.",
         )
     return returned
 
@@ -417,7 +423,7 @@ def _require_gradient(
             )
             raise Wrong(
                 f"The values are right, but no gradient, or a wrong one, comes back to {name}: "
-                f"`torch.no_grad()`, `detach`, `item` or numpy cut it off."
+                f"`torch.no_grad()`, `detach`, `item`, numpy or a `backward` within cut it off."
             )
 
 

@@ -15,8 +15,8 @@ KNOWN = known_mistakes(__file__)
 @exercise("Exercise 1, a noisy picture")
 def noisy_points(answer: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]) -> str:
     """``answer(x0, eps, alpha, sigma) -> x`` of shape ``(B, 2)``; alpha and sigma are numbers."""
-    x0, eps = torch.randn(2, 64, 2, generator=torch.Generator().manual_seed(11))
-    a, s = torch.tensor(0.8), torch.tensor(0.5)  # off the circle: neither gives the other
+    x0, eps = 4 * torch.randn(2, 64, 2, generator=torch.Generator().manual_seed(11))
+    a, s = torch.tensor(0.8125), torch.tensor(0.4375)  # off the circle: neither gives the other
 
     def right(x0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         return alpha * x0 + sigma * eps

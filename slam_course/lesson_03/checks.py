@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from slam_course.checks import (
     NO_ANSWER,
+    Asked,
     exercise,
     hold,
     known_mistakes,
@@ -81,6 +82,8 @@ def target(answer: Callable[..., Tensor]) -> str:
     """``answer(x_t, t, s, teacher, student, target) -> y`` of shape ``(B, 2)``."""
     schedule = NoiseSchedule.stable_diffusion()
     teacher, student, average = _Probe(0.3), _Probe(2.0), _Probe(1.2)
+    networks = {"teacher": teacher, "student": student, "target": average}
+    gradient = {name: list(network.parameters()) for name, network in networks.items()}
 
     def predicted(network: nn.Module, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         level, v = schedule(time[:, None]), network(x, time)
@@ -102,8 +105,7 @@ def target(answer: Callable[..., Tensor]) -> str:
     def at(subpaths: int, count: int) -> dict[str, object]:
         x_t = torch.randn(count, 2, generator=torch.Generator().manual_seed(32))
         t, s = schedule.subpaths(subpaths).ends(torch.arange(count) % subpaths)
-        networks = {"teacher": teacher, "student": student, "target": average}
-        return {"x_t": x_t, "t": t, "s": s, **networks}
+        return {"x_t": x_t, "t": t, "s": s, **{n: Asked(p.forward) for n, p in networks.items()}}
 
     x_t, t, s = list(at(10, _COUNT).values())[:3]
     with torch.no_grad():
@@ -114,26 +116,32 @@ def target(answer: Callable[..., Tensor]) -> str:
     hold(
         answer, right, at(10, _COUNT), known,
         "The shape fits, the values do not. Print x_s first: at s = 0 it must be the target.",
+        gradient=gradient, waste="Here the teacher and the target answer once, and nobody else.",
     )  # fmt: skip
-    hold(answer, right, at(4, 7), (), "Right for hops of 100 timesteps, wrong for hops of 250.")
+    otherwise = "Right for hops of 100 timesteps, wrong for hops of 250."
+    hold(answer, right, at(4, 7), (), otherwise, gradient=gradient)
     return "One hop of the teacher, then what the average says about the rest, as a fixed number."
 
 
 @exercise("Exercise 3, the moving average", changes=(0,))
 def average(answer: Callable[[nn.Module, nn.Module, float], object]) -> str:
     """``answer(target, student, rate)`` changes the target's parameters in place."""
-    for rate in (0.9, 0.6):
-        _one_average(answer, rate)
+    for rate, frozen in ((0.9, True), (0.6, False)):
+        _one_average(answer, rate, frozen)
     return "The target keeps its share and takes the rest from the student, in place."
 
 
-def _one_average(answer: Callable[[nn.Module, nn.Module, float], object], r: float) -> None:
+def _one_average(
+    answer: Callable[[nn.Module, nn.Module, float], object], r: float, frozen: bool
+) -> None:
     generator = torch.Generator().manual_seed(33)
-    student = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
-    target = copy.deepcopy(student).requires_grad_(False)
+    student = nn.Sequential(nn.Linear(2, 3), nn.Sequential(nn.LayerNorm(3), nn.Linear(3, 2)))
+    target = copy.deepcopy(student).requires_grad_(not frozen)
     with torch.no_grad():
         for parameter in (*student.parameters(), *target.parameters()):
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
+    for parameter in student.parameters():
+        parameter.grad = torch.ones_like(parameter)  # which is the student's own
     ours = list(target.parameters())
     new = [p.detach().clone() for p in student.parameters()]
     old = [p.clone() for p in ours]
@@ -144,9 +152,14 @@ def _one_average(answer: Callable[[nn.Module, nn.Module, float], object], r: flo
         "The target has new parameters now. Write the values into those it has, in place.",
     )
     require(
-        not any(p.requires_grad for p in now),
+        all(p.is_leaf for p in now) and not (frozen and any(p.requires_grad for p in now)),
         "The target's parameters have become part of a gradient graph, which grows with every "
         "update. Average under `torch.no_grad()`.",
+    )
+    require(
+        frozen or all(p.requires_grad for p in now),
+        "Your function switches the gradient of the target's parameters off for good. That is "
+        "for whoever makes the target to say: average under `torch.no_grad()`, which ends.",
     )
     require(
         not any(a.data_ptr() == b.data_ptr() for a, b in zip(now, kept, strict=True)),

@@ -74,7 +74,7 @@ def chord_sigma(answer: Callable[[Level, Level, Tensor], Tensor]) -> str:
     def right(t: Level, s: Level, gamma: Tensor) -> Tensor:
         return gamma * t.sigma + (1 - gamma) * t.alpha / s.alpha * s.sigma
 
-    g, (t, s) = torch.linspace(0.05, 0.95, 10, dtype=torch.float64), _levels()
+    (t, s), g = _levels(), torch.linspace(0.05, 0.95, 10, dtype=torch.float64).roll(3)
     a, noisy = t.alpha / s.alpha, t.sigma
     clean = a * s.sigma
     names = {"t": t, "s": s, "g": g, "a": a, "clean": clean, "noisy": noisy}
@@ -149,7 +149,7 @@ def target_error(
     def right(gamma: Tensor, gamma0: float) -> Tensor:
         return (gamma - gamma0) ** 2 - gamma0**2
 
-    g, touch = torch.linspace(0.05, 0.95, 10, dtype=torch.float64), 0.35
+    g, touch = torch.linspace(0.05, 0.95, 10, dtype=torch.float64).roll(3), 0.35
     there, clean = -((g - touch) ** 2), torch.full_like(g, -(touch**2))  # chord minus path
     names = {"g": g, "touch": touch, "there": there, "clean": clean, "right": clean - there}
     hold(

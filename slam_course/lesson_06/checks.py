@@ -69,7 +69,7 @@ def scaling(
 def _noise_of(x: Tensor, t: Tensor, cond: Tensor) -> Tensor:
     """Stands in for a network of latents, which words and timesteps matter to."""
     t = torch.as_tensor(t, dtype=x.dtype)
-    if len(cond) != len(x) or (t.ndim and len(t) not in (1, len(x))):
+    if len(cond) != len(x) or t.ndim != 1 or len(t) not in (1, len(x)):
         raise ValueError(
             f"the network was given {len(x)} latents with {len(cond)} conditions and "
             f"timesteps of shape {tuple(t.shape)}; allowed: one each"
@@ -126,8 +126,8 @@ def guided(answer: Callable[..., Tensor]) -> str:
             answer, right, at(*case), (),
             f"Right at guidance_scale 4; at {case[0]:g} it should be eps_c and {case[0] - 1:g} "
             f"times the difference.",
-            waste="At guidance_scale 1 the answer for the empty prompt is multiplied by 0: half "
-            "of the work is for nothing.",
+            waste="At guidance_scale 1 the answer for the empty prompt is multiplied by 0: ask "
+            "for the prompt's alone, and once.",
             gradient=("x",),
         )  # fmt: skip
     return "Two predictions, w = guidance_scale - 1, and half the work where w is 0."

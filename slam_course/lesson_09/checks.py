@@ -25,7 +25,9 @@ KNOWN = known_mistakes(__file__)
 
 def _numbers(answer: object) -> list[int]:
     """What the learner's function returned, as a list of integers."""
-    found = listed(answer, f"Your function returns a {type(answer).__name__}; return a list.")
+    sentence = f"Your function returns a {type(answer).__name__}; return a list."
+    found = listed(answer, sentence)
+    require(hasattr(answer, "__len__"), sentence)  # a generator can be read once
     require(
         not any(isinstance(n, (list, tuple, range)) for n in found),
         "Your list holds lists. Put the numbers of all rounds one after the other into one list.",
@@ -43,6 +45,11 @@ def sample_numbers(answer: Callable[..., Sequence[int]]) -> str:
     # update, rank, processes, batch, accumulate: no two products of them alike
     case = u, r, w, b, a = 3, 2, 5, 4, 2
     right, got = numbers(*case), _numbers(answer(*case))
+    require(
+        got == _numbers(answer(*case)),
+        "Two calls with the same arguments give other numbers. Compute them from the arguments "
+        "alone: a run that resumes has no memory of earlier calls.",
+    )
 
     def of(place: Callable[[int, int], int]) -> list[int]:
         return [place(part, k) for part in range(a) for k in range(b)]
@@ -109,6 +116,13 @@ def kept_bytes(answer: Callable[..., float]) -> str:
             f"parameter its weight alone; for each trained one all that an update reads or "
             f"writes. List that first.",
         )
+    full = 859_520_964  # the UNet of Stable Diffusion, all of it trained
+    require(
+        _near(number(answer(full, full, torch.float16, "adamw")), full * (2 + 20)),
+        f"Right for a small network that is trained in part. With {full:,} frozen parameters and "
+        f"as many trained ones it is wrong: the teacher stays beside its student, and counts are "
+        f"larger than 32 bits hold.",
+    )
     return "One formula for both kinds of student: only the two counts differ."
 
 
@@ -118,7 +132,7 @@ def kept_bytes(answer: Callable[..., float]) -> str:
 @exercise("Exercise 3, days and money")
 def cost(answer: Callable[..., Sequence[float]]) -> str:
     """``answer(flops, gpus, batch, updates, speed, price) -> (days, money)``; see the lesson."""
-    flops, gpus, batch, updates, speed, price = 5e12, 7, 12, 40_000, 9e13, 1.9
+    flops, gpus, batch, updates, speed, price = 5e12, 5, 12, 40_000, 9e13, 1.9
 
     def asked(*case: float) -> tuple[float, float]:
         sentence = "Return two numbers: days from begin to end, and money."

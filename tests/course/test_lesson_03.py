@@ -109,8 +109,8 @@ def by_steps(x_t, t, s, teacher, student, target):
 
 
 def detached(x_t, t, s, teacher, student, target):
-    level_s, guessed = SCHEDULE(s), Prediction(guess(teacher, x_t, t), teacher(x_t, t))
-    x_s = ddim_step(guessed, level_s)
+    level_t, level_s, eps = SCHEDULE(t[:, None]), SCHEDULE(s), teacher(x_t, t)
+    x_s = ddim_step(Prediction((x_t - level_t.sigma * eps) / level_t.alpha, eps), level_s)
     x0 = to_prediction(target(x_s, s), x_s, level_s, "v_prediction").x0
     return consistency_output(x_s, x0, *boundary_scalings(s)).detach()
 
@@ -242,7 +242,7 @@ WRONG_AVERAGE = trying.formulas("a, b, r", globals(), {
     "a.lerp_(b, 0.3)": "to wrong values",
     "r * a + (1 - r) * b": "The target is as it was",
     "b.lerp_(a, 1 - r)": "changes student itself",
-    "a.lerp_(b, 1 - r) if a.ndim == 2 else a": "2 of 4 parameters have moved",
+    "a.lerp_(b, 1 - r) if a.ndim == 2 else a": "2 of 6 parameters have moved",
 })  # fmt: skip
 WRONG_AVERAGE = [(each(change), words) for change, words in WRONG_AVERAGE] + [
     (makes_new, "has new parameters now"),

@@ -94,7 +94,7 @@ def in_one_call(network, x, t, cond, uncond, s, turn=False):
 BOTH = "(lambda c, u: {})(f(x, t, p), f(x, t, e))"
 GUIDED = trying.formulas("f, x, t, p, e, s", globals(), {
     **{BOTH.format(text): words for text, words in KNOWN["guided"]},
-    BOTH.format("c + (s - 1) * (c - u)"): "half of the work",
+    BOTH.format("c + (s - 1) * (c - u)"): "and once",
     "in_one_call(f, x, t, p, e, s, turn=True)": "in which order",
     "f(x, t, p + (s - 1) * (p - e))": "values do not",
     "guidance(f, x, t, p, e, int(s))": "at 7.5 it should be",
@@ -146,7 +146,7 @@ SAMPLED = trying.formulas("f, x, a, n, c, uncond, s", globals(), {
     "walk(f, x, a, 4, c, uncond, s)": "the stub's timesteps are [999, 666, 332]",
     "walk(f, x, USUAL, n, c, uncond, s)": "values are wrong",
     "walk(reaches_round, x, a, n, c, uncond, s)": "never calls `network`",
-    "(f(x, 999, c), walk(f, x, a, n, c, uncond, s))[1]": "shown 18 samples; 16",
+    "(f(x, torch.tensor([999]), c), walk(f, x, a, n, c, uncond, s))[1]": "shown 18 samples; 16",
     "walk(f, x.mul_(0.999), a, n, c, uncond, s)": "changes x itself",
     "x[0]": "has shape (4, 8, 8)",
     "...": "no answer yet",

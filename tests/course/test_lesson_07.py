@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -106,11 +107,12 @@ def diagnoses(skips=late, high=lambda a, b: mean(losses(a)) > 5 * mean(losses(b)
 
 def diagnose_with_numpy(rows, reference):
     """All three signs first, by numpy's means, which leave NaN out."""
-    tenths = [np.nanmean([row[name] for row in rows]) for name in BIN_COLUMNS]
-    late_rows, late_others = (
-        np.nanmean([row["loss"] for row in part[-max(1, round(len(part) / 3)) :]])
-        for part in (rows, reference)
-    )
+    with warnings.catch_warnings(action="ignore"):  # of a mean over nothing, which is NaN
+        tenths = [np.nanmean([row[name] for row in rows]) for name in BIN_COLUMNS]
+        late_rows, late_others = (
+            np.nanmean([row["loss"] for row in part[-max(1, round(len(part) / 3)) :]])
+            for part in (rows, reference)
+        )
     grows = rows[-1]["skipped"] - rows[(len(rows) - 1) // 2]["skipped"]
     signs = (grows > 0, late_rows / late_others > 5, max(tenths) / sum(tenths) > 0.9)
     return next(

@@ -97,6 +97,7 @@ def by_parts(a, b, text="m + (c + d).trace() - 2 * tr_root(c, d)", cov=lambda x:
     """A formula of m, the squared distance of the means, and the covariances c and d."""
     m = (a.mean(0) - b.mean(0)).square().sum()
     names = {"m": m, "c": cov(a), "d": cov(b), "of": lambda cov: by_parts(a, b, cov=cov)}
+    names |= {"a": a, "b": b, "fd": frechet_distance, "unit": torch.nn.functional.normalize}
     return eval(text, {**globals(), **names})
 
 

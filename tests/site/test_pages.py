@@ -150,7 +150,7 @@ def test_the_reference_has_every_public_module_and_name(site):
     modules = {*public_modules("slam_edu"), *public_modules("slam_course")}
     assert len(modules) > 60
     assert modules - set(inventory["py:module"]) == set()
-    found = {*inventory["py:class"], *inventory["py:function"]}
+    found = {*inventory["py:class"], *inventory["py:function"], *inventory["py:data"]}
     assert set(slam_edu.__all__) - {name.rpartition(".")[2] for name in found} == set()
 
 
