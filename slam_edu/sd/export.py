@@ -1,14 +1,15 @@
-r"""A student as files that diffusers alone can run: a pipeline's folder, or a LoRA file.
+r"""A student as files that other programs run: a pipeline's folder, a checkpoint, or a LoRA file.
 
-In both the student is the network at :math:`\gamma = 1`, sampled by ``LCMScheduler`` at
+In all of them the student is the network at :math:`\gamma = 1`, sampled by ``LCMScheduler`` at
 ``guidance_scale=1``: the guidance w of the distillation is in its weights.
 
 - :func:`export_pipeline`: the teacher's folder with the student's UNet and the scheduler.
-- :func:`export_lora`: the adapters, for ``load_lora_weights`` on the teacher's own pipeline.
+- :func:`export_single_file`: all networks in Stable Diffusion's original checkpoint;
+- :func:`export_lora`: the adapters, for ``load_lora_weights`` on the teacher's own pipeline, or in
+  kohya's names.
 
-Files of the teacher that stay as they are (autoencoder, text encoders, tokenizers) are copied and
-not written anew where they lie in a folder: what transformers 5 writes, older versions may not
-read.
+Files of the teacher that stay as they are (autoencoder, text encoders, tokenizers) are copied
+where they lie in a folder, and completed so that older versions of transformers read them, too.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from slam_edu._validation import check_choice
@@ -31,6 +33,7 @@ from slam_edu.io import replaced_folder
 from slam_edu.sd.components import PARTS, XL_PARTS, is_xl, quiet
 from slam_edu.sd.config import SD15, SDXL, WEIGHTS, SDConfig
 from slam_edu.sd.evaluate import figures_table, read_results, scheduler_levels
+from slam_edu.sd.layouts import classic_layout, kohya_state, original_state
 from slam_edu.sd.networks import DTYPES, TARGET, LoraNetworks, Networks
 from slam_edu.sd.teacher import HUB_ID, network_error, weight_files
 from slam_edu.shipped import shipped
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 
 EXPORT_DTYPES = ("float16", "float32")
 CARD, INDEX, LORA = "README.md", "model_index.json", "pytorch_lora_weights.safetensors"
+CHECKPOINT = "student.safetensors"
+FORMATS = ("diffusers", "single-file", "lora", "kohya-lora")
 
 #: Licences of teachers that name none in their folder.
 LICENCES = {"digits": "mit", SD15[0]: "creativeml-openrail-m", SDXL[0]: "openrail++"}
@@ -116,6 +121,7 @@ def export_pipeline(
         for name in parts:
             if name not in ("unet", "scheduler"):
                 _write_part(getattr(pipeline, name), name, folder, source, config.variant)
+        classic_layout(folder, {n: getattr(pipeline, n) for n in parts if "tokenizer" in n})
         embedded = unet.config.time_cond_proj_dim is not None
         card = _card(config, pipeline, weights, about or {}, embedded=embedded)
         (folder / CARD).write_text(card, "utf-8")
@@ -190,6 +196,49 @@ def _edit(path: Path, **values: str) -> None:
         path.write_text(json.dumps(found | values, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
+# -------------------------------------------------------------------- one checkpoint
+
+
+def export_single_file(
+    networks: Networks,
+    pipeline: StableDiffusionPipeline,
+    config: SDConfig,
+    out: str | Path,
+    *,
+    weights: str = TARGET,
+    dtype: str = "float16",
+    about: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> Path:
+    """Write ``student.safetensors``, Stable Diffusion's original checkpoint, with a model card.
+
+    gamma = 1 is folded in. The folder holds the scheduler's configuration as well, for diffusers.
+    The arguments are those of :func:`export_pipeline`.
+
+    Raises:
+        ValueError: for an unknown ``weights`` or ``dtype``, a network that the original
+            checkpoint has no place for (XL), or an ``out`` that holds what is in the way.
+        OSError: if it cannot be written, as on a full disk.
+    """
+    check_choice(weights, WEIGHTS, "weights")
+    check_choice(dtype, EXPORT_DTYPES, "dtype")
+    with (
+        replaced_folder(Path(out), (CHECKPOINT, CARD, "scheduler"), force=force) as folder,
+        quiet(),
+    ):
+        state = original_state(_with(pipeline, unet=networks.plain_unet(weights, fold=True)))
+        save_file(_stored(state, dtype), folder / CHECKPOINT)
+        lcm_scheduler(pipeline, config).save_pretrained(folder / "scheduler")
+        card = _card(config, pipeline, weights, about or {}, kind="single-file")
+        (folder / CARD).write_text(card, "utf-8")
+    return Path(out)
+
+
+def _stored(state: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """Tensors as a file holds them."""
+    return {k: v.detach().cpu().to(DTYPES[dtype]).contiguous() for k, v in state.items()}
+
+
 # -------------------------------------------------------------------- a LoRA file
 
 
@@ -200,16 +249,17 @@ def export_lora(
     out: str | Path,
     *,
     weights: str = TARGET,
+    kohya: bool = False,
     dtype: str = "float32",
     about: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> Path:
     """Write the adapters, to be loaded into the teacher's pipeline by ``load_lora_weights``.
 
-    The folder holds ``pytorch_lora_weights.safetensors``, the scheduler's configuration and a
-    model card. The file is loaded into a copy of the teacher's UNet before it is moved to its
-    place, and must give the student's adapters. The arguments are those of
-    :func:`export_pipeline`.
+    With ``kohya`` they have the names that ComfyUI and the web interfaces read. The folder holds
+    ``pytorch_lora_weights.safetensors``, the scheduler's configuration and a model card. The file
+    is loaded into a copy of the teacher's UNet before it is moved to its place, and must give the
+    student's adapters. The arguments are those of :func:`export_pipeline`.
 
     Raises:
         ValueError: for networks without adapters; a gamma embedding of the official kind, which a
@@ -235,17 +285,20 @@ def export_lora(
     with replaced_folder(out, (LORA, CARD, "scheduler"), force=force) as folder, quiet():
         # As peft has it. diffusers' convert_state_dict_to_diffusers would mix two formats here, of
         # which one is dropped on loading (huggingface/diffusers#11790).
-        found = _adapters(networks.unet, weights)
-        state = {k: v.detach().cpu().to(DTYPES[dtype]).contiguous() for k, v in found.items()}
-        type(pipeline).save_lora_weights(
-            folder,
-            unet_lora_layers=state,
-            # else alpha would silently become r
-            unet_lora_adapter_metadata=networks.lora_config.to_dict(),
-        )
+        state = _stored(_adapters(networks.unet, weights), dtype)
+        if kohya:
+            save_file(kohya_state(state, networks.lora_config.lora_alpha), folder / LORA)
+        else:
+            type(pipeline).save_lora_weights(
+                folder,
+                unet_lora_layers=state,
+                # else alpha would silently become r
+                unet_lora_adapter_metadata=networks.lora_config.to_dict(),
+            )
         lcm_scheduler(pipeline, config).save_pretrained(folder / "scheduler")
         _check_lora(networks, pipeline, state, folder)
-        card = _card(config, pipeline, weights, about or {}, lora=True)
+        kind = "kohya-lora" if kohya else "lora"
+        card = _card(config, pipeline, weights, about or {}, kind=kind)
         (folder / CARD).write_text(card, "utf-8")
     return out
 
@@ -302,7 +355,7 @@ image = pipeline(
 ```
 
 One to eight steps; four are a good start. `guidance_scale` stays at 1: the guidance of w = {w:g} \
-(a scale of {scale:g}) is in the weights.
+(a scale of {scale:g}) is in the weights.{elsewhere}
 {embedding}
 ## How it was made
 
@@ -321,6 +374,14 @@ Training data: {data}.
 Xu, Song, Feng, Li, Ge, Zheng, Wang: Accelerating Image Generation with Sub-path Linear \
 Approximation Model, ECCV 2024, arXiv 2404.13903.
 """
+_ELSEWHERE = {
+    "single-file": """ \
+In ComfyUI the file belongs into `models/checkpoints`: sampler `lcm`, scheduler `sgm_uniform`, \
+4 steps, cfg 1.""",
+    "kohya-lora": """ \
+In ComfyUI the file belongs into `models/loras`, beside the teacher's checkpoint: sampler `lcm`, \
+scheduler `sgm_uniform`, 4 steps, cfg 1.""",
+}
 _EMBEDDING = """\
 At 1 the pipeline feeds the UNet's embedding with e(0), which stands for gamma = 1; any other \
 scale would ask for another place on the sub-path.
@@ -329,6 +390,15 @@ _USE_PIPELINE = """\
 from diffusers import {kind}
 
 pipeline = {kind}.from_pretrained("path/to/this/folder")"""
+_USE_SINGLE_FILE = """\
+from diffusers import LCMScheduler, {kind}
+
+pipeline = {kind}.from_single_file(
+    "path/to/this/folder/student.safetensors", config={where}
+)
+pipeline.scheduler = LCMScheduler.from_pretrained(
+    "path/to/this/folder", subfolder="scheduler"
+)"""
 _USE_LORA = """\
 from diffusers import LCMScheduler, {kind}
 
@@ -341,10 +411,11 @@ pipeline.scheduler = LCMScheduler.from_pretrained(
 
 def _card(
     config: SDConfig, pipeline: Pipeline, weights: str, about: Mapping[str, Any], *,
-    embedded: bool = False, lora: bool = False,
+    embedded: bool = False, kind: str = "diffusers",
 ) -> str:  # fmt: skip
     """The model card, in Markdown."""
     settings, w, commit = config.settings(), config.distillation.guidance, config.revision
+    lora = kind.endswith("lora")
     # Of a folder its name alone: the path is this machine's business.
     teacher = config.teacher if commit else Path(config.teacher).resolve().name
     if shipped(config.teacher) is not None:
@@ -367,20 +438,18 @@ def _card(
     table["weights"] = "moving average of the student" if weights == TARGET else "the student's"
     table |= {k: v for k, v in about.items() if isinstance(v, str | int | float)}
     figures = about.get("figures")
-    method, draw = config.distill(), config.draw_guidance
-    plain = method.gammas == "one" and method.slope == "end" and not config.continued
+    draw, place = config.draw_guidance, f'"{config.teacher}", revision="{commit}"'
+    use = {"diffusers": _USE_PIPELINE, "single-file": _USE_SINGLE_FILE}.get(kind, _USE_LORA)
     return _TEXT.format(
         front="\n".join(f"{k}: {v}" for k, v in front.items() if v),
         teacher=teacher,
         lora=" (LoRA)" if lora else "",
         at=f" at commit `{commit}`" if commit else "",
-        method="latent consistency distillation (Luo et al. 2023)" if plain
-        else "sub-path linear approximation (SLAM, also SPLAM; Xu et al. 2024)",
-        usage=(_USE_LORA if lora else _USE_PIPELINE).format(
-            kind=type(pipeline).__name__,
-            where=f'"{config.teacher}", revision="{commit}"' if commit
-            else '"path/to/the/teacher"',
+        method=_method(config),
+        usage=use.format(
+            kind=type(pipeline).__name__, where=place if commit else '"path/to/the/teacher"'
         ),
+        elsewhere=_ELSEWHERE.get(kind, ""),
         w=w,
         scale=w + 1,
         embedding=_EMBEDDING if embedded else "",
@@ -390,6 +459,24 @@ def _card(
         licence=f"That of {teacher}: {licence}. Its terms hold for these weights too." if licence
         else f"That of {teacher}, whose files name none: look it up before you share these.",
     )  # fmt: skip
+
+
+def _method(config: SDConfig) -> str:
+    """What the run trained, with its source."""
+    method = config.distill()
+    if config.continued:
+        return (
+            "consistency distillation on a sub-path's chord continued past its noisy end, a "
+            "variant of sub-path linear approximation (SLAM; Xu et al. 2024) by slam_edu"
+        )
+    if method.slope == "middle":
+        return (
+            "sub-path linear approximation (SLAM; Xu et al. 2024) with the slope of the "
+            "sub-path's middle, a variant by slam_edu"
+        )
+    if method.gammas == "one":
+        return "latent consistency distillation (Luo et al. 2023)"
+    return "sub-path linear approximation (SLAM, also SPLAM; Xu et al. 2024)"
 
 
 def _licence(config: SDConfig, source: Path | None) -> str | None:
@@ -453,8 +540,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out": {"type": Path, "required": True, "metavar": "DIR", "help": "what is written"},
         "--weights": {"choices": WEIGHTS, "default": TARGET,
                       "help": "the moving average (default), or the student itself"},
-        "--lora": {"action": "store_true", "help": "write the adapters alone, for "
-                   "load_lora_weights on the teacher's pipeline"},
+        "--format": {"choices": FORMATS, "default": FORMATS[0], "help": "a pipeline's folder "
+                     "(default); one file in Stable Diffusion's original layout; or the adapters "
+                     "alone, for load_lora_weights or, in kohya's names, for ComfyUI and the web "
+                     "interfaces"},
         "--keep-gamma": {"action": "store_true", "help": "keep a gamma embedding of the official "
                          "kind, instead of folding gamma = 1 into the weights"},
         "--dtype": {"choices": EXPORT_DTYPES, "default": "float16",
@@ -473,18 +562,23 @@ def run(options: argparse.Namespace) -> int:
     """Write the export of a run's newest checkpoint; returns the exit status."""
     from slam_edu.sd.run import load_run
 
-    if options.lora and options.keep_gamma:
-        raise ValueError("--keep-gamma with --lora: a LoRA file has no place for it; allowed: one")
+    if options.keep_gamma and options.format != "diffusers":
+        raise ValueError(
+            f"--keep-gamma with --format {options.format}: that has no place for it; allowed: "
+            f"with --format diffusers"
+        )
     figures = None if options.figures is None else read_results(options.figures)
     found = load_run(options.run_folder)
     about = {"updates done": found.update, "updates skipped": found.skipped, "figures": figures}
     shared = {"weights": options.weights, "dtype": options.dtype, "about": about}
     shared["force"] = options.force
     parts = (found.networks, found.pipeline, found.config, options.out)
-    if options.lora:
-        export_lora(*parts, **shared)
-    else:
+    if options.format == "diffusers":
         export_pipeline(*parts, fold=not options.keep_gamma, **shared)
+    elif options.format == "single-file":
+        export_single_file(*parts, **shared)
+    else:
+        export_lora(*parts, kohya=options.format == "kohya-lora", **shared)
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     print(
         f"wrote {options.out} ({size / 1e6:,.1f} MB) after update {found.update:,} of "

@@ -13,6 +13,7 @@ from torch import nn
 
 from slam_edu.digits.pipeline import CLASSIFIER, PIPELINE
 from slam_edu.io import replaced_folder
+from slam_edu.sd.layouts import classic_layout
 from slam_edu.sd.teacher import quiet
 from studies.digits.train.networks import build_pipeline
 from studies.digits.train.parts import (
@@ -65,6 +66,7 @@ def export_pipeline(pipeline: StableDiffusionPipeline, out: Path, runs: dict[str
         settings = json.loads(config.read_text("utf-8"))
         settings["dtype"] = "float32"
         config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", "utf-8")
+        classic_layout(folder, {"tokenizer": pipeline.tokenizer})
         _copy_runs(folder, runs)
 
 
