@@ -38,6 +38,7 @@ import slam_edu
 
 LIMIT = 20.0  # seconds for one check; on two slow cores the slowest takes about one
 NO_ANSWER = "There is no answer yet: replace the `...`."
+NOTHING = "There is no answer yet: what the check was given is None. Store in it what you found."
 
 # Files of these folders are not the learner's: the course, the library, packages, Python.
 _LIBRARIES = tuple(
@@ -88,7 +89,8 @@ def exercise(
         @functools.wraps(check)
         def guarded(*answers: object) -> Verdict:
             if any(answer is ... or answer is None for answer in answers):
-                passed, message = False, NO_ANSWER
+                empty = any(answer is ... for answer in answers)
+                passed, message = False, NO_ANSWER if empty else NOTHING
             else:
                 with _random_states_kept(), contextlib.redirect_stderr(sys.stdout):
                     passed, message = _judge(check, answers, changes)
@@ -159,8 +161,7 @@ def _held(answer: Any, changes: Sequence[int] = ()) -> Any:
         require(
             not upset,
             f"Your function changes {' and '.join(upset)} for everything that runs after it, the "
-            f"rest of the notebook too. Leave that alone, or use a block that ends, such as `with "
-            f"torch.no_grad():`.",
+            f"rest of the notebook too. {_LEAVE_ALONE.get(' '.join(upset), 'Leave that alone.')}",
         )
         for i, (value, image) in enumerate(zip(inputs, images, strict=True)):
             require(
@@ -368,10 +369,14 @@ def hold(
             "Two calls with the same inputs gave two answers, so fresh noise is drawn. Use what "
             "your function is given, and nothing else.",
         )
-        raise Wrong(sentence)
+        raise Wrong(sentence + _outside(answer))
     require_close(returned, expected, "", **tolerance)
     if gradient is None or gradient:
         _require_gradient(answer, right, inputs, gradient)
+    require(
+        expected.requires_grad or not returned.requires_grad,
+        f"{what} asks for a gradient of its own (`requires_grad`); it should be a plain tensor.",
+    )
     for name in asked:
         count, least = sum(shown[name]), sum(enough[name])
         require(
@@ -582,6 +587,12 @@ _SWITCHES = (
      torch.set_deterministic_debug_mode),
     ("the random seed", torch.initial_seed, torch.manual_seed),
 )  # fmt: skip
+
+
+_LEAVE_ALONE = {
+    "whether gradients are computed": "Use a block that ends, such as `with torch.no_grad():`.",
+    "the random seed": "Draw from a `torch.Generator` of your own.",
+}
 
 
 @contextlib.contextmanager

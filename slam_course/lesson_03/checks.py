@@ -33,7 +33,7 @@ def consistency(answer: Callable[[Tensor, Tensor, Tensor, Level], Tensor]) -> st
     generator = torch.Generator().manual_seed(31)
     x, v = torch.randn(2, _COUNT, 2, generator=generator, dtype=torch.float64)
     # Most of them where the two scalings change: below the first timestep.
-    t = torch.tensor([0.0, 0.01, 0.03, 0.05, 0.1, 0.3, 1.0, 19.0, 500.0, 999.0]).double()
+    t = torch.tensor([0.05, 0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 19.0, 500.0, 999.0]).double()
     schedule, t = NoiseSchedule.stable_diffusion(torch.float64), t.repeat(_COUNT // 10)[:, None]
 
     def right(x: Tensor, v: Tensor, t: Tensor, level: Level) -> Tensor:
@@ -152,14 +152,15 @@ def _one_average(
         "The target has new parameters now. Write the values into those it has, in place.",
     )
     require(
-        all(p.is_leaf for p in now) and not (frozen and any(p.requires_grad for p in now)),
+        all(p.is_leaf for p in now),
         "The target's parameters have become part of a gradient graph, which grows with every "
         "update. Average under `torch.no_grad()`.",
     )
     require(
-        frozen or all(p.requires_grad for p in now),
-        "Your function switches the gradient of the target's parameters off for good. That is "
-        "for whoever makes the target to say: average under `torch.no_grad()`, which ends.",
+        all(p.requires_grad != frozen for p in now),
+        f"Your function switches `requires_grad` of the target's parameters "
+        f"{'on' if frozen else 'off'} for good. Leave that to whoever made the target: "
+        f"`torch.no_grad()` is enough, and it ends.",
     )
     require(
         not any(a.data_ptr() == b.data_ptr() for a, b in zip(now, kept, strict=True)),
@@ -170,7 +171,7 @@ def _one_average(
     require(
         moved > 0,
         "The target is as it was before. If your function computes a new tensor, write it into "
-        "the parameter: `p = ...` only renames.",
+        "the parameter: `p = ...` only renames. Or does your loop reach no parameter?",
     )
     require(
         moved == len(now),

@@ -173,7 +173,12 @@ def _one_ratio(answer: Callable[..., Sequence[float]], n: int) -> None:
         return math.isclose(x, y, rel_tol=1e-4)
 
     refuse_numbers(ratio, worked_out(KNOWN["ratio"], a=a, b=b, mean=mean, math=math), rtol=1e-4)
+    order = (
+        "These are the right numbers in another order: the ratio, then the lower and upper end."
+    )
+    require(near(ratio, math.exp(mean)) or not near(low, math.exp(mean)), order)
     require(near(ratio, math.exp(mean)), "The ratio is wrong: exp of the mean of log(a / b).")
+    require(low < high, "The lower end of the interval is not below the upper one.")
     require(low < ratio < high, "The ratio should lie between the two ends of its interval.")
     known = worked_out(
         KNOWN["interval"], n=n, spread=spread, quantile=quantile, t=stats.t.ppf,
@@ -183,9 +188,9 @@ def _one_ratio(answer: Callable[..., Sequence[float]], n: int) -> None:
     refuse_numbers(math.log(high) - mean, known, rtol=1e-4)
     half = quantile * spread / n**0.5
     require(
-        not near(high - ratio, half),
-        "The ends are ratio plus and minus the half-width. Add it to the mean of the logarithms, "
-        "then go back with exp: an interval of a ratio is not symmetric.",
+        not near(high - ratio, half) and not near(high, ratio * (1 + half)),
+        "The ends are as far above the ratio as below it. Add the half-width to the mean of the "
+        "logarithms, then go back with exp: an interval of a ratio is not symmetric.",
     )
     require(
         near(high, math.exp(mean + half)) and near(low, math.exp(mean - half)),

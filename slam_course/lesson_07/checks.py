@@ -36,7 +36,7 @@ def cost(answer: Callable[..., float]) -> str:
 
     ``samples`` is the size of the cache, or None without one.
     """
-    u, b, i, t = 7, 3, 0.53, 0.19
+    u, b, i, t = 7, 3, 1.53, 0.19
     n = u * b
     for part, w, s, right, what in (
         ("no cache", 3.0, None, n * (6 + i + t), "What your function returns"),

@@ -49,6 +49,7 @@ def images(
         if found in (math.ceil(exact), math.ceil(pooled)):
             whole(images_needed(p, q), what)
             continue
+        require(found != 0, f"images_needed({p}, {q}) is 0; some images it takes.")
         require(found > 0, f"images_needed({p}, {q}) is {found:g}; which of the two rates is "
                 "larger should not matter.")  # fmt: skip
         require(

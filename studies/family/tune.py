@@ -24,7 +24,7 @@ from studies.harness import write_text
 SEEDS, ROUNDS, HOPELESS = 3, 3, 1.25
 
 LR = tuple(1e-3 * 2.0**k for k in range(-6, 6))
-EMA = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998)
+EMA = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 N = (1, 2, 4, 5, 10, 20, 50, 100, 200)
 PIECES = (1, 2, 4, 8)
 AXES = {"lr": LR, "ema_rate": EMA, "loss": ("l2", "huber"), "subpaths": N, "pieces": PIECES}

@@ -220,7 +220,7 @@ WRONG_DELTA = trying.formulas("g, g0", globals(), {
 })  # fmt: skip
 WRONG_ZERO = trying.formulas("g0", globals(), {
     "g0": "position where the chord touches",
-    "0.0": "give the other zero",
+    "0.0": "the other zero lies above it",
     "1.0": "holds for one gamma0 alone",
     "1 - g0": "exact_at gives 1 - gamma0",
     "g0 / 2": "exact_at gives gamma0 / 2",
