@@ -265,10 +265,16 @@ def make_editions() -> dict[Path, str]:
     return made
 
 
+def worked_in(text: str) -> bool:
+    """Whether somebody has run cells of a student edition; as it is written none has."""
+    return any(cell.get("execution_count") for cell in json.loads(text)["cells"])
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Write the editions, or compare the committed one."""
     parser = command_line("editions", __doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if stale")
+    parser.add_argument("--force", action="store_true", help="overwrite notebooks with answers")
     options = parser.parse_args(arguments)
     try:
         made = make_editions()
@@ -281,6 +287,12 @@ def main(arguments: list[str] | None = None) -> int:
         stale = [path for path in stale if path.parent.name == "student"]
         print("\n".join(f"STALE    {path.name}; run `make editions`" for path in stale) or "fresh")
         return 1 if stale else 0
+    students = [path for path in stale if path in there and path.parent.name == "student"]
+    answers = ", ".join(path.name for path in students if worked_in(there[path]))
+    if answers and not options.force:
+        where = "in editions/student would be overwritten, and somebody has worked in it"
+        print(f"error: {answers} {where}; allowed: another place for it, --force", file=sys.stderr)
+        return 2
     for path in stale:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path in made:

@@ -172,3 +172,17 @@ def test_a_lesson_that_is_not_marked_is_named(monkeypatch, capsys):
     monkeypatch.setattr(editions, "read_lessons", lambda: {name: nb})
     assert editions.main(["--check"]) == 2
     assert f"error: {name}: exercise 1" in capsys.readouterr().err
+
+
+def test_a_notebook_with_answers_is_not_overwritten(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(editions, "EDITIONS", tmp_path / "editions")
+    path = editions.EDITIONS / "student" / "00.ipynb"
+    monkeypatch.setattr(editions, "make_editions", lambda: {path: '{"cells": []}'})
+    assert editions.main([]) == 0
+    answered = '{"cells": [{"cell_type": "code", "execution_count": 3}]}'
+    path.write_text(answered, "utf-8")
+    assert editions.main([]) == 2
+    assert "error: 00.ipynb in editions/student would be overwritten" in capsys.readouterr().err
+    assert path.read_text("utf-8") == answered
+    assert editions.main(["--force"]) == 0
+    assert path.read_text("utf-8") == '{"cells": []}'
