@@ -357,7 +357,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "sd15-t4-lora": (
         "Stable Diffusion 1.5 with adapters on a 16 GB T4 (Colab, Kaggle)",
         {**_SD15, **_LORA, "mixed_precision": "fp16", "batch": 8, "accumulate": 2,
-         "updates": 1000},
+         "updates": 1000, "max_samples": 2000},
     ),
     "sd15-24gb": (
         "Stable Diffusion 1.5, all weights, on a 24 GB card",
@@ -367,23 +367,23 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "sd15-a100": (
         "Stable Diffusion 1.5, all weights, on 40 or 80 GB cards",
         {**_SD15, "mixed_precision": "bf16", "optimizer": "adamw8bit", "batch": 32, "lr": 8e-6,
-         "updates": 10_000, "warmup": 100},
+         "updates": 10_000, "warmup": 100, "draw_count": 4},
     ),
     "sd15-official": (
         "Stable Diffusion 1.5 by the official script's settings",
         {**_SD15, "conditioning": "gamma", "coupling": "markov", "mixed_precision": "fp16",
          "optimizer": "adamw8bit", "batch": 12, "lr": 8e-6, "schedule": "constant",
-         "updates": 1000},
+         "updates": 1000, "max_samples": 4000},
     ),
     "sdxl-lora": (
         "Stable Diffusion XL with adapters on a 24 GB card",
         {**_SDXL, **_LORA, "mixed_precision": "bf16", "batch": 2, "accumulate": 8,
-         "updates": 2000},
+         "updates": 2000, "max_samples": 4000},
     ),
     "sdxl-a100": (
         "Stable Diffusion XL, all weights, on an 80 GB card",
         {**_SDXL, "mixed_precision": "bf16", "optimizer": "adamw8bit", "batch": 8,
-         "accumulate": 4, "lr": 8e-6, "updates": 10_000, "warmup": 100},
+         "accumulate": 4, "lr": 8e-6, "updates": 10_000, "warmup": 100, "draw_count": 2},
     ),
 }  # fmt: skip
 

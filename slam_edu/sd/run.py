@@ -67,6 +67,9 @@ if TYPE_CHECKING:
 
 CONFIG, TEACHER, TENSORBOARD, CACHE = "config.yaml", "teacher.json", "tensorboard", "cache"
 
+#: A run says so if it shows a latent more often.
+LOOPS = 10
+
 #: Settings that may differ when a run goes on: they do not change what it computes.
 FREE = (
     "out", "save_every", "keep", "log_every", "sample_every", "sample_prompts", "sample_count",
@@ -197,6 +200,14 @@ class DistillRun:
             rank=accelerator.process_index, world=accelerator.num_processes,
             start_update=updates_done(self.folder), wait=accelerator.wait_for_everyone, show=show,
         )  # fmt: skip
+        if config.cache:
+            shown = config.training.updates * config.training.batch * config.training.accumulate
+            loops = shown * accelerator.num_processes / len(batches.cache)
+            if loops > LOOPS:
+                show(
+                    f"data: each of {len(batches.cache):,} latents is shown {loops:,.0f} times; "
+                    f"more data, or a larger draw_count with data=prompts, teach more"
+                )
         prompts = grid_prompts(config, batches)
         cond, empty = text_condition(pipeline, prompts), empty_condition(pipeline)
         if config.cache:  # they are not needed any more

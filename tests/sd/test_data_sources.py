@@ -289,7 +289,10 @@ def test_prompts(tmp_path):
     path = tmp_path / "p.txt"
     path.write_text("\ufeff# a comment\n\n  a  cat \n#another\na dog, #1\n\na cat\n", "utf-8")
     assert read_prompts(path) == ["a cat", "a dog, #1", "a cat"]
-    assert len(read_prompts()) == len(set(default_prompts("some/model"))) >= 150
+    training = default_prompts("some/model")
+    assert len(training) == len(set(training)) >= 5000
+    assert len(read_prompts()) == len({*read_prompts()} - {*training}) >= 150
+    assert training[:2] == default_prompts("some/other/model")[:2]
     assert len(default_prompts("digits")) == 512
     for content, message in (
         (b"# a comment\n\n", "holds no prompt"),

@@ -6,6 +6,7 @@ out images without metadata, and fail as a whole for one line that is wrong.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -14,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from slam_edu.images import SUFFIXES, RejectedError, list_files
 from slam_edu.io import data_path
@@ -327,7 +330,8 @@ def open_source(config: SDConfig) -> MapSource | ShardSource:
 def read_prompts(path: str | os.PathLike[str] | None = None) -> list[str]:
     """One prompt a line, in order; empty lines and those that begin with ``#`` are left out.
 
-    Without a path, of a UTF-8 text, these are the shipped list of everyday things.
+    Without a path, of a UTF-8 text, these are the shipped list of everyday things, with which
+    students are evaluated; none of them is among :func:`grammar_prompts`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -350,7 +354,32 @@ def read_prompts(path: str | os.PathLike[str] | None = None) -> list[str]:
     return prompts
 
 
+def grammar_prompts() -> list[str]:
+    """About 9,800 prompts for training, in a mixed order that is always the same.
+
+    Each subject of ``prompts/grammar.txt`` with each circumstance of its kind, once plain and once
+    with a look.
+    """
+    text = re.sub("^#.*$", "", data_path("prompts/grammar.txt").read_text("utf-8"), flags=re.M)
+    parts = {
+        name: [" ".join(item.split()) for item in items.split(";")]
+        for name, items in re.findall(r"^\[(.+)\]$([^\[]+)", text, re.M)
+    }
+    looks, pairs = parts.pop("look"), []
+    for name, items in parts.items():
+        kind, _, part = name.partition(": ")
+        if part == "subject":
+            pairs += itertools.product(items, parts[f"{kind}: circumstance"])
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(pairs), generator=generator).tolist()
+    look = torch.randint(len(looks), (len(pairs),), generator=generator).tolist()
+    return [
+        " ".join(pairs[i]) + f", {looks[look[i]]}" * ((place + turn) % 2)
+        for turn in range(2) for place, i in enumerate(order)
+    ]  # fmt: skip
+
+
 def default_prompts(teacher: str) -> list[str]:
     """What is drawn from a teacher where no prompts are named: a shipped one has its own."""
     model = shipped(teacher)
-    return read_prompts() if model is None else model.prompts()
+    return grammar_prompts() if model is None else model.prompts()
