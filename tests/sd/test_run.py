@@ -89,13 +89,15 @@ def test_a_run_leaves_what_it_promises_and_is_read_again(whole):
     assert any("finished: update 6 of 6" in line for line in said)
 
 
-def test_a_signal_saves_and_ends_it(config, whole):
+def test_a_signal_saves_and_ends_it(config, whole, monkeypatch):
+    monkeypatch.setattr("slam_edu.sd.run.LOOPS", 0)
     before, said = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)], []
     run = DistillRun(config, show=said.append)
     for state in run:
         assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGINT)
         if state.update == 2:
             os.kill(os.getpid(), signal.SIGINT)
+    assert any("data: each of 16 latents is shown 1 times; more data" in line for line in said)
     assert state.update == 3
     assert run.stopped == signal.SIGINT
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
