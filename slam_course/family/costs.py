@@ -13,11 +13,11 @@ from slam_edu.toy.networks import LevelMLP
 BATCH = 64
 
 
-def counted(name: str) -> dict[str, Calls]:
+def counted(name: str, subpaths: int = 50, pieces: int = 0) -> dict[str, Calls]:
     """Evaluations of teacher, student and target in one update of a batch of ``BATCH``."""
     schedule, mixture = NoiseSchedule.stable_diffusion(), make("ring")
     generator = torch.Generator().manual_seed(0)
-    method = METHODS[name](schedule)
+    method = METHODS[name](schedule, subpaths=subpaths, **{"pieces": pieces} if pieces else {})
     networks = Trio(**{
         role: Counted(
             mixture.network(schedule) if role == "teacher"
@@ -31,6 +31,6 @@ def counted(name: str) -> dict[str, Calls]:
     return {role: getattr(networks, role).calls for role in vars(networks) if role != "used"}
 
 
-def cost(name: str) -> float:
+def cost(name: str, subpaths: int = 50, pieces: int = 0) -> float:
     """Evaluations of an update for each sample of its batch: forward 1, backward 2, tangent 1."""
-    return sum(calls.cost() for calls in counted(name).values()) / BATCH
+    return sum(calls.cost() for calls in counted(name, subpaths, pieces).values()) / BATCH

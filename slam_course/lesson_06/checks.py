@@ -84,8 +84,8 @@ def _drawn(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(count, 4, 8, 8, generator=generator, dtype=torch.float64)
     cond = torch.randn(count, 5, 6, generator=generator, dtype=torch.float64) + 0.4
-    uncond = torch.randn(1, 5, 6, generator=generator, dtype=torch.float64) - 0.4
-    return x, cond, uncond.expand(count, -1, -1).clone()
+    uncond = torch.randn(count, 5, 6, generator=generator, dtype=torch.float64) - 0.4
+    return x, cond, uncond
 
 
 @exercise("Exercise 2, guided noise")

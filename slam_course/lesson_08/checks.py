@@ -45,8 +45,10 @@ def images(
         what = "What images_needed returns"
         found = number(images_needed(p, q), what)
         v, w, d, mean = p * (1 - p), q * (1 - q), (p - q) ** 2, (p + q) / 2
-        exact, pooled = 4 * (v + w) / d, 8 * mean * (1 - mean) / d
-        if found in (math.ceil(exact), math.ceil(pooled)):
+        exact = 4 * (v + w) / d
+        # With their own errors: where n is whole, rounding decides.
+        theirs = 4 * sum(number(standard_error(rate, 1)) ** 2 for rate in (p, q)) / d
+        if found in (math.ceil(exact), math.ceil(theirs)):
             whole(images_needed(p, q), what)
             continue
         require(found != 0, f"images_needed({p}, {q}) is 0; some images it takes.")
@@ -56,7 +58,7 @@ def images(
             not math.isclose(found, exact, rel_tol=1e-9),
             "Right but for the last step: return the smallest whole number that is enough.",
         )
-        for n, sentence in worked_out(KNOWN["needed"], p=p, q=q, v=v, w=w, d=d):
+        for n, sentence in worked_out(KNOWN["needed"], p=p, q=q, v=v, w=w, d=d, mean=mean):
             if found in (math.floor(n), math.ceil(n)) or math.isclose(found, n, rel_tol=1e-6):
                 raise Wrong(sentence)
         require(

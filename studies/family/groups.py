@@ -93,7 +93,8 @@ def groups(chosen: Mapping[str, Choice]) -> dict[str, Group]:
             title="At 2,000 updates, whatever they cost", data=PAIR, seeds=4, below=flat,
             settings={
                 # At the usual cost of an update these are the runs of "main".
-                name: s if cost(name) * METHODS[name].share == COST / 2000
+                name: s
+                if cost(name, s.subpaths, s.pieces) * METHODS[name].share == COST / 2000
                 else s.replace(cost=0.0, updates=2000)
                 for name, s in there.items()
             },

@@ -62,7 +62,7 @@ ERRORS = {
 NEEDED = {
     "4 * (v(p) + v(q)) / (p - q) ** 2": "smallest whole number",
     "int(4 * (v(p) + v(q)) / (p - q) ** 2)": "You round down",
-    **{f"math.ceil((lambda v, w, d: {text})(v(p), v(q), (p - q) ** 2))": words
+    **{f"math.ceil((lambda v, w, d, mean: {text})(v(p), v(q), (p - q) ** 2, (p + q) / 2))": words
        for text, words in KNOWN["needed"]},
     "math.ceil(4 * (v(p) + v(q)) / (q - p) ** 3)": "round up",
     "images_needed(p, q) * (1 if q > p else -1)": "should not matter",
