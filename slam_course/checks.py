@@ -122,7 +122,7 @@ def _judge(
     except KeyboardInterrupt:
         raise
     except Wrong as wrong:
-        return False, str(wrong)
+        return False, str(wrong) + "".join(dict.fromkeys(map(_outside, answers)))
     except TooSlow:
         return False, (
             f"Your code did not end within {limit:g} seconds, and was stopped. Is there a loop "
@@ -157,7 +157,7 @@ def _held(answer: Any, changes: Sequence[int] = ()) -> Any:
             raise
         except BaseException as error:  # it may raise anything, SystemExit as well
             empty = isinstance(error, NotImplementedError) and not error.args
-            raise Wrong(NO_ANSWER if empty else _told(error) + _outside(answer)) from None
+            raise Wrong(NO_ANSWER if empty else _told(error)) from None
         require(
             not upset,
             f"Your function changes {' and '.join(upset)} for everything that runs after it, the "
@@ -215,14 +215,17 @@ def _told(error: BaseException) -> str:
     return f"Your code raised {type(error).__name__}: {text} ({where})."
 
 
-def _outside(answer: Callable[..., Any]) -> str:
+def _outside(answer: Any) -> str:
     """A sentence that names the notebook's tensors and networks that a function reads, or ""."""
-    code = getattr(inspect.unwrap(answer), "__code__", None)
-    there = getattr(inspect.unwrap(answer), "__globals__", {})
+    inner = inspect.unwrap(answer) if isinstance(answer, FunctionType) else None
+    if not isinstance(inner, FunctionType):
+        return ""
     usual = (FunctionType, BuiltinFunctionType, type, ModuleType, int, float, str)
-    names = [i.argval for i in dis.get_instructions(code or "") if i.opname == "LOAD_GLOBAL"]
+    names = [i.argval for i in dis.get_instructions(inner) if i.opname == "LOAD_GLOBAL"]
     read = [
-        f"`{name}`" for name in dict.fromkeys(names) if not isinstance(there.get(name, 0), usual)
+        f"`{name}`"
+        for name in dict.fromkeys(names)
+        if not isinstance(inner.__globals__.get(name, 0), usual)
     ]
     return f" It reads {', '.join(read)} of the notebook beside its arguments." if read else ""
 
@@ -359,7 +362,7 @@ def hold(
     for name in asked:
         require(
             bool(shown[name]) or not enough[name],
-            f"Your function never calls `{name}`, which it is given.{_outside(answer)}",
+            f"Your function never calls `{name}`, which it is given.",
         )
     if not _close(returned, expected, **tolerance):
         sentence = otherwise() if callable(otherwise) else otherwise
@@ -369,7 +372,7 @@ def hold(
             "Two calls with the same inputs gave two answers, so fresh noise is drawn. Use what "
             "your function is given, and nothing else.",
         )
-        raise Wrong(sentence + _outside(answer))
+        raise Wrong(sentence)
     require_close(returned, expected, "", **tolerance)
     if gradient is None or gradient:
         _require_gradient(answer, right, inputs, gradient)
@@ -591,7 +594,7 @@ _SWITCHES = (
 
 _LEAVE_ALONE = {
     "whether gradients are computed": "Use a block that ends, such as `with torch.no_grad():`.",
-    "the random seed": "Draw from a `torch.Generator` of your own.",
+    "the random seed": "Nothing has to be drawn here: use what your function is given.",
 }
 
 

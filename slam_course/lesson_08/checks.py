@@ -42,7 +42,7 @@ def images(
         )
     # In the last case n is whole before it is rounded, in the one before it is large.
     for p, q in ((0.9, 0.93), (0.93, 0.9), (0.98, 0.987), (0.6, 0.75), (0.491, 0.5), (0.5, 1.0)):
-        what = "What images_needed returns"
+        what = f"What images_needed({p}, {q}) returns"
         found = number(images_needed(p, q), what)
         v, w, d, mean = p * (1 - p), q * (1 - q), (p - q) ** 2, (p + q) / 2
         exact = 4 * (v + w) / d

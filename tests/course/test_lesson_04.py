@@ -166,7 +166,7 @@ LAST_LINES = trying.formulas("x, c, n, unit, eps", globals(), {
     "(x / n - c.sigma * eps) / c.alpha": "The point is divided by n, but the level in",
     "(x - unit.sigma * eps) / unit.alpha": "The level is divided by n, but the point in",
     "(x - circle(c).sigma * eps) / c.alpha": "sigma_gamma, not sigma_t",
-    "(x - c.sigma * eps) / c.alpha / n": "do not divide it by n again",
+    "(x - c.sigma * eps) / c.alpha / n": "too small by n",
     "(x - c.sigma * eps) / c.alpha * n": "do not multiply it by n",
     "(x + c.sigma * eps) / c.alpha": "The noise is added",
     "0.9 * (x - c.sigma * eps) / c.alpha": "values do not",
