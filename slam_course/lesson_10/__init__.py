@@ -1,0 +1,1 @@
+"""Figures, explorer and checks of lesson 10."""
