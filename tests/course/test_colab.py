@@ -90,7 +90,7 @@ def test_lessons_start_on_colab(rented, wheel):  # noqa: F811
     (stub / "__init__.py").touch()
     (stub / "output.py").write_text(STUB)
     lessons = sorted(NOTEBOOKS.glob("*.ipynb"))
-    assert len(lessons) == 10
+    assert len(lessons) == 11
     first = setup_cell_source(ADDRESS)
     lines = run(PIP.format(wheel=str(wheel)), first, first, REPORT, *map(imports, lessons[::3]))
     assert lines[0] == f'pip install -q "slam_edu @ git+{ADDRESS}"'
