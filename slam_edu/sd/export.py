@@ -466,8 +466,8 @@ def _method(config: SDConfig) -> str:
     method = config.distill()
     if config.continued:
         return (
-            "consistency distillation on a sub-path's chord continued past its noisy end, a "
-            "variant of sub-path linear approximation (SLAM; Xu et al. 2024) by slam_edu"
+            f"sub-path linear approximation (SLAM; Xu et al. 2024) on a chord continued past its "
+            f"noisy end, to gamma = {config.reach:g}, a variant by slam_edu"
         )
     if method.slope == "middle":
         return (
