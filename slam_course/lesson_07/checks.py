@@ -171,8 +171,8 @@ def sick_log() -> list[Row]:
 _LOOK = {
     ("healthy", "skips updates"): "Compare `skipped` in the second half of the log: does it "
     "grow there?",
-    ("healthy", "learning rate too high"): "Compare the mean loss of its last third with that of "
-    "the reference's last third. Its own first rows say nothing: they may be as bad.",
+    ("healthy", "learning rate too high"): "Is the mean loss of its last third more than five "
+    "times that of the reference's last third? Its own first rows say nothing.",
     ("healthy", "one tenth dominates"): "Compare the largest mean of a tenth with the sum of all "
     "ten; any tenth can be the one, and NaN must be left out.",
     ("learning rate too high", "healthy"): "Its last third is what counts, beside the last third "

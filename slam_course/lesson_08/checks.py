@@ -68,8 +68,8 @@ def images(
         )
         require(
             found != math.floor(exact),
-            "You round down, and that is one image too few: at your n the difference is a little "
-            "less than two standard errors.",
+            "One image too few: at your n the difference is a little less than two standard "
+            "errors. Round up, not down and not to the nearest.",
         )
         raise Wrong(
             f"images_needed({p}, {q}) is {found:g}. Set the difference of the rates equal to two "

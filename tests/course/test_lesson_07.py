@@ -193,7 +193,7 @@ HIGH_SIGNS = {
     "mean(row['loss'] for row in r[-(len(ref) // 3):]) > 5 * mean(losses(ref))": "just before",
     "r[-1]['loss'] > 0.1": "a thousand times as large",
     "r[-1]['grad_norm'] > 100": "norm is large all along",
-    "False": "Compare the mean loss",
+    "False": "Is the mean loss",
 }
 ONE_SIGNS = {
     "max(means(r)) > 0.4 * sum(means(r))": "about half",

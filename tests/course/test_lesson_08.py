@@ -61,7 +61,7 @@ ERRORS = {
 }
 NEEDED = {
     "4 * (v(p) + v(q)) / (p - q) ** 2": "smallest whole number",
-    "int(4 * (v(p) + v(q)) / (p - q) ** 2)": "You round down",
+    "int(4 * (v(p) + v(q)) / (p - q) ** 2)": "One image too few",
     **{f"math.ceil((lambda v, w, d, mean: {text})(v(p), v(q), (p - q) ** 2, (p + q) / 2))": words
        for text, words in KNOWN["needed"]},
     "math.ceil(4 * (v(p) + v(q)) / (q - p) ** 3)": "round up",
