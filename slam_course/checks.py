@@ -35,6 +35,7 @@ import torch
 from torch import Tensor, nn
 
 import slam_edu
+from slam_edu.schedule import NoiseSchedule
 
 LIMIT = 20.0  # seconds for one check; on two slow cores the slowest takes about one
 NO_ANSWER = "There is no answer yet: replace the `...`."
@@ -122,7 +123,11 @@ def _judge(
     except KeyboardInterrupt:
         raise
     except Wrong as wrong:
-        return False, str(wrong) + "".join(dict.fromkeys(map(_outside, answers)))
+        functions = (
+            answer for name, answer in wanted.items()
+            if str(signature.parameters[name].annotation).startswith("Callable")
+        )  # fmt: skip
+        return False, str(wrong) + "".join(dict.fromkeys(map(_outside, functions)))
     except TooSlow:
         return False, (
             f"Your code did not end within {limit:g} seconds, and was stopped. Is there a loop "
@@ -220,7 +225,7 @@ def _outside(answer: Any) -> str:
     inner = inspect.unwrap(answer) if isinstance(answer, FunctionType) else None
     if not isinstance(inner, FunctionType):
         return ""
-    usual = (FunctionType, BuiltinFunctionType, type, ModuleType, int, float, str)
+    usual = (FunctionType, BuiltinFunctionType, type, ModuleType, int, float, str, NoiseSchedule)
     names = [i.argval for i in dis.get_instructions(inner) if i.opname == "LOAD_GLOBAL"]
     read = [
         f"`{name}`"

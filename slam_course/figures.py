@@ -299,11 +299,9 @@ def ratio_plot(
     low, high = axes[0].get_xlim()
     if ticks is None:
         ticks = [0.25, 0.5, 1, 2, 4, 8] if high / low > 2.5 else [0.7, 1, 1.4]
+        ticks = [0.25, 1, 4, 16] if high / low > 12 else ticks  # more would run into each other
     for ax in axes:
         ax.xaxis.set_major_locator(ticker.FixedLocator(ticks))
-        if high / low > 12:  # more ticks would run into each other
-            ax.set_xticks([0.25, 1, 4, 16], ["1/4", "1", "4", "16"])
-            ax.set_xlim(low, high)
     fig.suptitle(title, fontsize=10)
     fig.supxlabel(unit, fontsize=9)
     return fig

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def linear(network, x, values):
 
 
 @exercise("Exercise 9, the contract")
-def contract(answer):
+def contract(answer: "Callable"):
     network = Asked(torch.nn.Linear(2, 2, dtype=torch.float64).requires_grad_(False).forward)
     inputs = {"network": network, "x": torch.ones(3, 2, dtype=torch.float64), "values": [1, 2]}
     hold(answer, linear, inputs, (), "Twice the network, and the sum.", waste="Ask once.")
@@ -161,6 +162,7 @@ OUTSIDE = torch.ones(2, 2)
         (lambda f, x, v: torch.from_numpy(linear(f, x, v).numpy()), "comes back to x"),
         (lambda f, x, v: 2 * f(x).detach() + 3 + x - x.detach(), "a wrong one"),
         (lambda f, x, v: linear(f, x, v) + 0 * f(x), "shown 6 samples; 3 are enough. Ask once."),
+        (lambda f, x, v: [f(x[:0]) for _ in range(10)] and linear(f, x, v), "called 11 times"),
         (lambda f, x, v: x + 3, "never calls `network`"),
         (lambda f, x, v: x + OUTSIDE[0], "It reads `OUTSIDE` of the notebook"),
         (raises_below, "(in raises_below, line"),

@@ -86,6 +86,8 @@ test_accepts, test_rejects = trying.tests(GROUPS)
 
 def test_costs_of_the_exercise_are_the_counted_ones():
     assert {name: cost(name) for name in COUNTED} == COSTS
+    # One window, crossed in N steps of the teacher.
+    assert cost("piecewise rectified flow (PeRFlow)", 50, 1) == 50 + 3
 
 
 @pytest.fixture(scope="module")

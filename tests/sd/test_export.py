@@ -180,6 +180,8 @@ def test_stock_diffusers_draws_the_student(drawn, name):
     if name != "single":
         unet = json.loads((place / name / "unet" / "config.json").read_text("utf-8"))
         assert unet["time_cond_proj_dim"] == (256 if name in ("kept", "lora") else None)
+        encoder = load_file(place / name / "text_encoder" / "model.safetensors")
+        assert all(key.startswith("text_model.") for key in encoder)  # transformers 4 wants it
     found = contents(place / name)
     listed = json.loads(found[CHECKSUMS])["slam_edu"]
     assert listed.keys() == found.keys() - {CHECKSUMS}
@@ -337,6 +339,11 @@ def test_the_model_card(tmp_path):
     card = (out / "README.md").read_text("utf-8")
     assert "by latent consistency distillation" in card
     assert "e(0)" not in card
+    for settings, method in (
+        ({"reach": 2}, "on a chord continued past its noisy end, to gamma = 2"),
+        ({"slope": "middle", "coupling": "linear", "reach": 1}, "slope of the sub-path's middle"),
+    ):
+        assert method in export._method(SDConfig(**settings))
     assert "license:" not in card
     assert "look it up" in card
 
