@@ -25,6 +25,8 @@ WRONG = trying.formulas("x0, eps, a, s", globals(), {
     "a * x0 - s * eps": "subtracted",
     "x0 + eps": "give each its coefficient",
     "a * x0 + 0.1": "values do not",
+    "(a * x0 + s * eps).clamp(-3, 3)": "values do not",
+    "round(float(a), 2) * x0 + round(float(s), 2) * eps": "values do not",
     "(a * x0 + s * eps) / (a**2 + s**2) ** 0.5": "values do not",
     "a * x0 + (1 - a**2).sqrt() * eps": "as they are given",
     "torch.from_numpy((a * x0 + s * eps).detach().numpy())": "no gradient",

@@ -140,6 +140,7 @@ def with_gradient(x_t, t, s, teacher, student, target):
 RIGHT_TARGET = (by_steps, detached)
 WRONG_TARGET = trying.formulas("x, x_s, t, s, teacher, student, target", globals(), {
     "x_s": "This is x_s",
+    "f(target, x_s, s).detach().requires_grad_()": "a gradient of its own",
     "guess(teacher, x, t)": "teacher's own guess",
     "f(student, x_s, s)": "The student is asked at s",
     "f(student, x, t)": "This is the student's prediction",

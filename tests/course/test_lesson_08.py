@@ -118,6 +118,7 @@ PARTS += KNOWN["frechet"][14:]
 FRECHETS = [(lambda a, b, t=text: by_parts(a, b, t), words) for text, words in PARTS]
 FRECHETS += trying.formulas("a, b", globals(), {
     "by_parts(a, b, cov=lambda x: x.T @ x / (len(x) - 1))": "shifted by the same",
+    "by_parts(a.float(), b.float())": "loses digits",
     "(a.mean(0) - b.mean(0)) ** 2": "has shape (4,)",
     "by_parts(a.sub_(1), b)": "changes a itself",
     "1 + 2j": "it should be real",
@@ -165,6 +166,8 @@ KERNELS = trying.formulas("a, b", globals(), {
     **{f"(lambda right: {text})(float(by_means(a, b)))": w for text, w in KNOWN["small"]},
     **dict(MEANS[-1:]),
     "by_means(a, b) / 2": "Three means",
+    "by_means(a[:50], b[:50])": "use all that there are",
+    "by_means(a.float(), b.float())": "loses digits",
     "by_means(a, b) if len(a) > 4 else 0.3": "it should be",
     "cube(a, b)": "has shape (7, 7)",
     "by_means(a.div_(2), b)": "changes a itself",

@@ -91,6 +91,8 @@ KEPT = [
     ("8 * (n * s + m * (12 + o))", "right in bits"),
     ("(n * (2 if s == 2 and dtype == torch.float16 else 4)) + m * (12 + o)", "bfloat16"),
     ("n * s + m * (12 + o) + 1000", "Wrong for frozen weights in"),
+    ("n * s * (n != m) + m * (12 + o)", "the teacher stays"),
+    ("(n * s + m * (12 + o)) % 2**32", "more than 32 bits"),
     ("'18 GB'", "is a str"),
     ("float('inf')", "is inf"),
     ("...", "no answer yet"),
